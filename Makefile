@@ -1,0 +1,40 @@
+# Two commands set everything up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := runs/quickstart
+
+.PHONY: quickstart test test-slow lint format clean
+
+quickstart: $(VENV)/ready
+	$(BIN)/snn2chip train digits-tdbn --out $(OUT)
+	$(BIN)/snn2chip fold-and-export $(OUT)/model.pt -o $(OUT)/model.net --json $(OUT)/export.json
+	$(BIN)/snn2chip simulate $(OUT)/model.net --json $(OUT)/simulate.json
+	$(BIN)/snn2chip verify $(OUT)/model.pt $(OUT)/model.net --samples 20 --json $(OUT)/verify.json
+	$(BIN)/snn2chip report $(OUT)
+
+test: $(VENV)/ready lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+# Everything that takes long or needs a GPU or the full Lava environment; each test says why it skips.
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pinned versions that are known to work together; the marker is written last.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "snn2chip needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

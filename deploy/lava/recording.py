@@ -1,0 +1,98 @@
+"""Keep what every neuron does in each step, in memory shared with Lava's processes."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from files import Layer
+
+
+class Record:
+    """What one layer's neurons did, in memory that Lava's processes share with this one.
+
+    Arrays are (chip steps from the layer's first, *ports); `done` counts the chip steps run so far.
+    """
+
+    def __init__(self, layer: Layer, ports: tuple[int, ...], steps: int) -> None:
+        self.layer = layer
+        self.spikes = _shared((steps, *ports), np.uint8)
+        self.voltage = _shared((steps, *ports), np.int32)
+        self.current = _shared((steps, *ports), np.int32)
+        self.done = _shared((1,), np.int64)
+
+    def put(self, time_step: int, spikes: np.ndarray, voltage: np.ndarray, current: np.ndarray) -> None:
+        """Keep what the layer left at chip step `time_step` (from 1), if that step is one of its own."""
+        step = time_step - 1 - self.layer.latency
+        if 0 <= step < len(self.spikes):
+            self.spikes[step] = spikes
+            self.voltage[step] = voltage
+            self.current[step] = current
+        self.done[0] = time_step
+
+    def arrays(self, samples: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Names and arrays for the output file, (samples, T, C, H, W) or (samples, T, features)."""
+        for name in ("spikes", "voltage", "current"):
+            array = getattr(self, name)
+            array = array.transpose(0, *range(array.ndim - 1, 0, -1))  # (W, H, C) to (C, H, W)
+            yield f"{name}/{self.layer.number}", array.reshape(samples, -1, *array.shape[1:])
+
+
+def _shared(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that stay shared with the processes forked from this one."""
+    count = int(np.prod(shape))
+    memory = mmap.mmap(-1, max(1, count * np.dtype(dtype).itemsize))
+    return np.frombuffer(memory, dtype, count).reshape(shape)
+
+
+RECORDS: dict[int, Record] = {}  # by the Lava process id of the neurons; Lava's processes inherit it
+
+
+def recording_neurons() -> tuple[type, type]:
+    """Lava's LIFReset process, and its own bit-accurate model that also keeps what each step left.
+
+    A model that writes down its state costs next to nothing; a Lava Monitor is one more OS process for each
+    variable and hands its record over number by number (`--monitors` uses them, to check that both agree).
+    """
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+    from lava.proc.lif.process import LIFReset
+
+    class Recording(PyLifResetModelBitAcc):  # type: ignore[misc]
+        """Adds no arithmetic: every line of the step is Lava's."""
+
+        def reset_voltage(self, spike_vector: np.ndarray) -> None:
+            self.fired = spike_vector
+            super().reset_voltage(spike_vector=spike_vector)
+
+        def run_spk(self) -> None:
+            super().run_spk()
+            RECORDS[self.proc_params["record"]].put(self.time_step, self.fired, self.v, self.u)
+
+    return LIFReset, Recording
+
+
+class Monitors:
+    """The same records taken with Lava's own Monitor, slowly: to check the recording neurons."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self.probes: list[tuple[Record, str, Any]] = []
+
+    def add(self, record: Record, neuron: Any) -> None:
+        """Watch the neurons' spikes, voltage and current."""
+        from lava.proc.monitor.process import Monitor
+
+        for name, target in (("spikes", neuron.s_out), ("voltage", neuron.v), ("current", neuron.u)):
+            monitor = Monitor()
+            monitor.probe(target, self.steps)
+            self.probes.append((record, name, monitor))
+
+    def collect(self) -> None:
+        """Fetch everything into the records; the network must be paused at its last step."""
+        for record, name, monitor in self.probes:
+            ((values,),) = (variables.values() for variables in monitor.get_data().values())
+            first = record.layer.latency
+            array = getattr(record, name)
+            array[:] = values[first : first + len(array)]

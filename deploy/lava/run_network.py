@@ -1,0 +1,178 @@
+"""Run a netx network in Lava and record every neuron. Lava's own interpreter runs this, never snn2chip's.
+
+    python run_network.py NET INPUT.npz OUTPUT.npz [--progress] [--monitors]
+    python run_network.py --check
+
+NET is lava-dl netx HDF5. INPUT holds `input`, integers of shape (samples, T, C, H, W) or
+(samples, T, features). OUTPUT receives, for every layer with neurons, by its number under `layer/` in the
+file and in the layer's own time (latency removed), each of shape (samples, T, C, H, W) or
+(samples, T, features):
+
+    spikes/<layer>    uint8    1 where the neuron fired
+    voltage/<layer>   int32    v at the end of the step, after the reset of a spike
+    current/<layer>   int32    u at the end of the step
+
+Samples follow each other without a gap: step t of sample n enters at chip step n*T + t + 1. Layer k (the k-th
+conv or dense layer, from 1) shows what it makes of that k steps later, because each synapse holds its output
+for one step; each layer is reset just before its own first step of each sample.
+
+Exit status: 0 done; 2 the input cannot be used; 3 Lava failed; 130 interrupted, 143 terminated. What went
+wrong is the last line of stderr, starting with "error: ".
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from failures import BAD_INPUT, INTERRUPTED, LAVA_FAILED, TERMINATED, LavaError, RefusedError, fail, first_line
+from files import fit_input, read_input, read_layers, write
+from import_lava import import_lava
+from recording import RECORDS, Monitors, Record, recording_neurons
+from running import Run, guard_children
+
+
+def run(net_path: Path, input_path: Path, output: Path, progress: bool, monitors: bool) -> None:
+    """Run the network on every sample and write the output file, whole or not at all.
+
+    Raises:
+        RefusedError: a file that cannot be used.
+        LavaError: Lava could not load or run the network.
+    """
+    layers, about = read_layers(net_path)
+    data = read_input(input_path)
+    samples, steps = data.shape[:2]
+    trained = about.get("timesteps", steps)
+    if steps > trained:
+        raise RefusedError(
+            f"'{input_path}': {steps} time steps a sample, but '{net_path}' is made for {trained}; "
+            f"give at most {trained}"
+        )
+    if steps < trained:
+        print(f"note: {steps} time steps a sample; '{net_path}' is made for {trained}", file=sys.stderr)
+    if samples > 1 and any(layer.kind == "dense_rec" for layer in layers):
+        raise RefusedError(
+            f"'{net_path}' has a dense_rec layer, whose last spikes of a sample would reach the next, and "
+            f"'{input_path}' has {samples} samples; run one at a time"
+        )
+    if not output.parent.is_dir():
+        raise RefusedError(f"'{output}': no such folder; make it first")
+
+    guard_children()
+    import_lava()
+    from lava.lib.dl.netx import hdf5
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.proc.io.source import RingBuffer
+
+    bits = about.get("input_message_bits", 0)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            # netx lets the first layer reset at step reset_offset + 1 and each further one a step later; the
+            # first layer computes the first input at step 2: hence 1.
+            net = hdf5.Network(net_config=str(net_path), input_message_bits=bits, reset_interval=steps, reset_offset=1)
+    except Exception as error:
+        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
+    if "WARNING" in said.getvalue():
+        words = " ".join(said.getvalue().replace("[WARNING]", "").split())
+        raise RefusedError(f"'{net_path}': netx would change the weights: {words}; keep them in -256..254")
+    first = next(i for i, layer in enumerate(layers) if layer.latency)
+    flattens = any(layer.kind == "flatten" for layer in layers[:first])
+    source = RingBuffer(data=fit_input(data, tuple(map(int, net.inp.shape)), input_path, bits, flattens))
+    source.s_out.connect(net.inp)
+
+    computing = [layer for layer in layers if layer.latency]
+    total = samples * steps + computing[-1].latency
+    names = {source.id: "the input"}
+    watching = Monitors(total) if monitors else None
+    for layer, block in zip(computing, net.layers, strict=True):
+        record = Record(layer, tuple(map(int, block.neuron.v.shape)), samples * steps)
+        RECORDS[block.neuron.id] = record
+        block.neuron.proc_params["record"] = block.neuron.id
+        names[block.neuron.id] = names[block.synapse.id] = f"layer {layer.number} ({layer.kind})"
+        if watching:
+            watching.add(record, block.neuron)
+    config = Loihi2SimCfg(
+        select_tag="fixed_pt",
+        exception_proc_model_map=None if watching else dict([recording_neurons()]),
+    )
+
+    shown = [-1, time.monotonic()]
+
+    def report(done: int) -> None:
+        now = time.monotonic()
+        if progress and done != shown[0] and (now - shown[1] > 0.2 or done >= total):
+            print(f"step {min(done, total)}/{total}", flush=True)
+            shown[:] = done, now
+
+    running = Run(net, names)
+    try:
+        running.start(total, config)
+        running.wait(report)
+        if watching:
+            watching.collect()
+        report(total)
+        write(output, {name: array for record in RECORDS.values() for name, array in record.arrays(samples)})
+        running.stop()
+    except BaseException as error:
+        known = isinstance(error, (LavaError, RefusedError, BrokenPipeError, MemoryError))
+        failure = error if known or not isinstance(error, Exception) else running.explain(error)
+        running.kill()
+        raise failure from (None if failure is error else error)
+
+
+def check() -> dict[str, Any]:
+    """Import everything; versions of what was imported. `standins` is empty in a full environment."""
+    standins = import_lava()
+    packages = ["lava-nc", "lava-dl", "numpy", "scipy", "h5py", *([] if standins else ["torch"])]
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "standins": standins,
+    }
+
+
+def main() -> None:
+    """Parse the command line, run, and turn every failure into one line on stderr."""
+    parser = argparse.ArgumentParser(description="Run a netx network in Lava and record every neuron.")
+    parser.add_argument("net", type=Path, nargs="?", help="lava-dl netx HDF5")
+    parser.add_argument("input", type=Path, nargs="?", help="npz with `input`")
+    parser.add_argument("output", type=Path, nargs="?", help="npz to write")
+    parser.add_argument("--progress", action="store_true", help="print lines `step k/n`")
+    parser.add_argument("--monitors", action="store_true", help="record with Lava's Monitor processes: slow")
+    parser.add_argument("--check", action="store_true", help="import everything, print versions as JSON")
+    options = parser.parse_args()
+    if options.output is None and not options.check:
+        parser.error("give NET INPUT OUTPUT, or --check")
+    try:
+        if options.check:
+            print(json.dumps(check()))
+        else:
+            run(options.net, options.input, options.output, options.progress, options.monitors)
+        sys.stdout.flush()
+        os._exit(0)  # as `fail` does
+    except RefusedError as error:
+        fail(str(error), BAD_INPUT)
+    except LavaError as error:
+        fail(str(error), LAVA_FAILED)
+    except KeyboardInterrupt as error:
+        fail("interrupted", error.args[0] if error.args else INTERRUPTED)
+    except BrokenPipeError:
+        os._exit(TERMINATED)  # whoever read the progress is gone
+    except MemoryError:
+        fail("memory ran out; run fewer samples at a time", LAVA_FAILED)
+    except ImportError as error:
+        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Data sets by name, whole splits in memory.
+
+Where a set is looked for, in this order:
+
+- with `data` given: in that folder only; what is not there is downloaded *into* it;
+- otherwise in the cache (`SNN2CHIP_DATA`, else the user's cache folder), then where the operating
+  system's packages put it, and last it is downloaded from its publisher into the cache.
+
+`digits` come with scikit-learn and need no folder; `folder` is never downloaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from snn2chip.data.cifar import find_cifar, read_cifar
+from snn2chip.data.digits import read_digits
+from snn2chip.data.fashion import find_fashion, read_fashion
+from snn2chip.data.files import Arrays, is_file, is_folder
+from snn2chip.data.folder import read_folder
+from snn2chip.errors import DataError, InputError
+
+NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split of a labelled image data set.
+
+    Attributes:
+        name: data set and split, e.g. "cifar10:test".
+        images: uint8 (N, C, H, W), values 0..max_value.
+        labels: int64 (N,), indexes into `classes`.
+        classes: names of the classes.
+        max_value: largest value a pixel can have: 255, or 16 for digits.
+        source: where it was read from and what is known of it ("(JPEG)", how many of the published
+            images); quote it beside every figure.
+    """
+
+    name: str
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    max_value: int
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(
+                f"{self.name}: images are {self.images.dtype} of shape {tuple(self.images.shape)}; "
+                "they must be uint8 (N, C, H, W)"
+            )
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"{self.name}: labels are {self.labels.dtype} of shape {tuple(self.labels.shape)}; "
+                f"they must be int64 ({len(self.images)},), one per image"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def subset(self, limit: int | None) -> ImageSet:
+        """The first `limit` images (all for None or more than there are); `source` says so.
+
+        Image folders are stored class by class in turn, so that the first images hold all classes.
+        """
+        if limit is None or limit >= len(self):
+            return self
+        if limit < 1:
+            raise InputError(f"{self.name}: a subset of {limit} images is empty; ask for 1 or more")
+        source = f"{self.source}, first {limit:,} of {len(self):,} images"
+        return replace(self, images=self.images[:limit], labels=self.labels[:limit], source=source)
+
+
+def parse_spec(spec: str, default_split: str = "test") -> tuple[str, str]:
+    """Read ``NAME[:SPLIT]``, e.g. "digits" or "cifar10:train", as (name, split).
+
+    Raises:
+        DataError: no such data set, or it has no such split.
+    """
+    name, colon, split = spec.partition(":")
+    if colon and not split:
+        raise DataError(f"data set '{spec}': nothing after the colon; write {name}:train or {name}:test")
+    return _known(name, split or default_split)
+
+
+def load(
+    name: str,
+    split: str = "train",
+    data: Path | None = None,
+    *,
+    download: bool = True,
+    image_size: int | None = None,
+) -> ImageSet:
+    """Load one split of the data set `name` (see `NAMES`) into memory.
+
+    Args:
+        split: "train" or "test"; folders also know "val", and take val and test for each other.
+        data: folder to read from; the only one that is looked at (see the module). Not used by digits.
+        download: may fetch from the publisher what is not found.
+        image_size: side in pixels to which an image folder is resized; the other sets have one size.
+
+    Raises:
+        DataError: unknown name or split, or files missing, damaged, truncated or impossible to download;
+            the message names the file, the reason and what to do.
+    """
+    name, split = _known(name, split)
+    if data is not None:
+        data = Path(data).expanduser()
+        if name != "digits" and not is_folder(data):
+            fault = "is a file; name the folder it is in" if is_file(data) else "does not exist; create it"
+            raise DataError(f"data folder '{data}' {fault}, or leave it out to use the cache")
+    if name == "folder":
+        if data is None:
+            raise DataError("data set 'folder' needs its folder: --data DIR with DIR/train/CLASS/*.jpg")
+        try:
+            return _pack(f"folder:{split}", read_folder(data, split, image_size), 255)
+        except OSError as error:
+            raise DataError(f"cannot read '{error.filename or data}': {error.strerror or error}") from error
+    if name == "digits":
+        loaded = _pack(f"digits:{split}", read_digits(split), 16)
+    elif name == "fashion-mnist":
+        loaded = _pack(f"fashion-mnist:{split}", read_fashion(split, data, download), 255)
+    else:
+        loaded = _pack(f"{name}:{split}", read_cifar(name, split, data, download), 255)
+    if image_size is not None and loaded.shape[1:] != (image_size, image_size):
+        raise DataError(
+            f"{loaded.name}: images are {loaded.shape[1]}x{loaded.shape[2]}, image size {image_size} is not "
+            "possible; only image folders are resized"
+        )
+    return loaded
+
+
+def available(data: Path | None = None) -> list[tuple[str, str | None]]:
+    """Each data set with where both of its splits are found without downloading, or None.
+
+    Looks for files only and reads none of them.
+    """
+    places: dict[str, Path | str | None] = {
+        "digits": "scikit-learn" if find_spec("sklearn") else None,
+        "fashion-mnist": find_fashion(data),
+        "cifar10": find_cifar("cifar10", data),
+        "cifar100": find_cifar("cifar100", data),
+        "folder": data if data is not None and is_folder(data / "train") else None,
+    }
+    return [(name, str(where) if where else None) for name, where in places.items()]
+
+
+def _known(name: str, split: str) -> tuple[str, str]:
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(NAMES)}"
+        raise DataError(f"no data set '{name}'; {hint}")
+    splits = ("train", "val", "test") if name == "folder" else ("train", "test")
+    if split not in splits:
+        raise DataError(f"data set '{name}' has no split '{split}'; it has {', '.join(splits)}")
+    return name, split
+
+
+def _pack(name: str, arrays: Arrays, max_value: int) -> ImageSet:
+    images, labels, classes, source = arrays
+    if not images.flags.writeable or not images.flags.c_contiguous:
+        images = np.array(images, order="C")
+    return ImageSet(
+        name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes, max_value, source
+    )

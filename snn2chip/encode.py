@@ -1,0 +1,59 @@
+"""From images to input over time: what the network's port is given, step by step."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snn2chip import ir
+from snn2chip.errors import InputError
+from snn2chip.nn import PoissonInput
+
+
+class Encoder:
+    """Images (N, C, H, W) of integers 0..pixel_max to raw input (N, T, C, H, W), int64.
+
+    Direct coding repeats the image T times. Poisson coding draws spikes with the training encoder's own
+    generator, started from `seed`: batch after batch it gives what `snn2chip.nn.PoissonInput` gives.
+
+    Raises:
+        InputError: (on use) images of another shape, or pixels that are not integers 0..pixel_max.
+    """
+
+    def __init__(
+        self,
+        coding: Literal["direct", "poisson"],
+        shape: ir.Shape,
+        timesteps: int,
+        pixel_max: int,
+        seed: int = 0,
+    ) -> None:
+        self.shape, self.timesteps, self.pixel_max = shape, timesteps, pixel_max
+        self._poisson = PoissonInput(timesteps, pixel_max, seed) if coding == "poisson" else None
+
+    def __call__(self, images: NDArray[np.generic] | torch.Tensor) -> ir.IntArray:
+        pixels = np.asarray(images)
+        if pixels.shape[1:] != self.shape:
+            raise InputError(f"images of shape {pixels.shape[1:]} do not fit the network's input {self.shape}")
+        if pixels.dtype.kind not in "iub":
+            raise InputError(f"pixels are {pixels.dtype}; expected integers 0..{self.pixel_max}")
+        if pixels.size and (pixels.min() < 0 or pixels.max() > self.pixel_max):
+            raise InputError(
+                f"pixels {pixels.min()}..{pixels.max()} exceed the 0..{self.pixel_max} the network was trained on"
+            )
+        if self._poisson is None:
+            return np.repeat(pixels.astype(np.int64)[:, None], self.timesteps, axis=1)
+        spikes = self._poisson(torch.from_numpy(pixels.astype(np.int64)))
+        drawn: ir.IntArray = spikes.transpose(0, 1).numpy().astype(np.int64)
+        return drawn
+
+
+def encoder_of(source: ir.Network | ir.Chain, seed: int = 0) -> Encoder:
+    """The encoder of a network at any stage."""
+    if isinstance(source, ir.Chain):
+        return Encoder(source.coding, source.raw_shape, source.timesteps, source.pixel_max, seed)
+    node = source.input
+    return Encoder(node.coding, node.shape, source.timesteps, node.pixel_max, seed)

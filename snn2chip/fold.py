@@ -1,0 +1,247 @@
+"""Fold everything that is linear into weights and biases; exact in real numbers.
+
+Between two layers of neurons there is one linear map. It is rewritten as a single convolution or dense
+layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
+
+- tdBN after it:           ``W' = g W``, ``b' = beta + g (b - mean)``. Exact for any sign of gamma.
+- average pooling before a convolution (pool k, conv K, s, p): ``conv(k K, k s, k p)`` with every weight
+  repeated k x k and divided by k^2.
+- average pooling after a convolution (conv K, s, pool k): ``conv(K + s (k - 1), s k, p)``, the mean of the
+  k^2 shifted kernels.
+- pooling before a dense layer: every weight repeated over its window and divided by its size.
+- input ``scale * (p + center) + shift`` per channel: ``W' = W scale``, and the shift goes into the bias. The
+  integers are centred at c, the rounded channel mean of the normalization. Zero padding of the *normalized*
+  image is not zero padding of the integers, so the bias of a padded first layer is one value a neuron.
+
+Everything else keeps its value: tau and thresholds are not touched here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from snn2chip import ir
+from snn2chip.errors import InputError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What became of every layer that is gone: (layer, what happened), in order."""
+
+    steps: tuple[tuple[str, str], ...]
+
+
+def norm_gain(norm: ir.Norm) -> ir.FloatArray:
+    """``g = gamma alpha Vth / sqrt(var + eps)`` per channel."""
+    gain: ir.FloatArray = norm.gamma * norm.alpha * norm.threshold / np.sqrt(norm.var + norm.eps)
+    return gain
+
+
+def _after_norm(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
+    if not (norm.var + norm.eps > 0).all():
+        raise InputError(f"layer '{norm.name}': variance {norm.var.min():.3g} is negative; train again")
+    gain = norm_gain(norm)
+    weight = synapse.weight * gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    bias = np.zeros(len(gain)) if synapse.bias is None else synapse.bias
+    per_channel = (-1, *(1,) * (bias.ndim - 1))
+    folded = norm.beta.reshape(per_channel) + gain.reshape(per_channel) * (bias - norm.mean.reshape(per_channel))
+    return replace(synapse, weight=weight, bias=folded)
+
+
+def _pool_before_conv(conv: ir.Conv, pool: ir.AvgPool, shape: ir.Shape) -> ir.Conv:
+    if conv.dilation != (1, 1) and pool.kernel != (1, 1):
+        raise UnsupportedError(
+            f"layer '{conv.name}': a dilated convolution after pooling '{pool.name}' is not one convolution; "
+            f"use dilation 1 there, or a stride instead of the pooling"
+        )
+    for axis, k in enumerate(pool.kernel):
+        size, kernel, stride, padding = (
+            shape[1 + axis],
+            conv.weight.shape[2 + axis],
+            conv.stride[axis],
+            conv.padding[axis],
+        )
+        pooled = size // k
+        reach = (ir.out_size(pooled, kernel, stride, padding, 1) - 1) * stride + kernel - padding
+        if size % k and reach > pooled:
+            raise UnsupportedError(
+                f"layer '{pool.name}': kernel {k} leaves out {size % k} of {size} pixels that the padded "
+                f"'{conv.name}' would then see; use an input size that {k} divides, or no padding"
+            )
+    k0, k1 = pool.kernel
+    weight = conv.weight.repeat(k0, axis=2).repeat(k1, axis=3) / (k0 * k1)
+    return replace(
+        conv,
+        inputs=pool.inputs,
+        weight=weight,
+        stride=(conv.stride[0] * k0, conv.stride[1] * k1),
+        padding=(conv.padding[0] * k0, conv.padding[1] * k1),
+    )
+
+
+def _pool_after_conv(conv: ir.Conv, pool: ir.AvgPool) -> ir.Conv:
+    if conv.dilation != (1, 1) and pool.kernel != (1, 1):
+        raise UnsupportedError(
+            f"layer '{pool.name}': pooling after the dilated convolution '{conv.name}' is not one convolution; "
+            f"use dilation 1 there"
+        )
+    if conv.bias is not None and conv.bias.ndim == 3:
+        raise UnsupportedError(f"layer '{pool.name}': pooling after a bias per neuron in '{conv.name}'")
+    (k0, k1), (s0, s1) = pool.kernel, conv.stride
+    out, per_group, h, w = conv.weight.shape
+    weight = np.zeros((out, per_group, h + s0 * (k0 - 1), w + s1 * (k1 - 1)))
+    for i in range(k0):
+        for j in range(k1):
+            weight[:, :, i * s0 : i * s0 + h, j * s1 : j * s1 + w] += conv.weight / (k0 * k1)
+    return replace(conv, weight=weight, stride=(s0 * k0, s1 * k1))
+
+
+def _pool_before_dense(dense: ir.Dense, pools: list[ir.AvgPool], shape: ir.Shape) -> ir.Dense:
+    """`shape` is what the first of `pools` reads, (C, H, W)."""
+    sides = [shape]
+    for pool in pools:
+        sides.append(ir.output_shape(pool, sides[-1]))
+    weight = dense.weight.reshape(-1, *sides[-1])
+    for pool, (_, height, width) in zip(reversed(pools), reversed(sides[:-1]), strict=True):
+        k0, k1 = pool.kernel
+        spread = weight.repeat(k0, axis=2).repeat(k1, axis=3) / (k0 * k1)
+        # pixels that fill no window take no part in the average
+        weight = np.zeros((*spread.shape[:2], height, width))
+        weight[:, :, : spread.shape[2], : spread.shape[3]] = spread
+    return replace(dense, weight=weight.reshape(len(weight), -1))
+
+
+def _input_affine(synapse: ir.Synapse, source: ir.Input, center: ir.IntArray) -> ir.Synapse:
+    """Absorb ``scale * (p + center) + shift``; `synapse` reads the image (conv) or the flat image (dense)."""
+    offset = source.scale * center + source.shift  # what a port value of 0 means
+    bias = np.zeros(len(synapse.weight)) if synapse.bias is None else synapse.bias
+    if isinstance(synapse, ir.Dense):
+        pixels = int(np.prod(source.shape[1:]))
+        scale = np.repeat(source.scale, pixels)
+        return replace(synapse, weight=synapse.weight * scale, bias=bias + synapse.weight @ np.repeat(offset, pixels))
+    channel = ir.input_channels(synapse.weight, synapse.groups)
+    weight = synapse.weight * source.scale[channel][:, :, None, None]
+    if not offset.any():
+        return replace(synapse, weight=weight, bias=bias)
+    if synapse.padding == (0, 0):
+        lift = (synapse.weight * offset[channel][:, :, None, None]).sum((1, 2, 3))
+        return replace(synapse, weight=weight, bias=bias + lift)
+    image = torch.from_numpy(np.broadcast_to(offset[:, None, None], source.shape).copy())
+    lift = F.conv2d(
+        image[None],
+        torch.from_numpy(synapse.weight.astype(np.float64)),
+        None,
+        synapse.stride,
+        synapse.padding,
+        synapse.dilation,
+        synapse.groups,
+    )[0].numpy()
+    return replace(synapse, weight=weight, bias=bias.reshape(-1, 1, 1) + lift)
+
+
+def _segments(network: ir.Network) -> list[list[ir.Node]]:
+    """The nodes after the input, cut after every neuron and at the readout."""
+    segments: list[list[ir.Node]] = [[]]
+    for node in network.nodes[1:]:
+        if isinstance(node, ir.Readout) and not segments[-1]:
+            segments[-1].append(node)
+            break
+        segments[-1].append(node)
+        if isinstance(node, ir.LIF):
+            segments.append([])
+    return segments
+
+
+def fold(network: ir.Network) -> tuple[ir.Network, FoldReport]:
+    """Fold a 'captured' network into a 'folded' one: neurons with one conv or dense layer each.
+
+    Same spikes in real arithmetic, step by step and neuron by neuron; tests and `verify` hold it to float64.
+
+    Raises:
+        UnsupportedError: two synaptic layers without a neuron between them, a normalization before its
+            convolution, pooling that is not linear in one convolution: named by layer.
+    """
+    source = network.input
+    center = np.zeros_like(source.center)
+    if source.coding == "direct" and source.high > 1:  # binary images stay binary spikes
+        # the integer nearest to what normalization calls 0, so that weights see small signed numbers
+        center = np.clip(np.rint(-source.shift / source.scale), source.low, source.high).astype(np.int64)
+    folded: list[ir.Node] = [
+        replace(
+            source,
+            center=center,
+            scale=np.ones_like(source.scale),
+            shift=np.zeros_like(source.shift),
+        )
+    ]
+    steps: list[tuple[str, str]] = []
+    for segment in _segments(network):
+        before: ir.Node = folded[-1]
+        shape = network.shape(before.name)
+        synapse, flatten = _fold_segment(segment, shape, steps)
+        if synapse is not None:
+            if isinstance(before, ir.Input):
+                synapse = _input_affine(synapse, source, center)
+                steps.append((before.name, f"normalization and centring at {center.tolist()} into '{synapse.name}'"))
+            if flatten is not None and len(shape) == 3:
+                folded.append(replace(flatten, inputs=(before.name,)))
+                before = flatten
+            folded.append(replace(synapse, inputs=(before.name,)))
+        last = segment[-1]
+        if isinstance(last, (ir.LIF, ir.Readout)):
+            folded.append(replace(last, inputs=(folded[-1].name,)))
+    return network.with_nodes("folded", folded), FoldReport(tuple(steps))
+
+
+def _fold_segment(
+    segment: list[ir.Node], shape: ir.Shape, steps: list[tuple[str, str]]
+) -> tuple[ir.Synapse | None, ir.Flatten | None]:
+    """One conv or dense layer for the linear nodes of a segment that reads `shape`; and its flatten."""
+    synapse: ir.Synapse | None = None
+    flatten: ir.Flatten | None = None
+    waiting: list[ir.AvgPool] = []  # pools that come before the synapse
+    for node in segment:
+        if isinstance(node, ir.AvgPool):
+            if synapse is None:
+                waiting.append(node)
+            elif isinstance(synapse, ir.Conv):
+                synapse = _pool_after_conv(synapse, node)
+                steps.append((node.name, f"folded into '{synapse.name}' before it"))
+            else:
+                raise UnsupportedError(f"layer '{node.name}': pooling after the dense layer '{synapse.name}'")
+        elif isinstance(node, ir.Flatten):
+            if synapse is not None:
+                raise UnsupportedError(
+                    f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
+                )
+            flatten = node
+        elif isinstance(node, (ir.Conv, ir.Dense)):
+            if synapse is not None:
+                raise UnsupportedError(f"layer '{node.name}': no neuron between it and '{synapse.name}'; add a LIF")
+            synapse = node
+            if isinstance(synapse, ir.Conv):
+                shapes = [shape]
+                for pool in waiting:
+                    shapes.append(ir.output_shape(pool, shapes[-1]))
+                for pool, pool_shape in zip(reversed(waiting), reversed(shapes[:-1]), strict=True):
+                    synapse = _pool_before_conv(synapse, pool, pool_shape)
+            elif waiting:
+                synapse = _pool_before_dense(synapse, waiting, shape)
+            steps.extend((pool.name, f"folded into '{synapse.name}' after it") for pool in waiting)
+            waiting = []
+        elif isinstance(node, ir.Norm):
+            if synapse is None:
+                raise UnsupportedError(
+                    f"layer '{node.name}': a normalization before its conv or dense layer; put it after"
+                )
+            synapse = _after_norm(synapse, node)
+            steps.append((node.name, f"folded into '{synapse.name}'"))
+        elif isinstance(node, ir.LIF) and synapse is None:
+            raise UnsupportedError(f"layer '{node.name}': a neuron needs a conv or dense layer before it")
+    if synapse is None and len(segment) > 1:
+        raise UnsupportedError(f"layer '{segment[0].name}': nothing after it can take it in; end with a dense layer")
+    return synapse, flatten

@@ -1,0 +1,224 @@
+"""model.pt: a trained network with everything that is needed to use it again.
+
+A dictionary of tensors and plain values that `torch.load(weights_only=True)` reads: no code is run.
+
+    format, version   "snn2chip-model", 1
+    recipe            the recipe as a dictionary (see `snn2chip.recipe`)
+    input_shape       (C, H, W)
+    max_value         largest pixel value, 255 or 16
+    classes           class names
+    state             the network's state_dict
+    metrics           e.g. float_accuracy, samples, dataset
+    made_with         versions
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import platform
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import snn2chip
+from snn2chip import recipe as recipes
+from snn2chip.errors import InputError
+from snn2chip.files import atomic_path
+from snn2chip.nn import LIF, DirectInput, TDBatchNorm
+from snn2chip.nn.build import SpikingNetwork, build
+
+FORMAT, VERSION = "snn2chip-model", 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and what is known about it. `network` is in eval mode, float32, on the CPU."""
+
+    network: SpikingNetwork
+    recipe: recipes.Recipe
+    max_value: int
+    classes: tuple[str, ...]
+    metrics: dict[str, Any]
+
+
+def build_network(
+    recipe: recipes.Recipe,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    max_value: int,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> SpikingNetwork:
+    """The untrained network of a recipe; weights come from torch's global random generator."""
+    return build(recipe.model, input_shape, classes, max_value=max_value, mean=mean, std=std, seed=recipe.train.seed)
+
+
+def save(
+    path: str | Path,
+    network: SpikingNetwork,
+    recipe: recipes.Recipe,
+    *,
+    max_value: int,
+    classes: Sequence[str],
+    metrics: dict[str, Any],
+) -> None:
+    """Write model.pt, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe.model_dump(mode="json"),
+        "input_shape": list(network.input_shape),
+        "max_value": max_value,
+        "classes": list(classes),
+        "state": {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
+        "metrics": metrics,
+        "made_with": {
+            "snn2chip": snn2chip.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+    save_tensors(path, content)
+
+
+def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
+    """`torch.save`, whole or not at all; a full disk is an `InputError`, not torch's RuntimeError."""
+    with atomic_path(path) as part:
+        try:
+            with part.open("wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:  # torch's own words for a failed write; the system's are behind them
+            cause = error.__context__
+            if isinstance(cause, OSError):
+                raise cause from None
+            raise OSError(None, _first_line(error)) from error
+
+
+def load_tensors(path: str | Path) -> dict[str, Any]:
+    """`torch.load(weights_only=True)` of a dictionary.
+
+    Raises:
+        InputError: the file is absent, unreadable, truncated, damaged (by its own checksums), or holds code.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+                if bad := archive.testzip():
+                    raise InputError(f"'{path}' is damaged: '{bad}' in it differs from its checksum")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what it says of odd pickles is no news once they are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    except pickle.UnpicklingError as error:
+        if _holds_code(path, str(error)):
+            raise InputError(
+                f"'{path}' holds more than tensors and plain values (pickled code) and is not loaded; "
+                f"save a state made by snn2chip"
+            ) from None
+        raise InputError(f"'{path}' is damaged or not a model file: no pickle that torch reads") from None
+    except Exception as error:
+        # torch raises many kinds for a damaged archive (RuntimeError, EOFError, KeyError, ...)
+        raise InputError(f"'{path}' is damaged or not a model file: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"'{path}' is not a model file: it holds a {type(content).__name__}")
+    return content
+
+
+def _holds_code(path: Path, refusal: str) -> bool:
+    """Whether torch refused a pickle for the functions or classes it names; of its kinds torch says so of some only."""
+    if any(words in refusal for words in ("GLOBAL", "unrecognized function", "unsupported class")):
+        return True
+    try:
+        with path.open("rb") as file:
+            names = {operation.name for operation, _, _ in pickletools.genops(file)}  # reads, and runs nothing
+    except Exception:  # no pickle at all
+        return False
+    return not names.isdisjoint({"GLOBAL", "STACK_GLOBAL", "INST"})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_values(network: SpikingNetwork, path: str | Path) -> None:
+    """Refuse constants that no training gives: they come from outside, and everything later relies on them."""
+    if isinstance(network.encoder, DirectInput) and bool((network.encoder.std <= 0).any()):
+        raise InputError(f"'{path}': the input's standard deviation {network.encoder.std.tolist()} is not positive")
+    for name, module in network.body.named_children():
+        if isinstance(module, LIF):
+            tau, threshold = float(module.tau.detach()), float(module.threshold.detach())
+            if not (0 < tau <= 1 and threshold > 0):
+                raise InputError(
+                    f"'{path}': layer '{name}': tau {tau:g} must be in (0, 1] and threshold {threshold:g} positive; "
+                    f"train again"
+                )
+        if isinstance(module, TDBatchNorm) and bool((module.running_var < 0).any()):
+            raise InputError(f"'{path}': layer '{name}': a running variance is negative; train again")
+
+
+def load(path: str | Path) -> Model:
+    """Read model.pt.
+
+    Raises:
+        InputError: unreadable, truncated, of another format, with code in it, with weights that are missing,
+            of the wrong shape, NaN or infinite (named by tensor), or with constants that make no sense.
+    """
+    content = load_tensors(path)
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"'{path}' is not a model made by `snn2chip train` (format {content.get('format')!r}, expected '{FORMAT}')"
+        )
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"'{path}' has format version {content.get('version')!r}, this snn2chip reads {VERSION}; update snn2chip"
+        )
+    try:
+        recipe = recipes.parse(content["recipe"], source=f"recipe inside '{path}'")
+        channels, height, width = (int(side) for side in content["input_shape"])
+        classes = tuple(str(name) for name in content["classes"])
+        max_value = int(content["max_value"])
+        state = dict(content["state"])
+        metrics = dict(content["metrics"])
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"'{path}' is damaged: {type(error).__name__} {error}") from None
+    if min(channels, height, width) < 1 or not classes:
+        raise InputError(
+            f"'{path}' is damaged: input shape {(channels, height, width)}, {len(classes)} classes; "
+            f"all of them must be at least 1"
+        )
+    try:
+        network = build_network(recipe, (channels, height, width), len(classes), max_value)
+    except InputError:
+        raise
+    except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"'{path}' is damaged: its network cannot be built: {_first_line(error)}") from None
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
+        if not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise InputError(f"'{path}': '{name}' holds {bad} NaN or infinite of {value.numel()} values; train again")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"'{path}': weights do not fit its recipe: {reason}") from None
+    _check_values(network, path)
+    network.eval()
+    return Model(network, recipe, max_value, classes, metrics)

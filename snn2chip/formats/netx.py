@@ -1,0 +1,317 @@
+"""model.net: lava-dl's netx HDF5, loadable by stock `lava.lib.dl.netx.hdf5.Network`, plus a group of our own.
+
+netx's part (lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`): ``layer/<number>/`` with `type`, `shape` as (C, H, W),
+`weight` as torch has it, `bias` per channel (C,) or per neuron (W, H, C), `neuron/` {type 'CUBA', iDecay,
+vDecay, vThMant, refDelay}, and for convolutions `stride`, `padding`, `dilation` as (H, W), `groups`,
+`kernelSize`, `inChannels`, `outChannels`.
+
+Our group ``snn2chip`` has attributes: format_version, timesteps, readout, coding, pixel_max, input_low, input_high,
+input_center, input_raw_shape, input_message_bits, classes (JSON), made (JSON), origin (JSON: layer number to
+{trained layer: [first channel, last channel + 1]}).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.files import atomic_path
+from snn2chip.ir import Chain, ChainLayer, Shape, out_size
+
+FORMAT_VERSION = 1
+_MAX_NEURONS = 2**28  # a layer that claims more is damaged, not large
+
+
+def save(path: str | Path, chain: Chain) -> None:
+    """Write a chain as netx HDF5, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    # HDF5 crashes the process when a file it writes cannot grow (a full disk): it writes to memory instead
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        layers = file.create_group("layer")
+        first = layers.create_group("0")
+        first["type"] = np.array([b"input"])
+        first["shape"] = np.array(chain.input_shape)
+        for layer in chain.layers:
+            if layer.flatten:
+                flat = layers.create_group(str(int(layer.name) - 1))
+                flat["type"] = np.array([b"flatten"])
+                flat["shape"] = np.array([layer.weight.shape[1]])
+            _write_layer(layers.create_group(layer.name), layer)
+        own = file.create_group("snn2chip")
+        own.attrs["format_version"] = FORMAT_VERSION
+        own.attrs["timesteps"] = chain.timesteps
+        own.attrs["readout"] = chain.readout
+        own.attrs["coding"] = chain.coding
+        own.attrs["pixel_max"] = chain.pixel_max
+        own.attrs["input_low"] = chain.low
+        own.attrs["input_high"] = chain.high
+        own.attrs["input_center"] = np.array(chain.center)
+        own.attrs["input_raw_shape"] = np.array(chain.raw_shape)
+        own.attrs["input_message_bits"] = chain.message_bits
+        own.attrs["classes"] = json.dumps(chain.classes)
+        own.attrs["made"] = json.dumps(chain.made)
+        own.attrs["origin"] = json.dumps({layer.name: layer.origin for layer in chain.layers})
+    with atomic_path(path) as part:
+        part.write_bytes(memory.getbuffer())
+
+
+def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
+    group["type"] = np.array([layer.kind.encode()])
+    group["shape"] = np.array(layer.shape)
+    group.create_dataset("weight", data=layer.weight.astype(np.int32), compression="gzip", compression_opts=1)
+    bias = layer.bias
+    if layer.kind == "conv":
+        per_channel = bias[:, 0, 0]
+        same = bool((bias == per_channel[:, None, None]).all())
+        # a shape (W, H, C) that netx could take for (C,) does not exist: it has three axes
+        bias = per_channel if same else bias.transpose(2, 1, 0)
+        group["stride"] = np.array(layer.stride)
+        group["padding"] = np.array(layer.padding)
+        group["dilation"] = np.array(layer.dilation)
+        group["groups"] = layer.groups
+        group["kernelSize"] = np.array(layer.weight.shape[2:])
+        group["inChannels"] = layer.weight.shape[1] * layer.groups
+        group["outChannels"] = layer.weight.shape[0]
+    group.create_dataset("bias", data=bias.astype(np.int32), compression="gzip", compression_opts=1)
+    neuron = group.create_group("neuron")
+    neuron["type"] = b"CUBA"
+    neuron["iDecay"] = layer.current_decay
+    neuron["vDecay"] = layer.voltage_decay
+    neuron["vThMant"] = layer.threshold
+    neuron["refDelay"] = 1
+
+
+class _Reader:
+    """Typed reads from one HDF5 group, every failure named by path."""
+
+    def __init__(self, group: h5py.Group, where: str) -> None:
+        self.group, self.where = group, where
+
+    def child(self, name: str) -> _Reader:
+        item = self.group.get(name)
+        if not isinstance(item, h5py.Group):
+            raise InputError(f"{self.where}: group '{name}' is missing")
+        return _Reader(item, f"{self.where}/{name}")
+
+    def array(self, name: str, most: int = _MAX_NEURONS) -> np.ndarray[Any, np.dtype[np.int64]]:
+        item = self.group.get(name)
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf" or item.size is None:
+            raise InputError(f"{self.where}: '{name}' is missing or not numbers")
+        if item.size > most:
+            raise InputError(f"{self.where}: '{name}' claims {item.size} values; at most {most} make sense")
+        values = np.asarray(item[()])
+        if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+            raise InputError(f"{self.where}: '{name}' holds values that are not integers")
+        if values.size and max(abs(int(values.max())), abs(int(values.min()))) > 2**31:
+            raise InputError(f"{self.where}: '{name}' holds {values.max()}, beyond 32 bits")
+        return values.astype(np.int64)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        values = self.array(name, 1)
+        if values.size != 1 or not low <= int(values.flat[0]) <= high:
+            raise InputError(f"{self.where}: '{name}' is {values.tolist()}; expected one integer {low}..{high}")
+        return int(values.flat[0])
+
+    def pair(self, name: str, low: int) -> tuple[int, int]:
+        values = self.array(name, 2).flatten().tolist()
+        values = values * 2 if len(values) == 1 else values
+        if len(values) != 2 or min(values) < low or max(values) > 2**15:
+            raise InputError(f"{self.where}: '{name}' is {values}; expected two integers of at least {low}")
+        return values[0], values[1]
+
+    def text(self, name: str) -> str:
+        item = self.group.get(name)
+        if not isinstance(item, h5py.Dataset) or item.size != 1:
+            raise InputError(f"{self.where}: '{name}' is missing or not text")
+        value = np.asarray(item[()]).reshape(-1)[0]
+        if not isinstance(value, bytes | str):
+            raise InputError(f"{self.where}: '{name}' is {value!r}; expected text")
+        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
+
+    def within(self, name: str, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """An array whose values fit the chip: netx would cut some off silently, and others not at all."""
+        values = self.array(name)
+        if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
+            raise InputError(f"{self.where}: '{name}' holds {values.min()}..{values.max()}, outside {low}..{high}")
+        return values
+
+    def decoded(self, name: str, kind: type) -> Any:
+        """An attribute that holds JSON of one kind, list or dict."""
+        value = json.loads(str(self.attribute(name)))
+        if not isinstance(value, kind):
+            raise InputError(f"{self.where}: attribute '{name}' is not a {kind.__name__} in JSON")
+        return value
+
+    def attribute(self, name: str) -> Any:
+        if name not in self.group.attrs:
+            raise InputError(f"{self.where}: attribute '{name}' is missing")
+        return self.group.attrs[name]
+
+
+def load(path: str | Path) -> Chain:
+    """Read a file written by `save` back into the same chain.
+
+    Raises:
+        InputError: unreadable, truncated, damaged, or not made by snn2chip.
+        UnsupportedError: a layer or neuron type this version does not simulate, named.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"cannot read '{path}': no such file")
+    try:
+        with h5py.File(path, "r") as file:
+            return _load(_Reader(file, str(path)))
+    except InputError:
+        raise
+    except Exception as error:
+        # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError for the many kinds of damage
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"'{path}' is damaged or not an HDF5 file: {reason}") from None
+
+
+def _load(root: _Reader) -> Chain:
+    layers_group = root.child("layer")
+    if "snn2chip" not in root.group:
+        raise InputError(
+            f"{root.where}: no group 'snn2chip': not made by `snn2chip fold-and-export`, so its timesteps and "
+            f"readout are unknown; export it again with snn2chip"
+        )
+    own = root.child("snn2chip")
+    version = own.attribute("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(f"{own.where}: format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
+    origin = own.decoded("origin", dict)
+    count = len(layers_group.group)
+    shape: Shape = ()
+    layers: list[ChainLayer] = []
+    flatten = False
+    for number in range(count):
+        reader = layers_group.child(str(number))
+        kind = reader.text("type")
+        if kind == "input":
+            shape = tuple(int(side) for side in reader.array("shape", 3).flatten())
+            input_shape = shape
+            if number or not shape or min(shape) < 1 or int(np.prod(shape)) > _MAX_NEURONS:
+                raise InputError(f"{reader.where}: an input of shape {shape} at place {number}")
+        elif not shape:
+            raise InputError(f"{reader.where}: '{kind}' before the input layer")
+        elif kind == "flatten":
+            flatten = len(shape) == 3
+        elif kind in ("conv", "dense"):
+            layer = _read_layer(reader, str(number), kind, shape, flatten)
+            places = origin.get(str(number), {})
+            layer.origin.update({str(k): (int(v[0]), int(v[1])) for k, v in places.items()})
+            if any(not 0 <= start < stop <= len(layer.weight) for start, stop in layer.origin.values()):
+                raise InputError(
+                    f"{own.where}: origin {places} does not fit the {len(layer.weight)} channels of {number}"
+                )
+            layers.append(layer)
+            shape, flatten = layer.shape, False
+        else:
+            raise UnsupportedError(f"{reader.where}: layer type '{kind}' is not one that netx runs as a chain")
+    if not layers:
+        raise InputError(f"{layers_group.where}: no conv or dense layer")
+    readout, coding = str(own.attribute("readout")), str(own.attribute("coding"))
+    if readout not in ("membrane", "spike_count") or coding not in ("direct", "poisson"):
+        raise InputError(f"{own.where}: readout '{readout}', coding '{coding}': not known to this snn2chip")
+    timesteps = int(own.attribute("timesteps"))
+    if not 1 <= timesteps <= 2**20:
+        raise InputError(f"{own.where}: timesteps {timesteps} is outside 1..{2**20}")
+    raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
+    center = tuple(int(c) for c in np.atleast_1d(own.attribute("input_center")))
+    if (
+        min(raw_shape, default=0) < 1
+        or int(np.prod(raw_shape)) != int(np.prod(input_shape))
+        or len(center) not in (1, raw_shape[0])
+    ):
+        raise InputError(f"{own.where}: input_raw_shape {raw_shape} and input_center {center} do not fit {input_shape}")
+    pixel_max, low, high = (int(own.attribute(name)) for name in ("pixel_max", "input_low", "input_high"))
+    if not -(2**24) <= low <= min(center) <= max(center) <= high <= 2**24 or not 1 <= pixel_max <= 2**24:
+        raise InputError(
+            f"{own.where}: input_low {low}, input_center {center}, input_high {high} and pixel_max {pixel_max} "
+            f"do not fit together"
+        )
+    classes = own.decoded("classes", list)
+    if not all(isinstance(name, str) for name in classes):
+        raise InputError(f"{own.where}: attribute 'classes' is not a list of names")
+    return Chain(
+        input_shape,
+        raw_shape,
+        "direct" if coding == "direct" else "poisson",
+        pixel_max,
+        low,
+        high,
+        center,
+        timesteps,
+        "membrane" if readout == "membrane" else "spike_count",
+        tuple(classes),
+        tuple(layers),
+        own.decoded("made", dict),
+    )
+
+
+def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bool) -> ChainLayer:
+    weight = reader.within("weight", -256, 254)
+    neuron = reader.child("neuron")
+    if (neuron_type := neuron.text("type")) not in ("CUBA", "LOIHI"):
+        raise UnsupportedError(f"{neuron.where}: neuron type '{neuron_type}' is not simulated; CUBA and LOIHI are")
+    stride = padding = dilation = (0, 0)
+    groups = 1
+    if kind == "conv":
+        stride, padding, dilation = (
+            reader.pair("stride", 1),
+            reader.pair("padding", 0),
+            reader.pair("dilation", 1),
+        )
+        groups = reader.integer("groups", 1, 2**15)
+        if weight.ndim != 4 or len(shape) != 3 or weight.shape[1] * groups != shape[0] or len(weight) % groups:
+            raise InputError(f"{reader.where}: weights {weight.shape}, groups {groups} do not fit an input {shape}")
+        sides = tuple(out_size(shape[1 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2))
+        if min(sides) < 1:
+            raise InputError(f"{reader.where}: kernel {weight.shape[2:]} does not fit an input {shape}")
+        out: Shape = (len(weight), *sides)
+    else:
+        if np.abs(weight).max(initial=0) > 127 and (weight % 2).any() and weight.min() < 0 < weight.max():
+            raise InputError(
+                f"{reader.where}: odd weights beside ones beyond 127, which Lava would truncate; use even ones only"
+            )
+        if weight.ndim != 2 or weight.shape[1] != int(np.prod(shape)) or (len(shape) == 3 and not flatten):
+            raise InputError(f"{reader.where}: weights {weight.shape} do not fit an input {shape}; flatten missing?")
+        stride = dilation = (1, 1)
+        out = (len(weight),)
+    if tuple(reader.array("shape", 3).flatten().tolist()) != out or int(np.prod(out)) > _MAX_NEURONS:
+        raise InputError(f"{reader.where}: shape {reader.array('shape', 3).tolist()} is not the {out} it computes")
+    bias = np.zeros(out, dtype=np.int64)
+    if "bias" in reader.group:
+        stored = reader.within("bias", -4096, 4095)
+        if stored.shape == (out[0],):
+            bias = np.broadcast_to(stored.reshape(-1, *(1,) * (len(out) - 1)), out).copy()
+        elif stored.shape == out[::-1]:
+            bias = stored.transpose(2, 1, 0).copy()
+        else:
+            raise InputError(f"{reader.where}: bias of shape {stored.shape} fits neither {out[:1]} nor {out[::-1]}")
+    return ChainLayer(
+        name,
+        "conv" if kind == "conv" else "dense",
+        weight,
+        bias,
+        out,
+        neuron.integer("vThMant", 0, 2**17 - 1),
+        neuron.integer("vDecay", 0, 4096),
+        neuron.integer("iDecay", 1, 4096),
+        stride,
+        padding,
+        dilation,
+        groups,
+        flatten,
+    )

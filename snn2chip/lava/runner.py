@@ -1,0 +1,199 @@
+"""Run the programs of deploy/lava/ in Lava's environment: files in, files out."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from snn2chip.errors import InputError, SetupError
+from snn2chip.lava.environment import Environment, find
+from snn2chip.lava.processes import end, last_words, started
+from snn2chip.resources import deploy_file
+
+_BAD_INPUT = 2  # the programs' exit status for a file they cannot use
+
+
+def run(
+    net: Path,
+    input: Path,
+    output: Path,
+    *,
+    full: bool = False,
+    timeout: float | None = None,
+    progress: bool = True,
+) -> None:
+    """Run the netx file `net` in Lava on every sample of `input` and write what every neuron did to `output`.
+
+    `input` is an .npz with `input`, integers of shape (samples, T, C, H, W) or (samples, T, features).
+    `output` becomes an .npz with, for each layer with neurons, by its number under `layer/` in the file,
+    spikes/<layer> (uint8), voltage/<layer> and current/<layer> (int32), of shape (samples, T, C, H, W) or
+    (samples, T, features), in the layer's own time: latency is removed, and every sample starts from rest.
+    Voltage and current are what the step leaves behind. `timeout` is in seconds, None for no limit.
+
+    Raises:
+        InputError: a file that cannot be used, Lava could not load or run it, or the time ran out.
+        SetupError: the environment is not set up.
+    """
+    net, input, output = Path(net), Path(input), Path(output)
+    if not net.is_file():
+        raise InputError(f"'{net}': no such file; give a netx network")
+    _check_input(input)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    environment = _need(full)
+    console = Console(stderr=True, quiet=not progress, highlight=False)
+    bar = Progress(
+        TextColumn("Lava"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (progress and console.is_terminal),
+    )
+    with bar:
+        task = bar.add_task("steps", total=None)
+
+        def follow(line: str) -> None:
+            step = re.fullmatch(r"step (\d+)/(\d+)", line)
+            if step:
+                bar.update(task, completed=int(step[1]), total=int(step[2]))
+
+        # The runner always reports: a closed pipe is how it learns that this process is gone.
+        files = [str(path.absolute()) for path in (net, input, output)]
+        said = _program(environment, "run_network.py", [*files, "--progress"], timeout, follow)
+    for line in said.splitlines():
+        if line.startswith("note: "):
+            console.print(line, soft_wrap=True)
+
+
+def neuron_reference(
+    cases: Mapping[str, np.ndarray], model: Literal["lif", "lif_reset"], *, full: bool = False
+) -> dict[str, np.ndarray]:
+    """Step Lava's own bit-accurate neuron models over `cases`: S steps of K cases of N neurons each.
+
+    `cases` holds a_in (S, K, N); du, dv, vth, bias_exp (K,), du being iDecay - 1; bias_mant (K, N); and for
+    "lif_reset" reset_interval and reset_offset (K,), steps counting from 1. "lif" is PyLifModelBitAcc,
+    "lif_reset" PyLifResetModelBitAcc. Returns u and v (S, K, N) int32 as each step leaves them, and spikes
+    (S, K, N) uint8.
+
+    Raises:
+        InputError: an array is missing or has another shape.
+        SetupError: Lava's environment is not set up.
+    """
+    names = ["a_in", "du", "dv", "vth", "bias_mant", "bias_exp"]
+    names += ["reset_interval", "reset_offset"] if model == "lif_reset" else []
+    arrays = {}
+    for name in names:
+        if name not in cases:
+            raise InputError(f"cases: no '{name}'; '{model}' needs {', '.join(names)}")
+        arrays[name] = np.asarray(cases[name])
+    if arrays["a_in"].ndim != 3:
+        raise InputError(f"cases: a_in has shape {arrays['a_in'].shape}; give (steps, cases, neurons)")
+    _, count, neurons = arrays["a_in"].shape
+    for name, array in arrays.items():
+        shape = {"a_in": array.shape, "bias_mant": (count, neurons)}.get(name, (count,))
+        if array.shape != shape or array.dtype.kind not in "iu":
+            raise InputError(f"cases: {name} is {array.dtype} of shape {array.shape}; give integers of shape {shape}")
+    environment = _need(full)
+    with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
+        given, result = Path(folder, "cases.npz"), Path(folder, "result.npz")
+        with given.open("wb") as file:
+            np.savez(file, allow_pickle=False, model=np.array(model), **arrays)
+        _program(environment, "neuron_reference.py", [str(given), str(result)], None, lambda line: None)
+        with np.load(result, allow_pickle=False) as archive:
+            return dict(archive)
+
+
+def _need(full: bool) -> Environment:
+    environment = find(full)
+    if environment is None:
+        option = " --full" if full else ""
+        raise SetupError(f"Lava's environment is not set up; run `snn2chip lava setup{option}` once")
+    return environment
+
+
+def _check_input(path: Path) -> None:
+    """See that the .npz holds integers of the right number of axes, reading only the head of the array.
+
+    Raises:
+        InputError: it does not.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if "input" not in names:
+                raise InputError(f"'{path}' has no array 'input'; it has {', '.join(names) or 'none'}")
+            with archive.open("input.npy") as head:
+                version = np.lib.format.read_magic(head)
+                old, new = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+                shape, _, dtype = (old if version == (1, 0) else new)(head)
+    except FileNotFoundError as error:
+        raise InputError(f"'{path}': no such file; give an .npz with an array 'input'") from error
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"'{path}' is not an .npz of plain arrays; write it with numpy.savez") from error
+    if dtype.kind not in "iub":
+        raise InputError(f"'{path}': input is {dtype}, not integers; the chip takes integers: round it first")
+    if len(shape) not in (3, 5) or 0 in shape:
+        raise InputError(
+            f"'{path}': input has shape {shape}; give (samples, T, C, H, W) or (samples, T, features), not empty"
+        )
+
+
+def _program(
+    environment: Environment,
+    name: str,
+    arguments: Sequence[str],
+    timeout: float | None,
+    follow: Callable[[str], None],
+) -> str:
+    """Run deploy/lava/`name`, hand each line of its stdout to `follow`, and return its stderr.
+
+    Raises:
+        InputError: it failed; the message is the program's own.
+    """
+    # -B: no bytecode beside the programs, which may be part of an installed package.
+    command = [str(environment.python), "-E", "-s", "-B", str(deploy_file("lava", name)), *arguments]
+    late = threading.Event()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
+        with started(command, stdout=subprocess.PIPE, stderr=words, text=True) as process:
+
+            def give_up() -> None:
+                late.set()
+                end(process)
+
+            timer = threading.Timer(timeout or 0, give_up)
+            timer.daemon = True
+            if timeout is not None:
+                timer.start()
+            try:
+                for line in process.stdout or ():
+                    follow(line.strip())
+                status = process.wait()
+            finally:
+                timer.cancel()
+        words.seek(0)
+        said = words.read()
+    if late.is_set():
+        raise InputError(f"Lava was not done after {timeout} s; give it more time or fewer samples")
+    if status == 0:
+        return said
+    if status < 0:
+        raise InputError(
+            f"Lava's program was killed by {signal.Signals(-status).name}; memory may have run out: run fewer samples"
+        )
+    message = last_words(said)
+    raise InputError(message if status == _BAD_INPUT else f"Lava failed: {message}")

@@ -1,0 +1,24 @@
+"""What trains: multi-step spiking layers over (T, N, ...) tensors."""
+
+from snn2chip.nn.build import SpikingNetwork, build
+from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
+from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear
+from snn2chip.nn.neuron import LIF
+from snn2chip.nn.norm import TDBatchNorm
+
+__all__ = [
+    "LIF",
+    "AvgPool2d",
+    "Conv2d",
+    "DirectInput",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool",
+    "Linear",
+    "MembraneReadout",
+    "PoissonInput",
+    "SpikeCountReadout",
+    "SpikingNetwork",
+    "TDBatchNorm",
+    "build",
+]

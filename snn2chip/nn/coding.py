@@ -1,0 +1,90 @@
+"""Input coding: images in, (T, N, C, H, W) out; and readouts: (T, N, K) in, one score per class out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from snn2chip.errors import InputError
+
+CodingName = Literal["direct", "poisson"]
+ReadoutName = Literal["membrane", "spike_count"]
+
+
+def _positive(where: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"{where}: {name} {value} is not at least 1")
+
+
+class DirectInput(nn.Module):
+    """Direct coding: the normalized image at every step.
+
+    ``y[t] = (x / max_value - mean) / std`` for t = 0..T-1; x is (N, C, H, W), integers 0..max_value.
+    `mean` and `std` have one entry a channel, in units of x / max_value.
+    """
+
+    coding: CodingName = "direct"
+
+    def __init__(self, timesteps: int, max_value: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        _positive("DirectInput", timesteps=timesteps, max_value=max_value)
+        self.timesteps, self.max_value = timesteps, max_value
+        if min(std) <= 0:
+            raise InputError(f"DirectInput: std {min(std)} is not positive")
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(list(mean)))
+        self.register_buffer("std", torch.tensor(list(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = x.to(self.mean.dtype) / self.max_value
+        y = (scaled - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
+        return y.unsqueeze(0).expand(self.timesteps, *y.shape)
+
+
+class PoissonInput(nn.Module):
+    """Poisson (Bernoulli) coding: at every step a pixel spikes with probability x / max_value.
+
+    The random numbers come from a generator seeded with `seed` at construction and by `reseed`, so that a
+    run can be repeated spike for spike.
+    """
+
+    coding: CodingName = "poisson"
+
+    def __init__(self, timesteps: int, max_value: int, seed: int = 0) -> None:
+        super().__init__()
+        _positive("PoissonInput", timesteps=timesteps, max_value=max_value)
+        self.timesteps, self.max_value = timesteps, max_value
+        self._generator = torch.Generator()
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start the sequence of random numbers again from `seed`."""
+        self._generator.manual_seed(seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        draws = torch.rand((self.timesteps, *x.shape), generator=self._generator).to(x.device)
+        return (draws < x.to(draws.dtype) / self.max_value).to(torch.get_default_dtype())
+
+
+class MembraneReadout(nn.Module):
+    """Score of a class: its current averaged over time, i.e. the final membrane of a neuron that never
+    leaks, never fires and starts at 0, divided by T. (T, N, K) to (N, K)."""
+
+    kind: ReadoutName = "membrane"
+
+    def forward(self, current: Tensor) -> Tensor:
+        return current.float().mean(0) if current.dtype != torch.float64 else current.mean(0)
+
+
+class SpikeCountReadout(nn.Module):
+    """Score of a class: the share of steps at which its neuron fired. (T, N, K) to (N, K)."""
+
+    kind: ReadoutName = "spike_count"
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return spikes.float().mean(0) if spikes.dtype != torch.float64 else spikes.mean(0)

@@ -1,0 +1,69 @@
+"""Layers without state over (T, N, ...) tensors: torch's own, with time folded into the batch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip.errors import InputError
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` applied at every step: (T, N, C, H, W) to (T, N, C', H', W')."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x.flatten(0, 1))
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` applied at every step: (T, N, F) to (T, N, F')."""
+
+
+class AvgPool2d(nn.Module):
+    """Average pooling with stride equal to the kernel: (T, N, C, H, W) to (T, N, C, H//k, W//k)."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        if kernel < 1:
+            raise InputError(f"AvgPool2d: kernel {kernel} is not at least 1")
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.avg_pool2d(x.flatten(0, 1), self.kernel)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}"
+
+
+class GlobalAvgPool(nn.Module):
+    """Mean over height and width: (T, N, C, H, W) to (T, N, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((-2, -1))
+
+
+class Flatten(nn.Module):
+    """(T, N, C, H, W) to (T, N, C*H*W), channel slowest, as `torch.nn.Flatten` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2)
+
+
+class Dropout(nn.Module):
+    """Drops the same entries at every step of a sample; identity in eval mode."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise InputError(f"Dropout: p {p} is outside [0, 1)")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[1:]), self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

@@ -1,0 +1,209 @@
+"""The iterative LIF neuron over (T, N, ...) tensors, forward and backward in one autograd function.
+
+Equation (STBP, Wu et al. 2018; STBP-tdBN, Zheng et al. 2021), hard reset, strict threshold::
+
+    u[t] = tau * u[t-1] * (1 - o[t-1]) + I[t]          o[t] = 1 if u[t] > Vth else 0
+
+with ``u[-1] = 0``. `tau` is the leak factor in (0, 1] (the chip's voltage_decay is ``(1 - tau) * 4096``)
+and `Vth` the threshold.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn2chip.errors import InputError
+from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+
+
+def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+    """Every step of a LIF layer: currents (T, ...) to (spikes, membranes before reset), both (T, ...).
+
+    Spikes have the dtype of the currents. The membrane is kept in at least float32: under bfloat16 autocast
+    the *inputs* are coarse, but a coarse membrane would train a threshold that no other precision has.
+    """
+    dtype = torch.promote_types(current.dtype, torch.float32)
+    tau, threshold = tau.to(dtype), threshold.to(dtype)
+    membranes: list[Tensor] = []
+    spikes: list[Tensor] = []
+    kept: Tensor | None = None  # the membrane after reset
+    for step in range(current.shape[0]):
+        membrane = current[step].to(dtype)
+        if kept is not None:
+            membrane = membrane + tau * kept
+        fired = membrane > threshold
+        kept = torch.where(fired, 0.0, membrane)
+        spikes.append(fired.to(current.dtype))
+        membranes.append(membrane)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+def lif_backward(
+    grad_spikes: Tensor,
+    membranes: Tensor,
+    tau: Tensor,
+    threshold: Tensor,
+    surrogate: SurrogateName,
+    width: float,
+    detach_reset: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a LIF layer with respect to its currents (T, ...), to tau and to Vth (scalars).
+
+    With g[t] = dL/do[t] from above and s(.) the surrogate, going back in time::
+
+        dL/do[t] = g[t] - du[t+1] * tau * u[t]           (second term: the reset; left out if detached)
+        du[t]    = dL/do[t] * s(u[t] - Vth) + du[t+1] * tau * (1 - o[t])
+        dI[t]    = du[t]
+        dtau     = sum_t du[t] * u[t-1] * (1 - o[t-1])
+        dVth     = - sum_t dL/do[t] * s(u[t] - Vth)
+
+    Spikes are recomputed from the membranes, so that nothing else has to be kept.
+    """
+    dtype = membranes.dtype
+    tau, threshold = tau.to(dtype), threshold.to(dtype)
+    derivative = SURROGATES[surrogate]
+    grad_tau = torch.zeros_like(tau)
+    grad_threshold = torch.zeros_like(threshold)
+    grad_current: list[Tensor] = []
+    later: Tensor | None = None  # tau * dL/du[t+1]
+    for step in range(membranes.shape[0] - 1, -1, -1):
+        membrane = membranes[step]
+        grad = grad_spikes[step].to(dtype)
+        if later is not None and not detach_reset:
+            grad = grad - later * membrane
+        here = grad * derivative(membrane - threshold, width)
+        grad_threshold = grad_threshold - here.sum()
+        if later is not None:
+            kept = membrane <= threshold
+            here = here + torch.where(kept, later, 0.0)
+            grad_tau = grad_tau + torch.where(kept, grad_current[-1] * membrane, 0.0).sum()
+        grad_current.append(here)
+        later = here * tau
+    grad_current.reverse()
+    return torch.stack(grad_current), grad_tau, grad_threshold
+
+
+@functools.cache
+def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one compiled loop, made at its first use (a C++ compiler, or Triton on a GPU)."""
+    # one compilation a layer shape: a deep network has more of them than the default limit of 8
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(function, dynamic=False)
+
+
+class _LIFSteps(torch.autograd.Function):
+    """`lif_forward` with `lif_backward` as its gradient; only the membranes are kept between the two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        current: Tensor,
+        tau: Tensor,
+        threshold: Tensor,
+        surrogate: SurrogateName,
+        width: float,
+        detach_reset: bool,
+        fuse: bool,
+    ) -> Tensor:
+        run = _fused(lif_forward) if fuse else lif_forward
+        spikes: Tensor
+        # detached: torch.compile looks at .grad of what it is given, which warns on non-leaf tensors
+        spikes, membranes = run(current.detach(), tau.detach(), threshold.detach())
+        ctx.save_for_backward(tau, threshold, membranes)
+        ctx.options = surrogate, width, detach_reset
+        ctx.fuse, ctx.current_dtype = fuse, current.dtype
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        tau, threshold, membranes = ctx.saved_tensors
+        run = _fused(lif_backward) if ctx.fuse else lif_backward
+        grad_current, grad_tau, grad_threshold = run(
+            grad_outputs[0].detach(), membranes, tau.detach(), threshold.detach(), *ctx.options
+        )
+        return (
+            grad_current.to(ctx.current_dtype),
+            grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] else None,
+            grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] else None,
+            *(None,) * 4,
+        )
+
+
+class LIF(nn.Module):
+    """Leaky integrate-and-fire layer: currents (T, N, ...) in, spikes 0/1 of the same shape out.
+
+    Args:
+        tau: leak factor in (0, 1]; 0.25 in STBP-tdBN, 1 is integrate-and-fire.
+        threshold: Vth > 0; 0.5 in STBP-tdBN.
+        surrogate, width: see `snn2chip.nn.surrogate`.
+        trainable_tau: learn tau (kept in (0, 1) as the sigmoid of the parameter `tau_logit`).
+        trainable_threshold: learn Vth (kept positive as the exponential of `log_threshold`).
+        detach_reset: leave the reset out of the gradient.
+        fuse: attribute, off at the start: run all steps as one compiled loop in training (the same
+            arithmetic; `snn2chip.nn.fuse_neurons` turns it on for a whole network).
+
+    Raises:
+        InputError: tau or threshold out of range, or an unknown surrogate.
+    """
+
+    def __init__(
+        self,
+        tau: float = 0.25,
+        threshold: float = 0.5,
+        *,
+        surrogate: SurrogateName = "rectangular",
+        width: float = 1.0,
+        trainable_tau: bool = False,
+        trainable_threshold: bool = False,
+        detach_reset: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < tau <= 1 or (trainable_tau and tau == 1):
+            raise InputError(f"LIF: tau {tau} is outside (0, 1{')' if trainable_tau else ']'}")
+        if not (threshold > 0 and math.isfinite(threshold)):
+            raise InputError(f"LIF: threshold {threshold} is not a positive number")
+        if surrogate not in SURROGATES:
+            raise InputError(f"LIF: surrogate '{surrogate}' is not one of {', '.join(SURROGATES)}")
+        if not width > 0:
+            raise InputError(f"LIF: surrogate width {width} is not positive")
+        self.surrogate: SurrogateName = surrogate
+        self.width = width
+        self.detach_reset = detach_reset
+        self.fuse = False
+        self.tau_logit: nn.Parameter | None = None
+        self.log_threshold: nn.Parameter | None = None
+        if trainable_tau:
+            self.tau_logit = nn.Parameter(torch.tensor(math.log(tau / (1 - tau))))
+        else:
+            self.register_buffer("fixed_tau", torch.tensor(float(tau)))
+        if trainable_threshold:
+            self.log_threshold = nn.Parameter(torch.tensor(math.log(threshold)))
+        else:
+            self.register_buffer("fixed_threshold", torch.tensor(float(threshold)))
+
+    @property
+    def tau(self) -> Tensor:
+        """Leak factor, a scalar tensor in (0, 1]."""
+        return self.get_buffer("fixed_tau") if self.tau_logit is None else self.tau_logit.sigmoid()
+
+    @property
+    def threshold(self) -> Tensor:
+        """Threshold Vth, a positive scalar tensor."""
+        return self.get_buffer("fixed_threshold") if self.log_threshold is None else self.log_threshold.exp()
+
+    def forward(self, current: Tensor) -> Tensor:
+        fuse = self.fuse and self.training
+        spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
+            current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, fuse
+        )
+        return spikes
+
+    def extra_repr(self) -> str:
+        tau, threshold = float(self.tau.detach()), float(self.threshold.detach())
+        return f"tau={tau:.4g}, threshold={threshold:.4g}, surrogate={self.surrogate}"

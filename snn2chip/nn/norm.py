@@ -1,0 +1,65 @@
+"""Batch normalization made for spikes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip.errors import InputError
+
+
+class TDBatchNorm(nn.Module):
+    """Threshold-dependent batch normalization, tdBN (Zheng et al. 2021, eq. 6 to 9).
+
+    Per channel, with mean and variance over batch, time and space together::
+
+        y = gamma * (alpha * Vth * (x - mu) / sqrt(var + eps)) + beta
+
+    Shapes: (T, N, C, H, W) or (T, N, C) in and out. `alpha` is 1, or 1/sqrt(2) for the two that meet in a
+    residual add; `threshold` is the Vth of the neuron that follows. gamma starts at 1, beta at 0.
+    `running_mean` and `running_var` follow the batches as in `torch.nn.BatchNorm2d`.
+
+    Raises:
+        InputError: alpha, threshold or eps is not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        alpha: float = 1.0,
+        threshold: float = 0.5,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("alpha", alpha), ("threshold", threshold), ("eps", eps)):
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"TDBatchNorm: {name} {value} is not a positive number")
+        self.channels, self.alpha, self.threshold = channels, alpha, threshold
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.ones(channels))  # gamma
+        self.bias = nn.Parameter(torch.zeros(channels))  # beta
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.batch_norm(
+            x.flatten(0, 1),
+            self.running_mean,
+            self.running_var,
+            self.weight * (self.alpha * self.threshold),
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, alpha={self.alpha:.4g}, threshold={self.threshold:.4g}, eps={self.eps:.3g}"

@@ -1,0 +1,74 @@
+"""The flow on one page: model.pt -> captured -> folded -> quantized -> chain -> model.net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+import snn2chip
+from snn2chip import ir
+from snn2chip.capture import capture
+from snn2chip.chip import Chip
+from snn2chip.data import ImageSet
+from snn2chip.encode import encoder_of
+from snn2chip.fold import FoldReport, fold
+from snn2chip.formats.model_file import Model
+from snn2chip.lower import LowerReport, lower
+from snn2chip.quantize import QuantizeReport, Strategy, quantize
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A network at every stage, and what each stage reported."""
+
+    captured: ir.Network
+    folded: ir.Network
+    quantized: ir.Network
+    chain: ir.Chain
+    fold_report: FoldReport
+    quantize_report: QuantizeReport
+    lower_report: LowerReport
+
+
+def export(
+    model: Model,
+    chip: Chip,
+    *,
+    calibration: ImageSet | None = None,
+    strategy: Strategy = "auto",
+) -> Export:
+    """Take a trained model to a chain for `chip`; `calibration` images choose the scales.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
+    """
+    captured = capture(model.network, model.classes)
+    folded, fold_report = fold(captured)
+    raw = None if calibration is None else encoder_of(captured)(calibration.images)
+    quantized, quantize_report = quantize(folded, chip, calibration=raw, strategy=strategy)
+    chain, lower_report = lower(quantized)
+    made = {
+        "snn2chip": snn2chip.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "model": model.recipe.name,
+        "dataset": model.recipe.data.name,
+        "image_size": model.recipe.data.image_size,
+        "chip": chip.name,
+        "weight_bits": chip.weight_bits,
+        "strategy": strategy,
+        "calibration": "none" if calibration is None else f"{calibration.name}, {len(calibration)} images",
+        "scales": {layer.name: layer.scale for layer in quantize_report.layers},
+        "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
+    }
+    return Export(
+        captured,
+        folded,
+        quantized,
+        replace(chain, made=made),
+        fold_report,
+        quantize_report,
+        lower_report,
+    )

@@ -1,0 +1,278 @@
+"""Recipes: one validated TOML file says everything about a training run.
+
+Every field is documented here; `snn2chip recipe --fields` prints the same table. A wrong key or value is
+refused by name, with what was expected.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from snn2chip import resources
+from snn2chip.errors import RecipeError
+from snn2chip.nn.coding import CodingName, ReadoutName
+from snn2chip.nn.surrogate import SurrogateName
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ConvLayer(_Table):
+    """A convolution, its normalization and its neuron."""
+
+    type: Literal["conv"] = Field(description="makes this layer a conv")
+    channels: int | None = Field(None, ge=1, description="output channels; may be left out when depthwise")
+    kernel: int = Field(3, ge=1, description="kernel height and width")
+    stride: int = Field(1, ge=1, description="stride, height and width")
+    padding: int | None = Field(None, ge=0, description="zero padding; default kernel // 2")
+    dilation: int = Field(1, ge=1, description="dilation, height and width")
+    groups: int = Field(1, ge=1, description="groups of channels")
+    depthwise: bool = Field(False, description="one group a channel (overrides groups)")
+    bias: bool = Field(False, description="a bias of its own, besides the normalization's")
+    norm: Literal["tdbn", "none"] = Field("tdbn", description="normalization after the convolution")
+    neuron: bool = Field(True, description="a LIF neuron after it")
+
+    @model_validator(mode="after")
+    def _channels_known(self) -> Self:
+        if self.channels is None and not self.depthwise:
+            raise ValueError("a conv needs channels (or depthwise = true)")
+        return self
+
+
+class DenseLayer(_Table):
+    """A fully connected layer, its normalization and its neuron."""
+
+    type: Literal["dense"] = Field(description="makes this layer a dense")
+    features: Annotated[int, Field(ge=1)] | Literal["classes"] = Field(
+        description="outputs, or 'classes' for one a class"
+    )
+    bias: bool = Field(True, description="a bias")
+    norm: Literal["tdbn", "none"] = Field("none", description="normalization after it")
+    neuron: bool = Field(True, description="a LIF neuron after it; false before a membrane readout")
+
+
+class AvgPoolLayer(_Table):
+    """Average pooling, folded into its neighbour on export."""
+
+    type: Literal["avgpool"] = Field(description="makes this layer an avgpool")
+    kernel: int = Field(2, ge=2, description="kernel and stride")
+
+
+class GlobalAvgPoolLayer(_Table):
+    """Mean over height and width, folded into the next dense layer on export."""
+
+    type: Literal["globalavgpool"] = Field(description="makes this layer a globalavgpool")
+
+
+class FlattenLayer(_Table):
+    """(C, H, W) to C*H*W features."""
+
+    type: Literal["flatten"] = Field(description="makes this layer a flatten")
+
+
+class DropoutLayer(_Table):
+    """Dropout with the same mask at every step; nothing on export."""
+
+    type: Literal["dropout"] = Field(description="makes this layer a dropout")
+    p: float = Field(0.1, ge=0, lt=1, description="share of the entries dropped")
+
+
+Layer = Annotated[
+    ConvLayer | DenseLayer | AvgPoolLayer | GlobalAvgPoolLayer | FlattenLayer | DropoutLayer,
+    Field(discriminator="type"),
+]
+
+
+class NeuronSpec(_Table):
+    """The iterative LIF neuron, the same in every layer."""
+
+    tau: float = Field(0.25, gt=0, le=1, description="leak factor; 1 never leaks")
+    threshold: float = Field(0.5, gt=0, description="Vth, also tdBN's")
+    surrogate: SurrogateName = Field("rectangular", description="derivative that stands in for the spike's")
+    width: float = Field(1.0, gt=0, description="width of the surrogate")
+    trainable_tau: bool = Field(False, description="learn each layer's tau")
+    trainable_threshold: bool = Field(False, description="learn each layer's threshold")
+    detach_reset: bool = Field(False, description="leave the reset out of the gradient")
+
+    @model_validator(mode="after")
+    def _tau_can_be_learnt(self) -> Self:
+        if self.trainable_tau and self.tau == 1:
+            raise ValueError("a trainable tau starts below 1")
+        return self
+
+
+class ModelSpec(_Table):
+    """The network."""
+
+    timesteps: int = Field(ge=1, le=1024, description="time steps T of one sample")
+    coding: CodingName = Field("direct", description="direct (the image at every step) or poisson")
+    readout: ReadoutName = Field("membrane", description="membrane (accumulated) or spike_count")
+    neuron: NeuronSpec = NeuronSpec()
+    layers: tuple[Layer, ...] = Field(min_length=1, strict=False, description="the layers, first to last")
+
+    @model_validator(mode="after")
+    def _readout_fits(self) -> Self:
+        last = self.layers[-1]
+        if not isinstance(last, DenseLayer) or last.features != "classes":
+            raise ValueError("the last layer must be {type = 'dense', features = 'classes'}")
+        if last.neuron != (self.readout == "spike_count"):
+            want = "true" if self.readout == "spike_count" else "false"
+            raise ValueError(f"readout '{self.readout}' needs neuron = {want} in the last layer")
+        if not any(getattr(layer, "neuron", False) for layer in self.layers):
+            raise ValueError("the network has no neuron: give a layer neuron = true")
+        return self
+
+
+class AugmentTable(_Table):
+    """Augmentation of the training images, on the training device."""
+
+    crop: int = Field(0, ge=0, description="random crop after this much zero padding, pixels")
+    flip: bool = Field(False, description="random horizontal flip")
+    cutout: int = Field(0, ge=0, description="side of the square set to zero, pixels")
+
+
+class DataSpec(_Table):
+    """The data set."""
+
+    name: str = Field(description="digits, fashion-mnist, cifar10, cifar100 or folder")
+    image_size: int | None = Field(None, ge=4, description="side that a folder's images are resized to")
+    train_limit: int | None = Field(None, ge=1, description="use only the first images of the training set")
+    augment: AugmentTable = AugmentTable()
+
+
+class TrainSpec(_Table):
+    """The optimization."""
+
+    epochs: int = Field(ge=1, description="passes over the training set")
+    batch_size: int = Field(128, ge=2, description="images a step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with Nesterov momentum")
+    lr: float = Field(1e-3, gt=0, description="largest learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay; not on biases, norms and neurons")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up, then cosine to zero")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross entropy")
+    grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="bfloat16: autocast of convolutions and products; the membrane stays float32"
+    )
+    seed: int = Field(0, ge=0, description="of weights, order, augmentation and Poisson input")
+
+
+class Recipe(_Table):
+    """A training run."""
+
+    name: str = Field(min_length=1, description="name of the recipe and of its folder in models/")
+    description: str = Field("", description="a sentence for people")
+    data: DataSpec
+    model: ModelSpec
+    train: TrainSpec
+
+
+def _describe(error: ValidationError, source: str) -> str:
+    """One line a wrong key: where, what was given, what was expected."""
+    lines = []
+    for item in error.errors():
+        # the discriminator's tag shows up in the path of a layer; the reader never wrote it
+        where = ".".join(str(part) for part in item["loc"] if part not in _LAYER_TAGS) or "recipe"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{source}: unknown key '{where}'{_nearest(item['loc'])}")
+        elif item["type"] == "missing":
+            lines.append(f"{source}: '{where}' is missing")
+        else:
+            given = item.get("input")
+            shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            lines.append(f"{source}: '{where}': {item['msg'].removeprefix('Value error, ')}{shown}")
+    return "\n".join(lines)
+
+
+_LAYER_TAGS = {"conv", "dense", "avgpool", "globalavgpool", "flatten", "dropout"}
+_TABLES: dict[str, type[_Table]] = {
+    "": Recipe,
+    "data": DataSpec,
+    "data.augment": AugmentTable,
+    "model": ModelSpec,
+    "model.neuron": NeuronSpec,
+    "train": TrainSpec,
+    "model.layers.conv": ConvLayer,
+    "model.layers.dense": DenseLayer,
+    "model.layers.avgpool": AvgPoolLayer,
+    "model.layers.globalavgpool": GlobalAvgPoolLayer,
+    "model.layers.flatten": FlattenLayer,
+    "model.layers.dropout": DropoutLayer,
+}
+
+
+def _nearest(location: Sequence[str | int]) -> str:
+    table = _TABLES.get(".".join(str(part) for part in location[:-1] if not isinstance(part, int)))
+    return f"; expected one of {', '.join(table.model_fields)}" if table else ""
+
+
+def fields() -> list[tuple[str, str, str, str]]:
+    """Every field of a recipe: (key, type, default, meaning)."""
+    rows = []
+    for prefix, table in _TABLES.items():
+        for name, info in table.model_fields.items():
+            if info.annotation in _TABLES.values():
+                continue
+            kind = getattr(info.annotation, "__name__", None) or str(info.annotation)
+            kind = kind.replace("typing.", "") if "[" not in str(info.annotation) else str(info.annotation)
+            default = "required" if info.is_required() else repr(info.default)
+            rows.append((f"{prefix}.{name}".lstrip("."), kind, default, info.description or ""))
+    return rows
+
+
+def parse(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Validate a dictionary laid out as a recipe file.
+
+    Raises:
+        RecipeError: a key is unknown or missing, or a value is not what was expected.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_describe(error, source)) from None
+
+
+def _override(values: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set '{setting}': expected key=value, e.g. --set train.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    *path, last = key.strip().split(".")
+    table: Any = values
+    for part in path:
+        table = table.setdefault(part, {}) if isinstance(table, dict) else None
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set '{setting}': '{part}' is not a table of the recipe")
+    table[last] = value
+
+
+def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by shipped name or by path, apply ``key=value`` overrides, validate.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, or a wrong key or value.
+    """
+    path = Path(recipe)
+    if not (path.suffix == ".toml" or path.is_dir() or path.is_file()):
+        path = resources.recipe_file(str(recipe))
+    elif path.is_dir():
+        path = path / "recipe.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe '{path}': {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe '{path}' is not valid TOML: {error}") from None
+    for setting in overrides:
+        _override(values, setting)
+    return parse(values, source=path.name if path.name != "recipe.toml" else f"recipe '{path.parent.name}'")

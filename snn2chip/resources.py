@@ -1,0 +1,41 @@
+"""Where recipes, chip profiles and the Lava runner are: in the checkout, or inside the installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snn2chip.errors import InputError
+
+_PACKAGE = Path(__file__).resolve().parent
+# A wheel carries the data inside the package; an editable install reads the checkout beside it.
+_ROOT = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent
+
+
+def deploy_file(*parts: str) -> Path:
+    """Path of a file under deploy/, e.g. ``deploy_file("lava", "run_network.py")``."""
+    path = _ROOT.joinpath("deploy", *parts)
+    if not path.exists():
+        raise InputError(f"'{path}' is missing from this installation; reinstall snn2chip")
+    return path
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package, sorted."""
+    return sorted(path.parent.name for path in (_ROOT / "models").glob("*/recipe.toml"))
+
+
+def recipe_file(name: str) -> Path:
+    """Path of the shipped recipe `name`.
+
+    Raises:
+        InputError: there is no such recipe; the message lists those there are.
+    """
+    path = _ROOT / "models" / name / "recipe.toml"
+    if not path.is_file():
+        raise InputError(f"no recipe '{name}': shipped recipes are {', '.join(recipe_names())}; or give a path")
+    return path
+
+
+def chip_names() -> list[str]:
+    """Names of the chip profiles that ship with the package, sorted."""
+    return sorted(path.stem for path in (_ROOT / "deploy" / "chips").glob("*.toml"))

@@ -1,0 +1,157 @@
+"""The dense engine: float convolutions that are exact on these integers, int32 neurons, batched.
+
+A float32 multiply-add of integers is exact while every sum stays under 2^24, which the weights themselves
+prove (sum of |w| times the largest input); where they do not, and on CUDA (whose convolutions may use
+Winograd or TF32), the engine takes float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from snn2chip import arith
+from snn2chip.ir import Chain, ChainLayer, IntArray, input_channels
+from snn2chip.simulate.trace import Trace
+
+FLOAT32_EXACT = 2**24
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products in full inside, whatever was chosen globally: autocast, or coarser matmul precision."""
+    mkldnn = torch.backends.mkldnn
+    backends = [getattr(mkldnn, name) for name in ("conv", "matmul") if hasattr(mkldnn, name)]
+    kept: list[tuple[Any, str]] = []
+    old = None
+    if backends:  # torch 2.9 and later: one setting a backend; asking the old one may raise
+        for backend in backends:
+            if backend.fp32_precision not in ("none", "ieee"):
+                kept.append((backend, backend.fp32_precision))
+                backend.fp32_precision = "ieee"
+    else:
+        old = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        for backend, precision in kept:
+            backend.fp32_precision = precision
+        if old is not None:
+            torch.set_float32_matmul_precision(old)
+
+
+def largest_sum(layer: ChainLayer, low: IntArray, high: IntArray) -> int:
+    """Largest |sum of w times x| any neuron can get from inputs within low..high (per input channel)."""
+    most = np.maximum(np.abs(low), np.abs(high))
+    weight = np.abs(layer.weight)
+    if layer.kind == "conv":
+        most = np.broadcast_to(most, (weight.shape[1] * layer.groups,))
+        return int((weight.sum((2, 3)) * most[input_channels(weight, layer.groups)]).sum(1).max())
+    inputs = weight.shape[1]
+    spread = np.repeat(most, inputs // len(most)) if len(most) > 1 else np.broadcast_to(most, (inputs,))
+    return int((weight * spread).sum(1).max())
+
+
+class LayerRunner:
+    """One layer of a chain on one device: inputs (N, T, ...) to spikes and voltages."""
+
+    def __init__(self, layer: ChainLayer, low: IntArray, high: IntArray, device: torch.device) -> None:
+        self.layer = layer
+        exact32 = device.type == "cpu" and largest_sum(layer, low, high) < FLOAT32_EXACT
+        self.dtype = torch.float32 if exact32 else torch.float64
+        self.weight = torch.from_numpy(layer.weight.copy()).to(device, self.dtype)
+        self.bias = torch.from_numpy(layer.bias.astype(np.int32)).to(device)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Weighted sums of inputs (M, ...), int32."""
+        layer = self.layer
+        x = x.to(self.dtype)
+        if layer.kind == "conv":
+            y = F.conv2d(x, self.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        else:
+            y = F.linear(x.flatten(1), self.weight)
+        return y.to(torch.int64).to(torch.int32) if self.dtype == torch.float64 else y.to(torch.int32)
+
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Inputs (N, T, ...) to (spikes bool, voltages int32, largest |input|); state starts at zero."""
+        layer = self.layer
+        count, steps = x.shape[:2]
+        sums = self.inputs(x.flatten(0, 1)).reshape(count, steps, *layer.shape)
+        voltage = torch.zeros_like(sums[:, 0])
+        current = torch.zeros_like(voltage)
+        spikes, voltages = [], []
+        for step in range(steps):
+            current, voltage, fired = arith.step(
+                current,
+                voltage,
+                sums[:, step],
+                self.bias,
+                threshold=layer.threshold,
+                voltage_decay=layer.voltage_decay,
+                current_decay=layer.current_decay,
+            )
+            spikes.append(fired)
+            voltages.append(voltage)
+        return torch.stack(spikes, 1), torch.stack(voltages, 1), int(sums.abs().max())
+
+
+class DenseEngine:
+    """Runs a `Chain` on the CPU or a GPU, layer after layer, all time steps of a batch at once."""
+
+    name = "dense"
+
+    def __init__(self, chain: Chain, device: torch.device | None = None) -> None:
+        self.chain = chain
+        self.device = device or torch.device("cpu")
+        low, high = chain.port_range
+        zero, one = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+        self.runners = []
+        for index, layer in enumerate(chain.layers):
+            bounds = (low, high) if index == 0 else (zero, one)
+            self.runners.append(LayerRunner(layer, *bounds, self.device))
+
+    @torch.no_grad()
+    def run(
+        self,
+        port: IntArray,
+        *,
+        batch_size: int = 64,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace:
+        """Run port integers (samples, T, ...). `keep=False` leaves spikes and voltages out (memory)."""
+        names = [layer.name for layer in self.chain.layers]
+        counts = dict.fromkeys(names, 0)
+        largest = dict.fromkeys(names, 0)
+        spikes: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        voltage: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        scores: list[np.ndarray] = []
+        with exact_products():
+            for start in range(0, len(port), batch_size):
+                x = torch.from_numpy(np.require(port[start : start + batch_size], np.int64, ["C", "W"])).to(self.device)
+                for name, runner in zip(names, self.runners, strict=True):
+                    x, volts, seen = runner.run(x)
+                    counts[name] += int(x.sum())
+                    largest[name] = max(largest[name], seen)
+                    if keep:
+                        spikes[name].append(x.cpu().numpy().astype(np.uint8))
+                        voltage[name].append(volts.cpu().numpy())
+                last = volts[:, -1].long() if self.chain.readout == "membrane" else x.long().sum(1)
+                scores.append(last.flatten(1).cpu().numpy())
+                if progress is not None:
+                    progress(min(start + batch_size, len(port)), len(port))
+        return Trace(
+            {name: np.concatenate(parts) for name, parts in spikes.items() if parts},
+            {name: np.concatenate(parts) for name, parts in voltage.items() if parts},
+            np.concatenate(scores),
+            counts,
+            largest,
+        )

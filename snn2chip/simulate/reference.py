@@ -1,0 +1,79 @@
+"""The slow reference engine: one neuron-step after another in plain numpy int64, the definition of a chain.
+
+Written apart from `snn2chip.arith` and without its tricks, so that the two can be held against each other.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn2chip.ir import Chain, ChainLayer, IntArray
+from snn2chip.simulate.trace import Trace
+
+
+def _toward_zero(values: IntArray, keep: int) -> IntArray:
+    scaled: IntArray = np.sign(values) * ((np.abs(values) * keep) // 4096)
+    return scaled
+
+
+def _int32(values: IntArray) -> IntArray:
+    """What a 32-bit register keeps: sums past the chip's own limits overflow in Lava, and here."""
+    kept: IntArray = (values + 2**31) % 2**32 - 2**31
+    return kept
+
+
+def weighted_sums(layer: ChainLayer, x: IntArray) -> IntArray:
+    """Weighted sums of one step: x (N, C, H, W) or (N, F) to (N, *layer.shape), int64."""
+    if layer.kind == "dense":
+        return x.reshape(len(x), -1) @ layer.weight.T
+    (p0, p1), (s0, s1), (d0, d1) = layer.padding, layer.stride, layer.dilation
+    outputs, per_group, k0, k1 = layer.weight.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (p0, p0), (p1, p1)))
+    _, height, width = layer.shape
+    total = np.zeros((len(x), *layer.shape), dtype=np.int64)
+    per_out = outputs // layer.groups
+    for i in range(k0):
+        for j in range(k1):
+            rows = slice(i * d0, i * d0 + (height - 1) * s0 + 1, s0)
+            columns = slice(j * d1, j * d1 + (width - 1) * s1 + 1, s1)
+            window = padded[:, :, rows, columns]
+            for group in range(layer.groups):
+                out = slice(group * per_out, (group + 1) * per_out)
+                inn = slice(group * per_group, (group + 1) * per_group)
+                total[:, out] += np.einsum("nchw,oc->nohw", window[:, inn], layer.weight[out, :, i, j])
+    return total
+
+
+def run(chain: Chain, port: IntArray) -> Trace:
+    """Run port integers (samples, T, ...) and keep everything."""
+    x: NDArray[np.int64] = port
+    spikes: dict[str, NDArray[np.uint8]] = {}
+    voltages: dict[str, NDArray[np.int32]] = {}
+    counts: dict[str, int] = {}
+    largest: dict[str, int] = {}
+    for layer in chain.layers:
+        u = np.zeros((len(x), *layer.shape), dtype=np.int64)
+        v = np.zeros_like(u)
+        fired, kept, seen = [], [], 0
+        for step in range(x.shape[1]):
+            sums = weighted_sums(layer, x[:, step])
+            seen = max(seen, int(np.abs(sums).max()))
+            u = _int32(_toward_zero(u, 4096 - layer.current_decay) + sums * 64)
+            u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
+            v = _int32(_toward_zero(v, 4096 - layer.voltage_decay) + u + layer.bias * 64)
+            v = np.clip(v, -(2**23) + 1, 2**23 - 1)
+            spike = v > layer.threshold * 64
+            v = np.where(spike, 0, v)
+            fired.append(spike)
+            kept.append(v)
+        x = np.stack(fired, 1).astype(np.int64)
+        spikes[layer.name] = x.astype(np.uint8)
+        voltages[layer.name] = np.stack(kept, 1).astype(np.int32)
+        counts[layer.name] = int(x.sum())
+        largest[layer.name] = seen
+    if chain.readout == "membrane":
+        scores = voltages[chain.layers[-1].name][:, -1].astype(np.int64)
+    else:
+        scores = x.sum(1)
+    return Trace(spikes, voltages, scores, counts, largest)

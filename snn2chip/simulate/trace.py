@@ -1,0 +1,125 @@
+"""What a run of a chain leaves behind, and the file it is kept in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn2chip.errors import InputError
+from snn2chip.files import atomic_path
+from snn2chip.ir import Chain, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Spikes and voltages of every layer in its own time (latency removed), by netx layer number.
+
+    spikes    (samples, T, ...) uint8
+    voltage   (samples, T, ...) int32, at the end of the step: 0 where the neuron spiked
+    scores    (samples, classes) int64: the last layer's voltage at the last step, or its spike count
+    counts    spikes of each layer, summed over everything
+    largest   largest |input| of one step seen in each layer, in weight units (limit 131071)
+    """
+
+    spikes: dict[str, NDArray[np.uint8]]
+    voltage: dict[str, NDArray[np.int32]]
+    scores: IntArray
+    counts: dict[str, int] = field(default_factory=dict)
+    largest: dict[str, int] = field(default_factory=dict)
+
+
+def save(path: str | Path, trace: Trace) -> None:
+    """Write arrays ``spikes/<layer>`` and ``voltage/<layer>`` to an .npz, whole or not at all."""
+    arrays: dict[str, NDArray[np.uint8] | NDArray[np.int32] | IntArray] = {}
+    arrays.update({f"spikes/{name}": values for name, values in trace.spikes.items()})
+    arrays.update({f"voltage/{name}": values for name, values in trace.voltage.items()})
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _open(path: str | Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with Path(path).open("rb") as file:  # numpy leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise InputError(f"'{path}' is a single array; expected an .npz with an array 'input'")
+            with loaded as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    except Exception as error:
+        # numpy, zipfile and zlib raise ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError, ...
+        raise InputError(f"'{path}' is not a readable .npz: {error or type(error).__name__}") from None
+
+
+def load(path: str | Path, chain: Chain) -> Trace:
+    """Read a trace written by `save` or by the Lava runner; scores follow from the last layer.
+
+    Raises:
+        InputError: unreadable, or a layer is missing.
+    """
+    arrays = _open(path)
+    for layer in chain.layers:
+        for kind in ("spikes", "voltage"):
+            if f"{kind}/{layer.name}" not in arrays:
+                raise InputError(f"'{path}' has no array '{kind}/{layer.name}'; made from another network?")
+            found = arrays[f"{kind}/{layer.name}"]
+            if found.dtype.kind not in "iub" or found.ndim < 2 or found.shape[2:] != layer.shape:
+                raise InputError(
+                    f"'{path}': array '{kind}/{layer.name}' is {found.dtype} of shape {found.shape}; "
+                    f"expected integers (samples, T, {', '.join(map(str, layer.shape))}); made from another network?"
+                )
+    spikes = {layer.name: arrays[f"spikes/{layer.name}"].astype(np.uint8) for layer in chain.layers}
+    voltage = {layer.name: arrays[f"voltage/{layer.name}"].astype(np.int32) for layer in chain.layers}
+    last = chain.layers[-1].name
+    if chain.readout == "membrane":
+        scores = voltage[last][:, -1].astype(np.int64)
+    else:
+        scores = spikes[last].astype(np.int64).sum(1)
+    return Trace(spikes, voltage, scores)
+
+
+def load_input(path: str | Path, chain: Chain) -> IntArray:
+    """Read the array ``input`` (samples, T, C, H, W) or (samples, T, features) of port integers.
+
+    Raises:
+        InputError: unreadable, not integers, another shape, more timesteps than the network's, or values
+            outside the network's range.
+    """
+    arrays = _open(path)
+    if "input" not in arrays:
+        raise InputError(f"'{path}' has no array 'input'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    return check_input(arrays["input"], chain, str(path))
+
+
+def check_input(values: NDArray[np.generic], chain: Chain, source: str = "input") -> IntArray:
+    """Port integers as int64, or an `InputError` that says what does not fit (see `load_input`)."""
+    if values.dtype.kind not in "iub":
+        raise InputError(f"'{source}': array 'input' is {values.dtype}; expected integers (value minus centre)")
+    wanted = f"(samples, {chain.timesteps}, {', '.join(map(str, chain.input_shape))})"
+    if values.ndim != 2 + len(chain.input_shape) or values.shape[2:] != chain.input_shape:
+        raise InputError(f"'{source}': array 'input' has shape {values.shape}; the network takes {wanted}")
+    if values.shape[1] > chain.timesteps:
+        raise InputError(
+            f"'{source}': {values.shape[1]} timesteps exceed the file's {chain.timesteps}; "
+            f"the network was trained and reset for {chain.timesteps}"
+        )
+    if values.shape[0] == 0 or values.shape[1] == 0:
+        raise InputError(f"'{source}': array 'input' has shape {values.shape}, nothing to run; expected {wanted}")
+    # each channel has its own range; a dense first layer flattens them
+    channel: NDArray[Any] = values.reshape(*values.shape[:2], *chain.raw_shape)
+    per_channel = (-1, *(1,) * (len(chain.raw_shape) - 1))
+    low, high = (bound.reshape(per_channel) for bound in chain.port_range)
+    if (channel < low).any() or (channel > high).any():
+        raise InputError(
+            f"'{source}': values {values.min()}..{values.max()} exceed the port's {low.min()}..{high.max()}; "
+            f"feed value minus centre {list(chain.center)}, channel by channel"
+        )
+    checked: IntArray = values.astype(np.int64)
+    return checked

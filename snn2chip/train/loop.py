@@ -1,0 +1,437 @@
+"""The training loop: deterministic in (seed, epoch, step), so that a resumed run repeats an unbroken one.
+
+All randomness of a step (order, augmentation, dropout, Poisson input) is seeded from (seed, epoch, step):
+a checkpoint needs no generator state, and may be taken at any step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip.data import Augment, AugmentSpec, ImageSet
+from snn2chip.errors import InputError
+from snn2chip.files import exclusive, write_text
+from snn2chip.formats import model_file
+from snn2chip.nn import PoissonInput, SpikingNetwork
+from snn2chip.nn.fuse import fuse_neurons
+from snn2chip.recipe import Recipe, TrainSpec
+from snn2chip.train.allocator import keep_pages
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands: `step` batches of `epoch` are done; sums of this epoch so far; epochs' metrics."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What the caller may show: one per training step, and one per epoch with `metrics`."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    metrics: dict[str, float] | None = None
+
+
+def _mix(*parts: int) -> int:
+    """One 63-bit seed from several numbers (splitmix64's finalizer, chained)."""
+    state = 0
+    for part in parts:
+        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+        state ^= state >> 31
+    return state >> 1
+
+
+def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
+    """Linear warm-up over `warmup_epochs`, then half a cosine down to zero at the last step."""
+    total = spec.epochs * steps_per_epoch
+    warmup = min(spec.warmup_epochs * steps_per_epoch, total - 1)
+    if step < warmup:
+        return spec.lr * (step + 1) / (warmup + 1)
+    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+
+
+def make_optimizer(network: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
+    """AdamW or SGD (Nesterov); weight decay only on weights of two or more dimensions."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
+    return torch.optim.AdamW(groups, lr=spec.lr)
+
+
+def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, in units of image / max_value."""
+    mean, std = [], []
+    for channel in range(images.images.shape[1]):
+        counts = torch.bincount(images.images[:, channel].flatten(), minlength=images.max_value + 1).double()
+        levels = torch.arange(len(counts), dtype=torch.float64) / images.max_value
+        m = float((counts * levels).sum() / counts.sum())
+        mean.append(round(m, 6))
+        std.append(round(max(float((counts * (levels - m) ** 2).sum() / counts.sum()) ** 0.5, 1e-3), 6))
+    return mean, std
+
+
+@torch.no_grad()
+def evaluate(
+    network: SpikingNetwork,
+    images: ImageSet,
+    *,
+    batch_size: int = 250,
+    device: torch.device | None = None,
+    precision: str = "float32",
+    progress: Callable[[int, int], None] | None = None,
+) -> float:
+    """Accuracy of `network` (in eval mode) on `images`, as a fraction. Poisson input restarts from seed 0."""
+    device = device or torch.device("cpu")
+    network.eval()
+    if isinstance(network.encoder, PoissonInput):
+        network.encoder.reseed(0)
+    correct = 0
+    for start in range(0, len(images), batch_size):
+        batch = images.images[start : start + batch_size].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            scores = network(batch)
+        correct += int((scores.argmax(1).cpu() == images.labels[start : start + batch_size]).sum())
+        if progress is not None:
+            progress(start + len(batch), len(images))
+    return correct / len(images)
+
+
+def processor_name() -> str:
+    """What the CPU calls itself, and how many of them there are."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name}, {os.cpu_count()} processors"
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block is done: half of a step is no state to resume from.
+
+    A second one is not held back. Handlers of others, and other threads, are left alone.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked = False
+
+    def hold(_number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if asked:
+        raise KeyboardInterrupt
+
+
+def _order(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+class Trainer:
+    """One training run in folder `out`: `model.pt`, `metrics.jsonl`, `checkpoint.pt`.
+
+    Raises:
+        InputError: resume without a checkpoint, or of another recipe; `out` cannot be made; a loss, gradient or
+            statistic that is no longer finite.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: ImageSet,
+        test: ImageSet,
+        out: Path,
+        *,
+        device: torch.device | None = None,
+        resume: bool = False,
+        init: Path | None = None,
+        fuse: bool = True,
+    ) -> None:
+        self.recipe, self.out = recipe, out
+        self.train_set = train.subset(recipe.data.train_limit) if recipe.data.train_limit else train
+        self.test_set = test
+        self.device = device or torch.device("cpu")
+        self.notes: list[str] = []
+        if recipe.train.batch_size > len(self.train_set):
+            raise InputError(
+                f"train.batch_size {recipe.train.batch_size} exceeds the {len(self.train_set)} training images; "
+                f"lower it with --set train.batch_size={len(self.train_set)}"
+            )
+        if self.device.type == "cpu":
+            keep_pages()
+        torch.manual_seed(_mix(recipe.train.seed))
+        mean, std = channel_statistics(self.train_set)
+        self.network = model_file.build_network(recipe, train.shape, len(train.classes), train.max_value, mean, std).to(
+            self.device
+        )
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.init = init
+        if init is not None:
+            self._start_from(init)
+        if fuse and (note := fuse_neurons(self.network, self.device)):
+            self.notes.append(note)
+        self.optimizer = make_optimizer(self.network, recipe.train)
+        self.steps_per_epoch = len(self.train_set) // recipe.train.batch_size
+        table = recipe.data.augment
+        self.augment = Augment(AugmentSpec(crop=table.crop, flip=table.flip, cutout=table.cutout))
+        self.progress = Progress()
+        self._half = False  # in the middle of a step: nothing to keep
+        self._stepped = False
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make folder '{out}': {error.strerror}; choose another --out") from error
+        if resume:
+            self._restore()
+        elif (out / "checkpoint.pt").exists():
+            (out / "checkpoint.pt").unlink()
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end, yielding after every step and epoch; writes everything when done.
+
+        Whatever ends it early (Ctrl-C, an exception, the caller leaving the loop) leaves a checkpoint of the
+        last whole step. A Ctrl-C inside a step waits for its end; a second one does not, and leaves the
+        checkpoint that was there.
+
+        Raises:
+            InputError: another process trains into the same folder, or training diverged.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.out, "snn2chip train"):
+            yield from self._run()
+
+    def _run(self) -> Iterator[Event]:
+        spec, progress = self.recipe.train, self.progress
+        saved = time.monotonic()
+        try:
+            while progress.epoch < spec.epochs:
+                order = _order(len(self.train_set), _mix(spec.seed, 1, progress.epoch))
+                started = time.monotonic()
+                while progress.step < self.steps_per_epoch:
+                    # the first step compiles, which takes long and has nothing to lose
+                    with _whole() if self._stepped else nullcontext():
+                        self._half = True
+                        self._step(order)
+                        self._half, self._stepped = False, True
+                    now = time.monotonic()
+                    progress.seconds += now - started
+                    started = now
+                    if now - saved > CHECKPOINT_SECONDS:
+                        self._checkpoint()
+                        saved = time.monotonic()
+                        started = saved
+                    yield self._event()
+                self._finish_epoch()
+                yield self._event(progress.history[-1])
+        except BaseException:
+            if (progress.step or progress.epoch) and not self._half:
+                self._checkpoint()
+            raise
+        self._finish()
+
+    def _step(self, order: Tensor) -> None:
+        spec, progress, network = self.recipe.train, self.progress, self.network
+        seed = _mix(spec.seed, 2, progress.epoch, progress.step)
+        torch.manual_seed(seed)
+        if isinstance(network.encoder, PoissonInput):
+            network.encoder.reseed(seed)
+        rows = order[progress.step * spec.batch_size : (progress.step + 1) * spec.batch_size]
+        generator = torch.Generator(self.device).manual_seed(seed)
+        images = self.augment(self.train_set.images[rows].to(self.device), generator)
+        labels = self.train_set.labels[rows].to(self.device)
+        rate = learning_rate(spec, progress.epoch * self.steps_per_epoch + progress.step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        network.train()
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+            scores = network(images)
+        loss = F.cross_entropy(scores.float(), labels, label_smoothing=spec.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise self._diverged(f"loss {value}")
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        # a neuron turns NaN into silence, so that the loss of a network full of NaN is finite: gradients tell
+        limit = math.inf if spec.grad_clip is None else spec.grad_clip
+        size = float(nn.utils.clip_grad_norm_(network.parameters(), limit))
+        if not math.isfinite(size):
+            raise self._diverged(f"gradient {size}")
+        self.optimizer.step()
+        progress.loss_sum += value * len(rows)
+        progress.correct += int((scores.argmax(1) == labels).sum())
+        progress.seen += len(rows)
+        progress.step += 1
+
+    def _diverged(self, what: str) -> InputError:
+        p, spec = self.progress, self.recipe.train
+        return InputError(
+            f"training diverged: {what} at epoch {p.epoch + 1}, step {p.step + 1}; "
+            f"lower train.lr (now {spec.lr}) or set train.grad_clip"
+        )
+
+    def _event(self, metrics: dict[str, float] | None = None) -> Event:
+        p = self.progress
+        return Event(
+            epoch=p.epoch,
+            epochs=self.recipe.train.epochs,
+            step=p.step,
+            steps=self.steps_per_epoch,
+            loss=p.loss_sum / max(1, p.seen),
+            accuracy=p.correct / max(1, p.seen),
+            metrics=metrics,
+        )
+
+    def _finish_epoch(self) -> None:
+        p = self.progress
+        rate = learning_rate(self.recipe.train, p.epoch * self.steps_per_epoch + p.step, self.steps_per_epoch)
+        for name, value in self.network.state_dict().items():
+            if not bool(torch.isfinite(value).all()):
+                self._half = True  # not worth a checkpoint
+                raise self._diverged(f"'{name}' is no longer finite")
+        accuracy = evaluate(self.network, self.test_set, device=self.device, precision=self.recipe.train.precision)
+        with _whole():
+            p.history.append(
+                {
+                    "epoch": p.epoch + 1,
+                    "train_loss": round(p.loss_sum / p.seen, 6),
+                    "train_accuracy": round(p.correct / p.seen, 6),
+                    "test_accuracy": round(accuracy, 6),
+                    "learning_rate": rate,
+                    "seconds": round(p.seconds, 2),
+                }
+            )
+            p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
+        self._checkpoint()
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
+        write_text(self.out / "metrics.jsonl", lines)
+
+    def _checkpoint(self) -> None:
+        self._write_metrics()
+        model_file.save_tensors(
+            self.out / "checkpoint.pt",
+            {
+                "format": "snn2chip-checkpoint",
+                "recipe": self.recipe.model_dump(mode="json"),
+                "state": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "progress": asdict(self.progress),
+            },
+        )
+
+    def _start_from(self, path: Path) -> None:
+        """Take over weights, statistics and neuron parameters of a trained model with the same layers."""
+        trained = model_file.load(path).network.body.state_dict()
+        wanted = self.network.body.state_dict()
+        for name in sorted(trained.keys() | wanted.keys()):
+            old, new = trained.get(name), wanted.get(name)
+            if old is None or new is None or old.shape != new.shape:
+                shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (old, new)]
+                raise InputError(
+                    f"--init '{path}': '{name}' is {shapes[0]} there and {shapes[1]} in the recipe; the layers must "
+                    f"be the same (the number of time steps may differ)"
+                )
+        self.network.body.load_state_dict(trained)
+
+    def _restore(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            raise InputError(f"nothing to resume: '{path}' does not exist; start without --resume")
+        content = model_file.load_tensors(path)
+        if content.get("format") != "snn2chip-checkpoint":
+            raise InputError(f"'{path}' is not a checkpoint of snn2chip train")
+        if content.get("recipe") != self.recipe.model_dump(mode="json"):
+            raise InputError(
+                f"'{path}' belongs to another recipe or other --set values; resume with the same ones, "
+                f"or choose another --out"
+            )
+        try:
+            self.network.load_state_dict(content["state"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.progress = Progress(**{item.name: content["progress"][item.name] for item in fields(Progress)})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"'{path}' is damaged: {type(error).__name__} {reason}; start again without --resume"
+            ) from None
+
+    def _processor(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return processor_name()
+
+    def _finish(self) -> None:
+        self.network.eval()
+        network = self.network.to("cpu")
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        accuracy = evaluate(network, self.test_set)
+        metrics: dict[str, Any] = {
+            "dataset": self.test_set.name,
+            # not the folder it was read from, which means nothing elsewhere
+            "source": "JPEG" if "(JPEG)" in self.test_set.source else "as published",
+            "samples": len(self.test_set),
+            "timesteps": network.timesteps,
+            "float_accuracy": accuracy,
+            "epochs": self.recipe.train.epochs,
+            "init": None if self.init is None else self.init.parent.name,
+            "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
+            "hardware": f"{self._processor()}, {torch.get_num_threads()} threads",
+        }
+        model_file.save(
+            self.out / "model.pt",
+            network,
+            self.recipe,
+            max_value=self.test_set.max_value,
+            classes=self.test_set.classes,
+            metrics=metrics,
+        )
+        self.metrics = metrics

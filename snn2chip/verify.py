@@ -1,0 +1,357 @@
+"""The ladder: every stage says the same as the last, spike for spike, or the first difference is named.
+
+torch = captured       the trained module and the captured network, both float64: the same spikes and scores
+captured = folded      float64: the same spikes, and membranes and scores but for float64's rounding
+folded ~ integers      decisions and accuracy; the one rung that may differ, as rounding is lossy
+integers = file        every weight, bias, threshold and decay of the file is the folded network's,
+                       rounded at the file's scales, and so is what the file says of input and readout
+reference = dense      both engines on the file: every spike and voltage
+dense = Lava           the file through lava-dl's own netx: every spike and voltage
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snn2chip import chip as chips
+from snn2chip import fold as folding
+from snn2chip import ir, lava
+from snn2chip.capture import capture
+from snn2chip.encode import encoder_of
+from snn2chip.errors import InputError
+from snn2chip.formats.model_file import Model
+from snn2chip.lower import lower
+from snn2chip.nn import LIF, SpikingNetwork
+from snn2chip.quantize import Rounding, quantize_at
+from snn2chip.simulate import reference, trace
+from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.floating import FloatTrace, evaluate
+from snn2chip.simulate.trace import Trace
+
+ROUNDING = 1e-9  # what float64 may add to a membrane or score, relative to the largest of its layer
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first place where two stages differ. `sample` and `step` are None where a file's number differs."""
+
+    layer: str
+    sample: int | None
+    step: int | None
+    neuron: list[int]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest."""
+
+    name: str
+    passed: bool
+    mismatches: int
+    compared: int
+    first: Difference | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All rungs; `passed` when every exact one holds."""
+
+    passed: bool
+    rungs: tuple[Rung, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict as plain values, as `snn2chip verify --json` writes it."""
+        return asdict(self)
+
+
+Arrays = Mapping[str, NDArray[Any]]
+Counted = tuple[int, int, Difference | None]  # mismatches, compared, the first difference
+
+
+def compare(first: Arrays, second: Arrays) -> Counted:
+    """Count differing values of two sets of (samples, T, ...) arrays, layer by layer in the order of `first`.
+
+    The difference named is in the first layer that differs: its earliest sample, there the earliest step.
+
+    Raises:
+        InputError: a layer is missing or has another shape.
+    """
+    mismatches, compared = 0, 0
+    earliest: Difference | None = None
+    for name, wanted in first.items():
+        found = second.get(name)
+        if found is None or found.shape != wanted.shape:
+            shape = None if found is None else found.shape
+            raise InputError(f"layer '{name}': arrays of shape {wanted.shape} and {shape} cannot be compared")
+        differs = wanted != found
+        count = int(differs.sum())
+        mismatches += count
+        compared += wanted.size
+        if count and earliest is None:
+            sample, step, *neuron = (int(index) for index in np.argwhere(differs)[0])
+            earliest = Difference(name, sample, step, neuron)
+    return mismatches, compared, earliest
+
+
+@torch.no_grad()
+def module_spikes(network: SpikingNetwork, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Spikes (N, T, ...) of every LIF of a torch network run in float64, by name, and scores (N, K) summed
+    over time; `raw` is (N, T, C, H, W)."""
+    network = copy.deepcopy(network).double().eval()
+    spikes: dict[str, NDArray[Any]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            spikes[name] = output.transpose(0, 1).numpy().astype(bool)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(name))
+        for name, module in network.body.named_children()
+        if isinstance(module, LIF)
+    ]
+    x = torch.from_numpy(raw).transpose(0, 1)
+    # direct coding has an affine part of its own; a Poisson encoder's output is its spikes
+    x = network.encoder(x[0]) if network.encoder.coding == "direct" else x.double()
+    scores = network.readout(network.body(x)) * network.timesteps
+    for handle in handles:
+        handle.remove()
+    return spikes, scores.numpy()
+
+
+def _membranes(first: FloatTrace, second: FloatTrace) -> Counted:
+    """Like `compare`, of two float traces: a neuron's step differs if its spike does, or its membrane does."""
+    spikes, others = _numpy(first), _numpy(second)
+    compare(spikes, others)  # refuses other layers and shapes
+    differs: dict[str, NDArray[Any]] = {}
+    for name, membrane in first.membranes.items():
+        gap = (membrane - second.membranes[name]).abs().numpy()
+        near = gap <= ROUNDING * max(1.0, float(membrane.abs().max()))  # and not, if it is NaN
+        differs[name] = ~near | (spikes[name] != others[name])
+    return compare(differs, {name: np.zeros_like(values) for name, values in differs.items()})
+
+
+def _with_scores(counted: Counted, first: NDArray[Any], second: NDArray[Any], layer: str) -> Counted:
+    """Count scores (N, K) too: the last layer has no spikes of its own, and shows in them alone."""
+    gap = np.abs(first - second)
+    differs = ~(gap <= ROUNDING * max(1.0, float(np.abs(first).max())))
+    mismatches, compared, earliest = counted
+    if differs.any() and earliest is None:
+        sample, *neuron = (int(index) for index in np.argwhere(differs)[0])
+        earliest = Difference(layer, sample, None, neuron)
+    return mismatches + int(differs.sum()), compared + differs.size, earliest
+
+
+def _numpy(trace_: FloatTrace) -> dict[str, NDArray[Any]]:
+    return {name: values.numpy() for name, values in trace_.spikes.items()}
+
+
+def _rung(name: str, counted: Counted, detail: str) -> Rung:
+    mismatches, compared, first = counted
+    return Rung(name, mismatches == 0, mismatches, compared, first, detail)
+
+
+def _drivers(network: ir.Network, neuron: str) -> str:
+    """The layers between a neuron and the one before it, for people to look at."""
+    chain, name = [], network[neuron].inputs[0]
+    while not isinstance(network[name], (ir.LIF, ir.Input)):
+        chain.append(name)
+        name = network[name].inputs[0]
+    return ", ".join(reversed(chain))
+
+
+def _decisions(float_scores: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> Rung:
+    wanted, found = float_scores.argmax(1), scores.argmax(1)
+    differing = np.flatnonzero(wanted != found)
+    detail = f"decisions agree on {len(wanted) - len(differing)} of {len(wanted)} samples"
+    if labels is not None:
+        detail += f"; accuracy {np.mean(wanted == labels):.4f} folded, {np.mean(found == labels):.4f} in integers"
+    first = None if not len(differing) else Difference("readout", int(differing[0]), None, [int(found[differing[0]])])
+    # never fails: rounding may move a decision, and the detail says how often
+    return Rung("folded ~ integers", True, len(differing), len(wanted), first, detail)
+
+
+def _same_integers(folded: ir.Network, chain: ir.Chain) -> Rung:
+    """Round the folded network at the file's scales and compare every number with the file's."""
+    name = "integers = file"
+    made = chain.made
+    scales = made.get("scales")
+    if not isinstance(scales, dict):
+        raise InputError("the .net file does not say at which scales it was made; export the model again")
+    chip = chips.load(str(made.get("chip"))).with_weight_bits(int(made.get("weight_bits", 8)))
+    # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
+    chip = replace(chip, bias_bits=32)
+    roundings: dict[str, Rounding] = {
+        str(name): "sums" if kind == "sums" else "nearest" for name, kind in dict(made.get("rounding", {})).items()
+    }
+    expected, _ = lower(quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings))
+    if [(item.kind, item.shape) for item in expected.layers] != [(item.kind, item.shape) for item in chain.layers]:
+        raise InputError("the .net file has other layers than the model; was it exported from another model?")
+    mismatches, compared = 0, 0
+    first: Difference | None = None
+    detail: list[str] = []
+    pairs: list[tuple[str, str, NDArray[Any], NDArray[Any]]] = [
+        ("input", kind, np.array(wanted), np.array(found))
+        for kind, wanted, found in (
+            ("centre", expected.center, chain.center),
+            ("range", (expected.low, expected.high), (chain.low, chain.high)),
+            ("largest pixel", [expected.pixel_max], [chain.pixel_max]),
+            ("image shape", expected.raw_shape, chain.raw_shape),
+            ("coding", [expected.coding], [chain.coding]),
+        )
+    ]
+    for wanted, found in zip(expected.layers, chain.layers, strict=True):
+        trained = next(iter(wanted.origin))
+        pairs += [
+            (trained, "weight", wanted.weight, found.weight),
+            (trained, "bias", wanted.bias, found.bias),
+            (trained, "threshold", np.array([wanted.threshold]), np.array([found.threshold])),
+            (
+                trained,
+                "decay",
+                np.array([wanted.voltage_decay, wanted.current_decay]),
+                np.array([found.voltage_decay, found.current_decay]),
+            ),
+        ]
+        geometry = [np.array([*item.stride, *item.padding, *item.dilation, item.groups]) for item in (wanted, found)]
+        pairs.append((trained, "stride, padding, dilation and groups", geometry[0], geometry[1]))
+    pairs += [
+        ("readout", "kind", np.array([expected.readout]), np.array([chain.readout])),
+        ("readout", "class", np.array(expected.classes), np.array(chain.classes)),
+    ]
+    for trained, kind, left, right in pairs:
+        if left.shape != right.shape:
+            raise InputError(f"layer '{trained}': {kind} of shape {right.shape} in the file, {left.shape} expected")
+        compared += left.size
+        places = np.argwhere(left != right)
+        mismatches += len(places)
+        if len(places):
+            if first is None:
+                first = Difference(trained, None, None, [int(index) for index in places[0]])
+            place = tuple(places[0])
+            detail.append(
+                f"{kind} of '{trained}'{_fan(folded, trained)}: {len(places)} of {left.size} differ, first "
+                f"{right[place]} in the file, {left[place]} expected"
+            )
+    text = "; ".join(detail[:4]) or "every weight, bias, threshold and decay, input and readout"
+    return _rung(name, (mismatches, compared, first), text)
+
+
+def _fan(folded: ir.Network, neuron: str) -> str:
+    """The layers that the numbers of a neuron come from, in brackets; nothing for input and readout."""
+    if neuron in ("input", "readout"):
+        return ""
+    names = [node.name for node in folded.nodes]
+    return f" ({_drivers(folded, neuron) if neuron in names else folded.readout.inputs[0]})"
+
+
+def _traces(left: Trace, right: Trace, chain: ir.Chain) -> Counted:
+    """Compare spikes and voltages, layers called by the trained layer's name."""
+
+    def named(trace_: Trace) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
+        for layer in chain.layers:
+            trained = next(iter(layer.origin), layer.name)
+            # spikes and voltages side by side, so that the first difference is the first in time
+            arrays[trained] = np.stack([trace_.voltage[layer.name], trace_.spikes[layer.name].astype(np.int32)], 2)
+        return arrays
+
+    mismatches, compared, first = compare(named(left), named(right))
+    if first is not None:
+        # the first index only says which of the two arrays it was
+        first = Difference(first.layer, first.sample, first.step, first.neuron[1:])
+    return mismatches, compared, first
+
+
+def verify(
+    model: Model,
+    chain: ir.Chain,
+    images: NDArray[Any],
+    *,
+    labels: NDArray[Any] | None = None,
+    net_path: Path | None = None,
+    with_lava: bool = True,
+    say: Callable[[str], None] = lambda _message: None,
+) -> Verdict:
+    """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`.
+
+    `say` is told what is being done, for a progress display.
+
+    Raises:
+        InputError: model, file and images do not belong together.
+        SetupError: Lava was asked for and is not there.
+    """
+    say("torch = captured")
+    captured = capture(model.network, model.classes)
+    if (chain.raw_shape, chain.timesteps) != (captured.input.shape, captured.timesteps):
+        raise InputError(
+            f"the .net file takes {chain.timesteps} x {chain.raw_shape}, the model {captured.timesteps} x "
+            f"{captured.input.shape}; was it exported from another model?"
+        )
+    raw = encoder_of(captured)(images)
+    torch_spikes, torch_scores = module_spikes(model.network, raw)
+    float_trace = evaluate(captured, raw)
+    scores = float_trace.scores.numpy()
+    last = captured.readout.inputs[0]
+    counted = _with_scores(compare(torch_spikes, _numpy(float_trace)), torch_scores, scores, last)
+    drift = float(np.abs(torch_scores - scores).max())
+    rungs = [_rung("torch = captured", counted, _where(captured, counted[2], f"largest score difference {drift:.1e}"))]
+
+    say("captured = folded")
+    folded, _ = folding.fold(captured)
+    folded_trace = evaluate(folded, raw)
+    folded_scores = folded_trace.scores.numpy()
+    counted = _with_scores(_membranes(float_trace, folded_trace), scores, folded_scores, folded.readout.inputs[0])
+    gap = max(
+        (float((float_trace.membranes[n] - folded_trace.membranes[n]).abs().max()) for n in folded_trace.membranes),
+        default=0.0,
+    )
+    scores_gap = float(np.abs(scores - folded_scores).max())
+    detail = f"largest membrane difference {gap:.1e}, largest score difference {scores_gap:.1e}"
+    rungs.append(_rung("captured = folded", counted, _where(captured, counted[2], detail)))
+
+    say("integers")
+    same = _same_integers(folded, chain)  # refuses the file of another network before anything runs on it
+    port = chain.port(raw)
+    dense = DenseEngine(chain).run(port)
+    rungs.append(_decisions(folded_trace.scores.numpy(), dense.scores, labels))
+    rungs.append(same)
+    say("reference = dense")
+    slow = reference.run(chain, port)
+    rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense)))
+
+    if with_lava:
+        if net_path is None:
+            raise InputError("verify: Lava needs the .net file's path")
+        say("Lava")
+        with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
+            given, answer = Path(folder) / "input.npz", Path(folder) / "trace.npz"
+            np.savez_compressed(given, input=port)
+            lava.run(net_path, given, answer, progress=False)
+            from_lava = trace.load(answer, chain)
+        layers = len(chain.layers)
+        detail = f"{len(images)} samples back to back, spikes and voltages of {layers} layers through netx"
+        rungs.append(_rung("dense = Lava", _traces(dense, from_lava, chain), detail))
+    return Verdict(all(rung.passed for rung in rungs), tuple(rungs))
+
+
+def _where(network: ir.Network, first: Difference | None, detail: str) -> str:
+    if first is None or first.layer not in {node.name for node in network.of(ir.LIF)}:
+        return detail
+    return f"{detail}; look at {_drivers(network, first.layer)}, which drive '{first.layer}'"
+
+
+def _sums(seen: Trace) -> str:
+    worst = max(seen.largest, key=lambda name: seen.largest[name])
+    return f"largest input of a step {seen.largest[worst]} of 131071 (layer {worst})"

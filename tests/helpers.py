@@ -1,0 +1,265 @@
+"""Builders shared by the tests: networks that look trained, random chains, the chip's neuron in Python integers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from snn2chip import ir
+from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork
+from snn2chip.nn.neuron import lif_forward
+from snn2chip.nn.norm import TDBatchNorm
+
+# ------------------------------------------------------------------------------------------- trained networks
+
+
+def spiking_network(
+    layers: Sequence[tuple[str, nn.Module]],
+    shape: tuple[int, int, int],
+    *,
+    timesteps: int = 3,
+    coding: str = "direct",
+    readout: str = "membrane",
+    max_value: int = 255,
+    seed: int = 0,
+) -> SpikingNetwork:
+    """A network of named layers; direct input gets a mean and a deviation of its own for every channel."""
+    channels = shape[0]
+    encoder: DirectInput | PoissonInput
+    if coding == "direct":
+        mean = [0.3 + 0.4 * c / channels for c in range(channels)]
+        encoder = DirectInput(timesteps, max_value, mean, [0.15 + 0.1 * c / channels for c in range(channels)])
+    else:
+        encoder = PoissonInput(timesteps, max_value, seed)
+    ends = MembraneReadout() if readout == "membrane" else SpikeCountReadout()
+    return SpikingNetwork(encoder, nn.Sequential(OrderedDict(layers)), ends, shape)
+
+
+def images_for(network: SpikingNetwork, count: int, seed: int = 0) -> Tensor:
+    """Random images of the network's shape, 0..max_value."""
+    generator = torch.Generator().manual_seed(seed)
+    high = network.encoder.max_value + 1
+    return torch.randint(0, high, (count, *network.input_shape), generator=generator)
+
+
+def look_trained(
+    network: SpikingNetwork,
+    seed: int,
+    *,
+    gamma: str = "mixed",
+    tiny_variance: bool = False,
+) -> None:
+    """Random biases, gamma of the wanted signs, and running statistics near those of real activations.
+
+    gamma: '+', '-', 'mixed' or 'zeros' (every other one 0). With `tiny_variance` the first channel of every
+    normalized layer is scaled down until its variance is about 1e-13 or less. The network ends in float64, in
+    eval mode.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    network.double()
+
+    def uniform(like: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(like.shape, generator=rng, dtype=torch.float64)
+
+    modules = list(network.body.children())
+    with torch.no_grad():
+        for index, module in enumerate(modules):
+            after = next((later for later in modules[index + 1 :] if not isinstance(later, AvgPool2d)), None)
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.copy_(uniform(module.weight, -1, 1))
+                if module.bias is not None:
+                    module.bias.copy_(uniform(module.bias, -0.5, 0.5))
+                if tiny_variance and isinstance(after, TDBatchNorm):
+                    module.weight[0] *= 1e-7
+        for module in modules:
+            if isinstance(module, TDBatchNorm):
+                size = uniform(module.weight, 0.5, 1.5)
+                sign = torch.where(uniform(module.weight, 0, 1) < 0.5, -1.0, 1.0)
+                sign[:2] = torch.tensor([1.0, -1.0])[: len(sign)]
+                if gamma == "zeros":
+                    sign[::2] = 0
+                factor = {"+": 1.0, "-": -1.0}.get(gamma, sign)
+                module.weight.copy_(size * factor)
+                module.bias.copy_(uniform(module.bias, -0.1, 0.5))
+                module.momentum = 1.0
+        network.train()
+        encoded = network.encoder(images_for(network, 4, seed=seed + 1)).double()
+        network.body(encoded)
+        network.eval()
+        for module in modules:
+            if isinstance(module, TDBatchNorm):  # statistics of other data than those of the test
+                spread = module.running_var.sqrt()
+                module.running_mean += spread * uniform(spread, -0.1, 0.1)
+                module.running_var *= uniform(spread, 0.8, 1.25)
+
+
+def hooked(network: SpikingNetwork, encoded: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Spikes and membranes (N, T, ...) of every LIF of the torch module itself, and the readout's scores.
+
+    `encoded` is (T, N, ...), what the encoder gives; the membranes are recomputed from the currents that
+    each LIF received.
+    """
+    spikes: dict[str, Tensor] = {}
+    membranes: dict[str, Tensor] = {}
+    handles = []
+    for name, module in network.body.named_children():
+        if isinstance(module, LIF):
+
+            def keep(lif: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
+                assert isinstance(lif, LIF)
+                spikes[name] = output.transpose(0, 1).bool()
+                membranes[name] = lif_forward(inputs[0], lif.tau, lif.threshold)[1].transpose(0, 1)
+
+            handles.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        scores: Tensor = network.readout(network.body(encoded))
+    for handle in handles:
+        handle.remove()
+    return spikes, membranes, scores
+
+
+# ---------------------------------------------------------------------------- the neuron, in Python's integers
+
+
+def py_decay(state: int, amount: int) -> int:
+    """trunc0(state (4096 - amount) / 4096), in unbounded integers."""
+    size = abs(state) * (4096 - amount) // 4096
+    return -size if state < 0 else size
+
+
+def py_int32(value: int) -> int:
+    """What a 32-bit register keeps; Lava's overflow where inputs reach 2^25."""
+    return (value + 2**31) % 2**32 - 2**31
+
+
+def py_current(current: int, activation: int, amount: int) -> int:
+    """One step of u: wraps once."""
+    total = py_int32(py_decay(current, amount) + activation * 64)
+    if total > 2**23:
+        return total - 2**24
+    return total + 2**24 if total <= -(2**23) else total
+
+
+def py_voltage(
+    voltage: int, current: int, bias: int, threshold: int, amount: int, bias_exp: int = 6
+) -> tuple[int, bool]:
+    """One step of v: clips, fires, resets."""
+    total = py_int32(py_decay(voltage, amount) + current + bias * 2**bias_exp)
+    total = max(-(2**23) + 1, min(2**23 - 1, total))
+    fired = total > threshold * 64
+    return (0 if fired else total), fired
+
+
+# ----------------------------------------------------------------------------------------------- random chains
+
+
+def rng_of(seed: int) -> np.random.Generator:
+    """numpy's generator from a seed hypothesis can shrink."""
+    return np.random.default_rng(seed)
+
+
+def _side(draw: st.DrawFn, size: int, padding: int) -> tuple[int, int, int, int]:
+    """Kernel, stride, dilation and output size along an axis, with a kernel that fits."""
+    kernel = draw(st.integers(1, min(3, size + 2 * padding)))
+    dilation = draw(st.integers(1, 2)) if (kernel - 1) * 2 + 1 <= size + 2 * padding else 1
+    stride = draw(st.integers(1, 2))
+    return kernel, stride, dilation, ir.out_size(size, kernel, stride, padding, dilation)
+
+
+@st.composite
+def chains(draw: st.DrawFn, *, extremes: bool = True, max_layers: int = 3) -> ir.Chain:
+    """Chains of conv and dense layers with any geometry; with `extremes`, some of them wrap and clip."""
+    rng = rng_of(draw(st.integers(0, 2**32 - 1)))
+    raw_shape: ir.Shape = tuple(draw(st.integers(1, 5)) for _ in range(draw(st.sampled_from([1, 3, 3]))))
+    if len(raw_shape) == 3:
+        raw_shape = (draw(st.sampled_from([1, 2, 4])), *raw_shape[1:])
+    graded = draw(st.booleans())
+    wild = extremes and draw(st.booleans())
+    high = (60000 if wild else draw(st.sampled_from([15, 255]))) if graded else 1
+    channels = raw_shape[0]
+    center = rng.integers(0, high + 1, channels) if graded else np.zeros(channels, dtype=np.int64)
+    flat_input = len(raw_shape) == 3 and draw(st.integers(0, 3)) == 0
+    input_shape = (int(np.prod(raw_shape)),) if flat_input else raw_shape
+    shape = input_shape
+    layers: list[ir.ChainLayer] = []
+    number = 1
+    count = draw(st.integers(1, max_layers))
+    for index in range(count):
+        top = 254 if wild else draw(st.sampled_from([3, 127, 254]))
+        threshold = draw(st.sampled_from([131071, 0, 1, 50, 900] if extremes else [1, 50, 900]))
+        conv = len(shape) == 3 and draw(st.booleans())
+        options: dict[str, object] = {}
+        flatten = False
+        if conv:
+            groups = draw(st.sampled_from([g for g in (1, 2, 4) if shape[0] % g == 0]))
+            out_channels = groups * draw(st.integers(1, 3))
+            padding = draw(st.integers(0, 2)), draw(st.integers(0, 2))
+            k0, s0, d0, h = _side(draw, shape[1], padding[0])
+            k1, s1, d1, w = _side(draw, shape[2], padding[1])
+            weight_shape: ir.Shape = (out_channels, shape[0] // groups, k0, k1)
+            shape = (out_channels, h, w)
+            options = {"stride": (s0, s1), "padding": padding, "dilation": (d0, d1), "groups": groups}
+        else:
+            flatten = len(shape) == 3
+            weight_shape = (draw(st.integers(1, 5)), int(np.prod(shape)))
+            shape = weight_shape[:1]
+        if flatten:
+            number += 1
+        weight = rng.integers(-top, top + 1, weight_shape)
+        weight[0] = np.where(weight[0] == 0, 1, weight[0])
+        if top > 127:
+            weight = weight // 2 * 2
+        bias_top = 4095 if wild else draw(st.sampled_from([0, 20]))
+        origin = {f"lif{index}": (0, shape[0])}
+        layers.append(
+            ir.ChainLayer(
+                str(number),
+                "conv" if conv else "dense",
+                weight,
+                _biases(rng, bias_top, shape, draw(st.booleans())),
+                shape,
+                threshold,
+                draw(st.sampled_from([0, 1, 1000, 3072, 4095, 4096])),
+                draw(st.sampled_from([4096, 4096, 1, 2000, 4095])),
+                flatten=flatten,
+                origin=origin,
+                **options,  # type: ignore[arg-type]
+            )
+        )
+        number += 1
+    return ir.Chain(
+        input_shape,
+        raw_shape,
+        "direct" if graded else "poisson",
+        high,
+        0,
+        high,
+        tuple(int(c) for c in center),
+        draw(st.integers(1, 6)),
+        draw(st.sampled_from(["membrane", "spike_count"])),
+        tuple(f"class {i}" for i in range(int(np.prod(shape)))),
+        tuple(layers),
+        {"snn2chip": "0.1.0", "options": {"weight_bits": 8, "note": "é"}},
+    )
+
+
+def _biases(rng: np.random.Generator, top: int, shape: ir.Shape, per_neuron: bool) -> ir.IntArray:
+    """Biases of every neuron, all different or the same over each channel."""
+    if per_neuron:
+        return rng.integers(-top, top + 1, shape)
+    per_channel = rng.integers(-top, top + 1, shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
+    return np.broadcast_to(per_channel, shape).copy()
+
+
+def port_input(chain: ir.Chain, samples: int, seed: int, *, extreme: bool = False) -> ir.IntArray:
+    """Random input at the port (samples, T, ...): any value, or only the smallest and largest."""
+    rng = rng_of(seed)
+    shape = (samples, chain.timesteps, *chain.raw_shape)
+    if extreme:
+        return chain.port(rng.choice([chain.low, chain.high], shape).astype(np.int64))
+    return chain.port(rng.integers(chain.low, chain.high + 1, shape))

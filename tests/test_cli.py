@@ -1,0 +1,413 @@
+"""The command line as people and scripts use it: help, the documented flow, pipes, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, ROOT, Command, Quickstart, child_environment
+
+import snn2chip
+from snn2chip import lava, resources
+from snn2chip.formats import netx
+
+COMMANDS = (
+    "train", "fold-and-export", "simulate", "encode", "verify", "lava", "lava setup", "lava run", "report",
+    "publish", "recipe", "doctor",
+)  # fmt: skip
+SAMPLES = 3
+
+# ---------------------------------------------------------------------------------------- help and version
+
+HELP = """
+import sys
+from snn2chip import cli
+for command in sys.argv[1:]:
+    try:
+        cli.main([*command.split(), "--help"])
+    except SystemExit as stop:
+        assert stop.code in (0, None), command
+    slow = {"torch", "matplotlib", "h5py", "sklearn", "numpy"} & set(sys.modules)
+    assert not slow, f"{command}: imports {slow}"
+"""
+
+
+def test_help_imports_nothing_slow() -> None:
+    """--help of the program and of every command prints usage without loading torch or its like."""
+    command = [sys.executable, "-c", HELP, "", *COMMANDS]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in ("", *COMMANDS):
+        assert re.search(rf"Usage: snn2chip {name}\b" if name else r"Usage: snn2chip \[", done.stdout), name
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("--version",)])
+def test_help_is_prompt(arguments: tuple[str, ...], cli_process: Command) -> None:
+    """The best of three runs takes less than 3 s, import and all."""
+    best = float("inf")
+    for _ in range(3):
+        start = time.monotonic()
+        cli_process(*arguments).ok()
+        best = min(best, time.monotonic() - start)
+        if best < 3:
+            break
+    assert best < 3
+
+
+def test_every_command_is_in_the_help(cli: Command) -> None:
+    """The list above is all there is: a new command has to join it."""
+    listed = set(re.findall(r"^\W*([a-z][a-z-]+)  ", cli("--help").ok().partition("Commands")[2], re.MULTILINE))
+    assert listed == {name for name in COMMANDS if " " not in name}
+    listed = set(re.findall(r"^\W*([a-z][a-z-]+)  ", cli("lava", "--help").ok().partition("Commands")[2], re.MULTILINE))
+    assert {f"lava {name}" for name in listed} == {name for name in COMMANDS if " " in name}
+
+
+def test_version(cli: Command) -> None:
+    """Name and version, alone."""
+    assert cli("--version").ok() == f"snn2chip {snn2chip.__version__}\n"
+
+
+def test_no_command_shows_the_help(cli: Command) -> None:
+    """Without a command there is help, and an exit code that scripts notice."""
+    done = cli()
+    assert done.code in (0, 2)
+    assert "fold-and-export" in done.out + done.err
+
+
+# ------------------------------------------------------------------------------------------ documented flow
+
+
+@pytest.fixture(scope="module")
+def traced(cli: Command, quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with encode's input and the trace of simulating it."""
+    folder = tmp_path_factory.mktemp("traced")
+    cli("encode", quickstart.net, "--limit", SAMPLES, "-o", folder / "input.npz").ok()
+    cli("simulate", quickstart.net, "--input", folder / "input.npz", "--output", folder / "trace.npz").ok()
+    return folder
+
+
+def arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def test_the_flow_prints_what_it_wrote(quickstart: Quickstart) -> None:
+    """train, fold-and-export and simulate say what they made, and the files are there."""
+    for name in ("model.pt", "model.net"):
+        assert f"wrote {quickstart.folder / name}" in quickstart.printed
+        assert (quickstart.folder / name).stat().st_size > 1000
+    assert "test accuracy" in quickstart.printed
+    assert "accuracy" in quickstart.printed
+    assert "\x1b" not in quickstart.printed
+
+
+def test_simulating_images_or_their_input_is_the_same(
+    cli: Command, quickstart: Quickstart, traced: Path, tmp_path: Path
+) -> None:
+    """The same samples from the data set and from encode's file leave the same arrays, under the same names."""
+    cli("simulate", quickstart.net, "--limit", SAMPLES, "--output", tmp_path / "direct.npz", "--batch", "2").ok()
+    direct, by_file = arrays(tmp_path / "direct.npz"), arrays(traced / "trace.npz")
+    chain = netx.load(quickstart.net)
+    assert direct.keys() == by_file.keys()
+    assert direct.keys() == {f"{kind}/{layer.name}" for kind in ("spikes", "voltage") for layer in chain.layers}
+    for name, values in direct.items():
+        assert values.dtype == by_file[name].dtype == (np.uint8 if name.startswith("spikes") else np.int32)
+        assert values.shape[:2] == (SAMPLES, chain.timesteps)
+        assert np.array_equal(values, by_file[name]), name
+    assert sum(int(values.sum()) for name, values in direct.items() if name.startswith("spikes")) > 0
+
+
+def test_encode_writes_input_and_labels(quickstart: Quickstart, traced: Path) -> None:
+    """Integers within the port's range and the label of every sample."""
+    given = arrays(traced / "input.npz")
+    chain = netx.load(quickstart.net)
+    low, high = chain.port_range
+    assert given.keys() == {"input", "label"}
+    assert given["input"].dtype == np.int32
+    assert given["input"].shape == (SAMPLES, chain.timesteps, *chain.input_shape)
+    assert low.min() <= given["input"].min() < given["input"].max() <= high.max()
+    assert given["label"].shape == (SAMPLES,)
+
+
+@pytest.mark.lava
+def test_lava_leaves_the_same_trace(
+    cli: Command, quickstart: Quickstart, traced: Path, tmp_path: Path,
+    lava_environment: lava.Environment,
+) -> None:  # fmt: skip
+    """Every spike and voltage that Lava and simulate both write is equal."""
+    del lava_environment
+    cli("lava", "run", quickstart.net, "--input", traced / "input.npz", "--output", tmp_path / "lava.npz").ok()
+    ours, theirs = arrays(traced / "trace.npz"), arrays(tmp_path / "lava.npz")
+    shared = {name for name in ours.keys() & theirs.keys() if name.startswith(("spikes/", "voltage/"))}
+    assert shared == ours.keys()
+    for name in sorted(shared):
+        assert np.array_equal(ours[name], theirs[name]), name
+
+
+def test_figures_of_simulate(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """--json has what the documentation names, and its figures agree with the trace beside it."""
+    run = ("simulate", quickstart.net, "--limit", "40", "--json", tmp_path / "s.json", "--output", tmp_path / "t.npz")
+    printed = cli(*run).ok()
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert found.keys() >= {"accuracy", "samples", "timesteps", "seconds", "samples_per_second", "spikes"}
+    assert found["samples"] == 40
+    assert found["timesteps"] == netx.load(quickstart.net).timesteps
+    assert found["samples_per_second"] == pytest.approx(40 / found["seconds"])
+    assert 0 <= found["accuracy"] <= 1
+    trace = arrays(tmp_path / "t.npz")
+    assert found["spikes"] == {
+        name.partition("/")[2]: int(values.sum()) for name, values in trace.items() if name.startswith("spikes/")
+    }
+    assert f"accuracy {100 * found['accuracy']:.2f} %" in printed
+    whole = json.loads((quickstart.folder / "simulate.json").read_text())
+    assert whole["samples"] == 359
+    assert whole["accuracy"] > 0.8
+
+
+def test_input_files_have_no_accuracy(cli: Command, quickstart: Quickstart, traced: Path, tmp_path: Path) -> None:
+    """Samples without labels give figures without accuracy; --limit counts them too."""
+    out = tmp_path / "s.json"
+    cli("simulate", quickstart.net, "--input", traced / "input.npz", "--limit", "2", "--json", out).ok()
+    found = json.loads(out.read_text())
+    assert found["samples"] == 2
+    assert "accuracy" not in found
+
+
+def test_verify_without_lava(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """Passes with a verdict and figures that say so; names every rung."""
+    printed = cli(
+        "verify", quickstart.model, quickstart.net, "--no-lava", "--samples", "2", "--json", tmp_path / "v.json"
+    ).ok()
+    found = json.loads((tmp_path / "v.json").read_text())
+    assert found["passed"] is True
+    assert "every exact rung holds" in printed
+    for rung in found["rungs"]:
+        assert rung["name"] in printed
+        assert rung["compared"] > 0
+
+
+@pytest.fixture(scope="module")
+def altered(quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's .net with the sign of its first layer's weights turned."""
+    net = tmp_path_factory.mktemp("altered") / "model.net"
+    shutil.copyfile(quickstart.net, net)
+    with h5py.File(net, "r+") as file:
+        weight = file["layer/1/weight"]
+        weight[...] = -weight[...]
+    return net
+
+
+def test_verify_finds_an_altered_file(cli: Command, quickstart: Quickstart, altered: Path, tmp_path: Path) -> None:
+    """A file that is not the model's fails with exit code 1 and the first difference, in words and in JSON."""
+    out = tmp_path / "v.json"
+    done = cli("verify", quickstart.model, altered, "--no-lava", "--samples", "2", "--json", out)
+    done.refused("integers = file", "differ, first layer", code=1)
+    assert "NOT EQUAL" in done.out
+    assert json.loads(out.read_text())["passed"] is False
+
+
+# ---------------------------------------------------------------------------------------- pipes and colours
+
+
+def shell(pipeline: str) -> subprocess.CompletedProcess[str]:
+    """A pipeline in bash whose exit code is that of the part that failed."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("no bash")
+    line = f"set -o pipefail; {pipeline}"
+    return subprocess.run(
+        [bash, "-c", line], env=child_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def line_of(*arguments: str | Path) -> str:
+    return shlex.join([sys.executable, "-m", "snn2chip.cli", *map(str, arguments)])
+
+
+def unread(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and stderr of a command whose reader has left before it starts."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "snn2chip.cli", *map(str, arguments)],
+            env=child_environment(), stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    return done.returncode, done.stderr
+
+
+def test_head_gets_one_line() -> None:
+    """`| head -1` shows a line and nothing is said of the broken pipe."""
+    done = shell(f"{line_of('recipe', '--fields')} | head -1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["recipe", "recipe NAME", "fields", "doctor", "simulate"])
+def test_reader_that_left(command: str, quickstart: Quickstart, tmp_path: Path) -> None:
+    """A command that succeeds does so though nobody reads, without a word, and writes its files."""
+    arguments: dict[str, tuple[str | Path, ...]] = {
+        "recipe": ("recipe",),
+        "recipe NAME": ("recipe", "digits-tdbn"),
+        "fields": ("recipe", "--fields"),
+        "doctor": ("doctor",),
+        "simulate": ("simulate", quickstart.net, "--limit", "2", "--json", tmp_path / "s.json"),
+    }
+    assert unread(*arguments[command]) == (0, "")
+    assert (tmp_path / "s.json").exists() == (command == "simulate")
+
+
+def test_reader_that_left_does_not_hide_the_verdict(quickstart: Quickstart, altered: Path) -> None:
+    """verify exits 1 on a difference and 0 on none, whether anybody reads the table or not."""
+    options = ("--no-lava", "--samples", "1")
+    done = shell(f"{line_of('verify', quickstart.model, altered, *options)} | head -1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    code, said = unread("verify", quickstart.model, altered, *options)
+    assert (code, said) == (1, done.stderr)
+    assert unread("verify", quickstart.model, quickstart.net, *options) == (0, "")
+
+
+def test_no_escapes_where_there_is_no_terminal(cli_process: Command, quickstart: Quickstart, altered: Path) -> None:
+    """Neither stream of a piped command holds an ANSI escape, and tables keep their lines whole."""
+    for arguments in (("simulate", quickstart.net, "--limit", "2"), ("verify", quickstart.model, altered, "--no-lava")):
+        done = cli_process(*arguments, TERM="xterm-256color", COLUMNS="40")
+        assert "\x1b" not in done.out + done.err
+        assert done.out
+    assert done.code == 1
+
+
+# --------------------------------------------------------------------------------- report, doctor, recipes
+
+
+def test_report_is_one_file(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """report.html needs nothing from outside: every picture is inside, and no address is in it."""
+    run = quickstart.copy(tmp_path / "run")
+    cli("verify", run.model, run.net, "--no-lava", "--samples", "1", "--json", run.folder / "verify.json").ok()
+    assert f"wrote {run.folder / 'report.html'}" in cli("report", run.folder, "--samples", "2").ok()
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"https?:|//[a-z]+\.|<script|<link|@import|url\(", page)
+    sources = re.findall(r'<img [^>]*src="([^"]{0,30})', page)
+    assert len(sources) == 4  # curves, layers, two samples
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "every exact rung holds" in page
+    assert "digits:test" in page
+    accuracy = json.loads((run.folder / "simulate.json").read_text())["accuracy"]
+    assert f"{100 * accuracy:.2f} %" in page
+
+
+def test_report_shows_only_what_there_is(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """model.pt and model.net are enough; parts whose files are absent are left out."""
+    for name in ("model.pt", "model.net"):
+        shutil.copyfile(quickstart.folder / name, tmp_path / name)
+    cli("report", tmp_path, "--samples", "1").ok()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 1
+    assert "Verified" not in page
+    assert "On the chip" not in page
+
+
+def test_doctor(cli: Command) -> None:
+    """Versions of this and of torch, the processor, recipes, chips, Lava's state and every data set."""
+    said = cli("doctor").ok()
+    for words in (
+        f"snn2chip {snn2chip.__version__}", f"torch {str(torch.__version__).partition('+')[0]}",
+        f"numpy {np.__version__}", "loihi1, loihi2", "digits-tdbn", "lava ", "light: ", "full: ",
+        "digits: scikit-learn", "cifar10: ",
+    ):  # fmt: skip
+        assert words in said
+
+
+def test_recipes_are_listed_and_printed(cli: Command) -> None:
+    """`recipe` lists every shipped recipe, `recipe NAME` prints its file as it is."""
+    listed = [line.split()[0] for line in cli("recipe").ok().splitlines()]
+    assert listed == resources.recipe_names()
+    assert "digits-tdbn" in listed
+    text = (ROOT / "models" / "digits-tdbn" / "recipe.toml").read_text(encoding="utf-8")
+    assert cli("recipe", "digits-tdbn").ok() == text
+    cli("recipe", "digits-tdbm").refused("digits-tdbm", "digits-tdbn")
+
+
+def test_fields_of_a_recipe(cli: Command) -> None:
+    """Every field is in the table, with its meaning."""
+    said = cli("recipe", "--fields").ok()
+    for words in ("train.epochs", "passes over the training set", "model.neuron.tau", "model.layers.conv.channels"):
+        assert words in said
+
+
+# -------------------------------------------------------------------------------------------------- publish
+
+
+def zoo_folder(target: Path) -> Path:
+    """A folder of the zoo with the recipe that the quickstart was trained with."""
+    epochs = QUICK[1].partition("=")[2]
+    text = (ROOT / "models" / "digits-tdbn" / "recipe.toml").read_text(encoding="utf-8")
+    target.mkdir()
+    changed, count = re.subn(r"(?m)^epochs = \d+", f"epochs = {epochs}", text)
+    assert count == 1
+    (target / "recipe.toml").write_text(changed, encoding="utf-8")
+    return target
+
+
+def test_publish_refuses_what_is_not_verified(
+    cli: Command, quickstart: Quickstart, altered: Path, tmp_path: Path
+) -> None:
+    """Without verify.json, without Lava in it, or with a failed verdict nothing is published."""
+    run, zoo = quickstart.copy(tmp_path / "run"), zoo_folder(tmp_path / "zoo")
+    verified = run.folder / "verify.json"
+    cli("publish", run.folder, zoo).refused("verify.json", "is missing")
+    cli("verify", run.model, run.net, "--no-lava", "--samples", "1", "--json", verified).ok()
+    cli("publish", run.folder, zoo).refused("verify.json", "passed verification with Lava")
+    cli("verify", run.model, altered, "--no-lava", "--samples", "1", "--json", verified).refused(code=1)
+    failed = json.loads(verified.read_text())
+    failed["rungs"].append({**failed["rungs"][0], "name": "dense = Lava"})
+    verified.write_text(json.dumps(failed))
+    cli("publish", run.folder, zoo).refused("verify.json", "passed verification with Lava")
+    assert [path.name for path in zoo.iterdir()] == ["recipe.toml"]
+
+
+@pytest.mark.lava
+def test_publish_writes_what_was_measured(
+    cli: Command, quickstart: Quickstart, tmp_path: Path,
+    lava_environment: lava.Environment,
+) -> None:  # fmt: skip
+    """A verified run becomes model.pt, metrics.json and card.md with the run's own figures."""
+    del lava_environment
+    run, zoo = quickstart.copy(tmp_path / "run"), zoo_folder(tmp_path / "zoo")
+    verify = ("verify", run.model, run.net, "--samples", SAMPLES, "--json", run.folder / "verify.json")
+    assert "dense = Lava" in cli(*verify).ok()
+    cli("publish", run.folder, zoo).ok()
+    assert {path.name for path in zoo.iterdir()} == {"recipe.toml", "model.pt", "metrics.json", "card.md"}
+    assert (zoo / "model.pt").read_bytes() == run.model.read_bytes()
+    metrics = json.loads((zoo / "metrics.json").read_text())
+    simulated = json.loads((run.folder / "simulate.json").read_text())
+    assert metrics["integer_accuracy"] == simulated["accuracy"]
+    assert (metrics["samples"], metrics["lava_samples"], metrics["lava_mismatches"]) == (359, SAMPLES, 0)
+    assert metrics["lava_values"] > 0
+    card = (zoo / "card.md").read_text(encoding="utf-8")
+    assert card.startswith("# digits-tdbn\n")
+    for words in (f"{100 * simulated['accuracy']:.2f} %", "0 mismatches", "snn2chip publish", "3 epochs"):
+        assert words in card
+    # a simulation of a part of the test set is not what the card says
+    cli("simulate", run.net, "--limit", "10", "--json", run.folder / "simulate.json").ok()
+    before = card
+    cli("publish", run.folder, zoo).refused("simulated 10 samples, the test set has 359")
+    assert (zoo / "card.md").read_text(encoding="utf-8") == before

@@ -1,0 +1,686 @@
+"""Lava's environment, the runner in it, and that what Lava computes is the arithmetic written down here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from lava_fixtures import lava_environment  # noqa: F401
+
+from snn2chip import lava
+from snn2chip.errors import InputError, SetupError
+from snn2chip.resources import deploy_file
+
+T = 4
+
+
+# ------------------------------------------------------------ a network, as a file and as plain arithmetic
+
+
+@dataclass
+class Layer:
+    """A conv (weight (Cout, Cin, kH, kW), bias (C, H, W) or (C,)) or dense (weight (out, in)) layer."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    vth: int
+    v_decay: int
+    i_decay: int = 4096
+    stride: int = 1
+    padding: int = 1
+    shape: tuple[int, ...] = ()
+
+
+def small_network(seed: int, shape: tuple[int, int, int], bias: str) -> list[Layer]:
+    """Two convs, a spiking dense layer and a readout, on inputs of `shape` (C, H, W)."""
+    rng = np.random.default_rng(seed)
+    C, H, W = shape
+    first, second = (3, (H + 1) // 2, (W + 1) // 2), (4, (H + 1) // 2, (W + 1) // 2)
+    biases = {"neuron": first, "channel": (3,), "none": None}[bias]
+    return [
+        Layer(
+            rng.integers(-100, 101, (3, C, 3, 3)),
+            None if biases is None else rng.integers(-4096, 4096, biases),
+            vth=4000,
+            v_decay=3072,
+            stride=2,
+            shape=first,
+        ),
+        Layer(
+            rng.integers(-127, 128, (4, 3, 3, 3)),
+            rng.integers(-30, 60, 4),
+            vth=120,
+            v_decay=1000,
+            i_decay=3000,
+            shape=second,
+        ),
+        Layer(rng.integers(-128, 128, (9, int(np.prod(second)))) // 2 * 2, rng.integers(-9, 99, 9), 200, 2048),
+        Layer(rng.integers(-127, 128, (5, 9)), rng.integers(-500, 500, 5), vth=131071, v_decay=0),
+    ]
+
+
+def write_netx(path: Path, layers: list[Layer], shape: tuple[int, ...], **attributes: int) -> Path:
+    """The network as netx stores it; `attributes` go to the group snn2chip."""
+    number = 0
+
+    def group(kind: str, **values: object) -> h5py.Group:
+        nonlocal number
+        made = file.create_group(f"layer/{number}")
+        number += 1
+        made["type"] = np.bytes_(kind)
+        for key, value in values.items():
+            made[key] = value
+        return made
+
+    with h5py.File(path, "w") as file:
+        group("input", shape=np.array(shape))
+        flat = len(shape) == 1
+        for layer in layers:
+            if layer.weight.ndim == 4:
+                made = group(
+                    "conv",
+                    shape=np.array(layer.shape),
+                    inChannels=layer.weight.shape[1],
+                    outChannels=layer.weight.shape[0],
+                    kernelSize=np.array(layer.weight.shape[2:]),
+                    stride=np.array([layer.stride] * 2),
+                    padding=np.array([layer.padding] * 2),
+                    dilation=np.array([1, 1]),
+                    groups=1,
+                    weight=layer.weight,
+                )
+            else:
+                if not flat:
+                    group("flatten", shape=np.array([layer.weight.shape[1]]))
+                    flat = True
+                made = group("dense", shape=np.array(layer.weight.shape[:1]), weight=layer.weight)
+            if layer.bias is not None:
+                made["bias"] = layer.bias.transpose()  # (C, H, W) becomes (W, H, C)
+            neuron = made.create_group("neuron")
+            neuron["type"] = np.bytes_("CUBA")
+            for key, value in (
+                ("iDecay", layer.i_decay),
+                ("vDecay", layer.v_decay),
+                ("vThMant", layer.vth),
+                ("refDelay", 1),
+            ):
+                neuron[key] = value
+        if attributes:
+            file.create_group("snn2chip").attrs.update(attributes)
+    return path
+
+
+def truncated(x: np.ndarray, decay: int | np.ndarray) -> np.ndarray:
+    """x * (4096 - decay) / 4096, rounded toward zero."""
+    product = x * (4096 - decay)
+    return np.sign(product) * (np.abs(product) >> 12)
+
+
+def neuron_step(
+    u: np.ndarray,
+    v: np.ndarray,
+    a_in: np.ndarray,
+    i_decay: object,
+    v_decay: object,
+    bias: object,
+    vth: object,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The chip's neuron in 64-bit integers; `bias` is already shifted. Returns u, v and spikes."""
+    u = truncated(u, i_decay) + (a_in << 6)  # type: ignore[arg-type]
+    u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
+    v = np.clip(truncated(v, v_decay) + u + bias, -(2**23) + 1, 2**23 - 1)  # type: ignore[arg-type]
+    spikes = v > (vth << 6)  # type: ignore[operator]
+    return u, np.where(spikes, 0, v), spikes
+
+
+def synapses(layer: Layer, x: np.ndarray) -> np.ndarray:
+    """Weighted sums of one step: x is (C, H, W) or (features,)."""
+    if layer.weight.ndim == 2:
+        return layer.weight @ x.reshape(-1)
+    padded = np.pad(x, ((0, 0), (layer.padding,) * 2, (layer.padding,) * 2))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, layer.weight.shape[2:], axis=(1, 2))
+    return np.einsum("ocij,chwij->ohw", layer.weight, windows[:, :: layer.stride, :: layer.stride])
+
+
+def evaluate(layers: list[Layer], data: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """Every layer's spikes, voltage and current (samples, T, ...): no delays, each sample from rest."""
+    traces = []
+    x = data.astype(np.int64)
+    for layer in layers:
+        shape = layer.shape or layer.weight.shape[:1]
+        bias = np.zeros(shape, np.int64) if layer.bias is None else layer.bias.astype(np.int64)
+        bias = bias.reshape(bias.shape + (1,) * (len(shape) - bias.ndim)) << 6
+        trace = {name: np.zeros(x.shape[:2] + shape, np.int64) for name in ("spikes", "voltage", "current")}
+        for sample in range(len(x)):
+            u = v = np.zeros(shape, np.int64)
+            for t in range(x.shape[1]):
+                a_in = synapses(layer, x[sample, t])
+                u, v, spikes = neuron_step(u, v, a_in, layer.i_decay, layer.v_decay, bias, layer.vth)
+                trace["spikes"][sample, t] = spikes
+                trace["voltage"][sample, t], trace["current"][sample, t] = v, u
+        traces.append(trace)
+        x = trace["spikes"]
+    return traces
+
+
+NUMBERS = (1, 2, 4, 5)  # the layers of small_network under `layer/`: 0 is the input, 3 the flatten
+SHAPE = (2, 5, 7)
+
+
+def graded_input(samples: int, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-128, 128, (samples, T, *shape))
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    """A network file for inputs of (2, 5, 7) with 8 bits and T steps."""
+    layers = small_network(0, SHAPE, "neuron")
+    return write_netx(tmp_path / "small.net", layers, SHAPE, input_message_bits=8, timesteps=T)
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+# ----------------------------------------------------------------------------------------- what Lava computes
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("bias", ["neuron", "channel", "none"])
+@pytest.mark.parametrize("bits", [8, 0])
+def test_lava_equals_the_arithmetic(
+    lava_environment: lava.Environment,  # noqa: F811
+    tmp_path: Path,
+    bias: str,
+    bits: int,
+) -> None:
+    """Every u, v and spike of four samples back to back: graded or binary, strides, odd shapes, decays."""
+    layers = small_network(1, SHAPE, bias)
+    data = graded_input(4) if bits else (graded_input(4) > 0).astype(np.uint8)
+    if not bits:
+        layers[0].vth = 60
+        layers[0].bias = None if layers[0].bias is None else layers[0].bias // 64
+    net = write_netx(tmp_path / "a.net", layers, SHAPE, input_message_bits=bits, timesteps=T)
+    lava.run(net, save(tmp_path / "i.npz", input=data), tmp_path / "o.npz", progress=False)
+
+    got = load(tmp_path / "o.npz")
+    assert len(got) == 3 * len(layers)
+    for number, expected in zip(NUMBERS, evaluate(layers, data), strict=True):
+        for name, values in expected.items():
+            array = got[f"{name}/{number}"]
+            assert array.dtype == (np.uint8 if name == "spikes" else np.int32)
+            np.testing.assert_array_equal(array, values, err_msg=f"{name} of layer {number}")
+        if number != NUMBERS[-1]:  # a test of silent layers would prove little
+            assert 0.02 < expected["spikes"].mean() < 0.98
+
+
+@pytest.mark.lava
+def test_one_step_and_flat_input(lava_environment: lava.Environment, tmp_path: Path) -> None:  # noqa: F811
+    """T = 1 resets at every step; a network without conv takes (samples, T, features)."""
+    rng = np.random.default_rng(3)
+    layers = [
+        Layer(rng.integers(-100, 100, (6, 10)), rng.integers(-50, 50, 6), vth=300, v_decay=3072),
+        Layer(rng.integers(-100, 100, (3, 6)), rng.integers(-50, 50, 3), vth=131071, v_decay=0),
+    ]
+    net = write_netx(tmp_path / "a.net", layers, (10,), input_message_bits=8)
+    data = graded_input(5, (10,))[:, :1]
+    lava.run(net, save(tmp_path / "i.npz", input=data), tmp_path / "o.npz", progress=False)
+    got = load(tmp_path / "o.npz")
+    for number, expected in zip((1, 2), evaluate(layers, data), strict=True):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(got[f"{name}/{number}"], values)
+
+
+@pytest.mark.lava
+def test_records_are_what_lavas_monitors_see(
+    lava_environment: lava.Environment,  # noqa: F811
+    network: Path,
+    tmp_path: Path,
+) -> None:
+    """The runner's own recording against Lava's Monitor processes on unchanged neurons."""
+    given = save(tmp_path / "i.npz", input=graded_input(2))
+    lava.run(network, given, tmp_path / "o.npz", progress=False)
+    runner = deploy_file("lava", "run_network.py")
+    command = [lava_environment.python, "-B", runner, network, given, tmp_path / "m.npz", "--monitors"]
+    subprocess.run(command, check=True, timeout=120)
+    recorded, monitored = load(tmp_path / "o.npz"), load(tmp_path / "m.npz")
+    assert recorded.keys() == monitored.keys()
+    for name, values in recorded.items():
+        np.testing.assert_array_equal(values, monitored[name], err_msg=name)
+
+
+@pytest.mark.lava
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("SNN2CHIP_TEST_FULL") != "1", reason="set SNN2CHIP_TEST_FULL=1: several GB")
+def test_full_equals_light(
+    lava_environment: lava.Environment,  # noqa: F811
+    network: Path,
+    tmp_path: Path,
+) -> None:
+    """What stands in for torch changes nothing: both environments give the same arrays."""
+    full = lava.setup(full=True, progress=False)
+    assert full.full and "torch" in full.versions and "torch" not in lava_environment.versions
+    given = save(tmp_path / "i.npz", input=graded_input(3))
+    lava.run(network, given, tmp_path / "light.npz", progress=False)
+    lava.run(network, given, tmp_path / "full.npz", full=True, progress=False)
+    light, reference = load(tmp_path / "light.npz"), load(tmp_path / "full.npz")
+    assert light.keys() == reference.keys()
+    for name, values in light.items():
+        np.testing.assert_array_equal(values, reference[name], err_msg=name)
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("model", ["lif", "lif_reset"])
+def test_neuron_reference(lava_environment: lava.Environment, model: str) -> None:  # noqa: F811
+    """Lava's own neurons against the formula: wraps, clips, negative decays, extreme biases, resets."""
+    rng = np.random.default_rng(5)
+    steps, count, neurons = 12, 24, 300
+    cases = {
+        "a_in": rng.integers(-(2**17), 2**17 + 1, (steps, count, neurons)) // rng.choice([1, 64], (count, 1)),
+        "du": rng.choice([0, 1, 1000, 4094, 4095], count),
+        "dv": rng.choice([0, 1, 1023, 3072, 4095], count),
+        "vth": rng.choice([0, 1, 900, 50000, 131071], count),
+        "bias_mant": rng.choice([-4096, -1, 0, 5, 4095], (count, neurons)),
+        "bias_exp": rng.integers(0, 8, count),
+        "reset_interval": rng.integers(1, 6, count),
+        "reset_offset": rng.integers(0, 9, count),
+    }
+    got = lava.neuron_reference(cases, model)  # type: ignore[arg-type]
+
+    du, dv, vth, exponent, interval, offset = (
+        cases[name][:, None] for name in ("du", "dv", "vth", "bias_exp", "reset_interval", "reset_offset")
+    )
+    u = v = np.zeros((count, neurons), np.int64)
+    wraps = clips = 0
+    for step in range(steps):
+        if model == "lif_reset":
+            keep = (step + 1) % interval != offset % interval
+            u, v = u * keep, v * keep
+        unwrapped = truncated(u, du + 1) + (cases["a_in"][step] << 6)
+        u, v, spikes = neuron_step(u, v, cases["a_in"][step], du + 1, dv, cases["bias_mant"] << exponent, vth)
+        wraps += int((unwrapped != u).sum())
+        clips += int((np.abs(v) == 2**23 - 1).sum())
+        for name, values in (("u", u), ("v", v), ("spikes", spikes)):
+            np.testing.assert_array_equal(got[name][step], values, err_msg=f"{name} of step {step}")
+    assert wraps > 100 and clips > 100
+
+
+def test_neuron_reference_refuses_wrong_arrays() -> None:
+    with pytest.raises(InputError, match="no 'a_in'"):
+        lava.neuron_reference({}, "lif")
+    cases = {"a_in": np.zeros((2, 3, 4), int), "bias_mant": np.zeros((3, 4), int)}
+    cases |= {name: np.zeros(3, int) for name in ("du", "dv", "vth", "bias_exp")}
+    with pytest.raises(InputError, match=r"bias_mant is .* \(3, 5\); give integers of shape \(3, 4\)"):
+        lava.neuron_reference(cases | {"bias_mant": np.zeros((3, 5), int)}, "lif")
+    with pytest.raises(InputError, match="no 'reset_interval'"):
+        lava.neuron_reference(cases, "lif_reset")
+
+
+# ------------------------------------------------------------------------------------------- what goes wrong
+
+
+@pytest.mark.lava
+def test_bad_files(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Each is one line that names the file, and leaves no output."""
+    good = save(tmp_path / "i.npz", input=graded_input(2))
+    text = tmp_path / "text.net"
+    text.write_text("not HDF5")
+    empty = tmp_path / "empty.net"
+    h5py.File(empty, "w").close()
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(b"PK\x03\x04 and no more")
+    binary = write_netx(tmp_path / "binary.net", small_network(0, SHAPE, "none"), SHAPE)
+    pooled = write_netx(tmp_path / "pooled.net", small_network(0, SHAPE, "none"), SHAPE)
+    clipped = write_netx(tmp_path / "clipped.net", small_network(0, SHAPE, "none"), SHAPE)
+    with h5py.File(pooled, "r+") as file:
+        file["layer/2/type"][()] = b"pool"
+    with h5py.File(clipped, "r+") as file:
+        file["layer/5/weight"][0, 0] = 300
+    cases = [
+        (tmp_path / "none.net", good, "none.net': no such file"),
+        (text, good, "text.net' is not an HDF5 file"),
+        (empty, good, "no group 'layer'"),
+        (
+            pooled,
+            save(tmp_path / "b1.npz", input=graded_input(1) > 0),
+            "layer 2 is 'pool', which netx cannot",
+        ),
+        (clipped, save(tmp_path / "b2.npz", input=graded_input(1) > 0), "max weight too large: 300"),
+        (binary, good, "input goes from -128 to 127, but with input_message_bits 0"),
+        (network, tmp_path / "none.npz", "none.npz': no such file"),
+        (network, damaged, "damaged.npz' is not an .npz"),
+        (network, save(tmp_path / "k.npz", other=graded_input(2)), "no array 'input'; it has other"),
+        (network, save(tmp_path / "f.npz", input=graded_input(2) / 2), "input is float64, not integers"),
+        (network, save(tmp_path / "e.npz", input=graded_input(0)), "not empty"),
+        (
+            network,
+            save(tmp_path / "s.npz", input=graded_input(2).swapaxes(3, 4)),
+            r"input is \(2, 7, 5\) a step, the network takes \(2, 5, 7\)",
+        ),
+        (
+            network,
+            save(tmp_path / "t.npz", input=np.repeat(graded_input(2), 2, axis=1)),
+            "8 time steps a sample, but '.*' is made for 4; give at most 4",
+        ),
+    ]
+    for net, given, message in cases:
+        with pytest.raises(InputError, match=message) as caught:
+            lava.run(net, given, tmp_path / "o.npz", progress=False)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.lava
+def test_fewer_steps_are_noted(
+    lava_environment: lava.Environment,  # noqa: F811
+    network: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = save(tmp_path / "i.npz", input=graded_input(2)[:, :3])
+    lava.run(network, given, tmp_path / "o.npz")
+    assert "note: 3 time steps a sample" in capsys.readouterr().err
+    assert load(tmp_path / "o.npz")["voltage/5"].shape == (2, 3, 5)
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("what", ["running", "building"])
+def test_failure_inside_lava_is_passed_on(
+    lava_environment: lava.Environment,  # noqa: F811
+    network: Path,
+    tmp_path: Path,
+    what: str,
+) -> None:
+    """Lava only logs what its processes raise, and can wait for ever for one that is gone."""
+    with h5py.File(network, "r+") as file:
+        name, slices, message = {
+            "running": (
+                "layer/1/weight",
+                np.s_[:, :1],
+                r"Lava process Conv of layer 1 \(conv\) failed.*IndexError",
+            ),
+            "building": (
+                "layer/5/bias",
+                np.s_[:3],
+                r"Lava process LIFReset of layer 5 \(dense\) failed.*broadcast",
+            ),
+        }[what]
+        values = file[name][()]
+        del file[name]
+        file[name] = values[slices]
+    given = save(tmp_path / "i.npz", input=graded_input(2))
+    with pytest.raises(InputError, match=message):
+        lava.run(network, given, tmp_path / "o.npz", progress=False, timeout=60)
+    assert processes_of(tmp_path) == []
+
+
+def processes_with(*words: object) -> list[int]:
+    """Ids of the processes that have all the words in their command line."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if all(str(word).encode() in command for word in words):
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """A runner that works on files in `folder`, and what it forked."""
+    return processes_with("run_network.py", folder)
+
+
+def wait_until(condition: object, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def long_run(
+    lava_environment: lava.Environment,  # noqa: F811
+    network: Path,
+    tmp_path: Path,
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that calls lava.run on minutes of work, once Lava's own processes are there."""
+    given = save(tmp_path / "i.npz", input=graded_input(20_000).astype(np.int8))
+    code = f"from snn2chip import lava; lava.run({str(network)!r}, {str(given)!r}, {str(tmp_path / 'o.npz')!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        assert wait_until(lambda: len(processes_of(tmp_path)) > 8)
+        time.sleep(0.5)
+        yield process
+        process.kill()
+    assert wait_until(lambda: not processes_of(tmp_path)), "processes are left over"
+    assert [path.name for path in tmp_path.iterdir() if "o.npz" in path.name] == []
+
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.mark.lava
+@linux_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupt_leaves_nothing_behind(long_run: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Ctrl-C, and even the sudden end of this side, ends the runner and Lava's processes."""
+    long_run.send_signal(number)
+    assert long_run.wait(20) == -number
+    assert long_run.stderr is not None
+    assert ("KeyboardInterrupt" in long_run.stderr.read()) == (number == signal.SIGINT)
+
+
+@pytest.mark.lava
+@linux_only
+def test_killed_lava_process_is_noticed(long_run: subprocess.Popen[str], tmp_path: Path) -> None:
+    """As the system does when memory runs out."""
+    os.kill(processes_of(tmp_path)[-1], signal.SIGKILL)
+    assert long_run.wait(20) == 1
+    assert long_run.stderr is not None
+    assert "was killed by SIGKILL" in long_run.stderr.read().splitlines()[-1]
+
+
+@pytest.mark.lava
+@linux_only
+def test_time_limit(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:  # noqa: F811
+    given = save(tmp_path / "i.npz", input=graded_input(20_000).astype(np.int8))
+    with pytest.raises(InputError, match=r"not done after 1\.5 s"):
+        lava.run(network, given, tmp_path / "o.npz", progress=False, timeout=1.5)
+    assert wait_until(lambda: not processes_of(tmp_path))
+
+
+# ------------------------------------------------------------------------- finding an interpreter, with fakes
+
+FAKE = """#!/bin/sh
+# An interpreter that is none: answers what snn2chip.lava asks, and does what `-m venv` and `-m pip` would.
+case "$*" in
+  *run_network.py*--check*) echo '{"python": "3.10.99", "lava-nc": "0.10.0", "standins": []}' ;;
+  *"-m venv "*) for last; do :; done
+      echo venv >> "%(log)s"; sleep 0.3
+      mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+  *"-m pip "*) echo pip >> "%(log)s"; %(pip)s ;;
+  *-c*) echo '{"version": "%(version)s", "problem": %(problem)s, "lava": false}' ;;
+esac
+"""
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def fake_python(path: Path, version: str = "3.10.99", problem: str = "null", pip: str = "exit 0") -> Path:
+    log = path.parent / "log"
+    return script(path, FAKE % {"log": log, "pip": pip, "version": version, "problem": problem})
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose PATH begins with the folder returned and whose cache and pyenv are empty."""
+    for name in ("bin", "cache", "pyenv"):
+        (tmp_path / name).mkdir()
+    tools = tmp_path / "tools"  # the few commands that the fakes use, and no python or uv
+    tools.mkdir()
+    for tool in ("sh", "mkdir", "cp", "sleep", "test"):
+        (tools / tool).symlink_to(Path("/bin", tool))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{tools}")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    monkeypatch.setenv(lava.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(lava.PYTHON_VARIABLE, raising=False)
+    return tmp_path / "bin"
+
+
+def test_names_on_path_that_do_not_run(bare: Path) -> None:
+    """A shim that fails, a file that is no program, a wrong version and one without venv: named, not used."""
+    script(bare / "python3.10", "#!/bin/sh\necho 'pyenv: python3.10: command not found' >&2\nexit 127\n")
+    with pytest.raises(lava.NoPythonError) as caught:
+        lava.setup(full=True, progress=False)
+    assert "pyenv: python3.10: command not found" in str(caught.value)
+    assert lava.PYTHON_VARIABLE in str(caught.value)
+
+    script(bare / "python3.10", "\x7fELF is not what this is")
+    assert "does not run" in str(lava.candidates(full=True)[0].problem)
+    fake_python(bare / "python3.10", version="3.9.1")
+    assert lava.candidates(full=True)[0].problem == "Python 3.9.1; Lava needs 3.10"
+    fake_python(bare / "python3.10", problem='"No module named ensurepip"')
+    assert "install its venv package" in str(lava.candidates(full=True)[0].problem)
+
+
+def test_order_of_preference(bare: Path) -> None:
+    """PATH before this interpreter before pyenv; the first usable one is taken."""
+    script(bare / "python3.10", "#!/bin/sh\nexit 1\n")
+    fake_python(bare / "python3.12", version="3.12.99")
+    fake_python(bare.parent / "pyenv/versions/3.10.5/bin/python", version="3.10.5")
+    found = lava.candidates()
+    assert [(each.source, each.version) for each in found if each.source in ("PATH", "pyenv")] == [
+        ("PATH", None),
+        ("PATH", "3.12.99"),
+        ("pyenv", "3.10.5"),
+    ]
+    assert next(each for each in found if each.problem is None).version == "3.12.99"
+
+
+def test_uv_is_the_last_resort(bare: Path) -> None:
+    """uv's interpreter is downloaded only when there is no other, and used when uv has it already."""
+    python = bare.parent / "uv-python" / "python3.10"
+    asked = bare.parent / "asked"
+    script(
+        bare / "uv",
+        f'#!/bin/sh\necho "$*" >> "{asked}"\n'
+        f'[ "$2" = install ] && mkdir -p "{python.parent}" && cp "{bare}/spare" "{python}" && exit 0\n'
+        f'[ "$2" = find ] && [ -x "{python}" ] && echo "{python}" && exit 0\nexit 2\n',
+    )
+    fake_python(bare / "spare")
+    assert lava.candidates(full=True) == []
+    environment = lava.setup(full=True, progress=False)
+    assert environment.versions["lava-nc"] == "0.10.0"
+    assert "python install 3.10" in asked.read_text()
+    assert lava.candidates(full=True)[0].source == "uv"
+
+
+def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is obeyed or complained about, never passed over; it has an environment of its own."""
+    fake_python(bare / "python3.10")
+    ordinary = lava.setup(full=True, progress=False)
+    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(bare / "missing"))
+    for verb in (lava.setup, lava.find):
+        with pytest.raises(SetupError, match=f"{lava.PYTHON_VARIABLE}: '.*missing' does not run"):
+            verb(full=True)
+    chosen = fake_python(bare.parent / "chosen" / "python")
+    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(chosen))
+    assert lava.find(full=True) is None
+    environment = lava.setup(full=True, progress=False)
+    assert environment.folder != ordinary.folder
+    assert (chosen.parent / "log").read_text().split() == ["venv", "pip"]
+
+    ready = fake_python(bare.parent / "ready" / "python")
+    ready.write_text(ready.read_text().replace('"lava": false', '"lava": true'))
+    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(ready))
+    as_is = lava.setup(full=True, progress=False)
+    assert as_is.python == ready and as_is.folder is None and not (ready.parent / "log").exists()
+
+
+def test_unfinished_and_broken_environments_are_made_anew(bare: Path) -> None:
+    """Only the marker makes an environment; it is written last."""
+    fake_python(bare / "python3.10")
+    environment = lava.setup(full=True, progress=False)
+    assert environment.folder is not None
+    assert json.loads((environment.folder / "ready.json").read_text())["lava-nc"] == "0.10.0"
+    assert lava.find(full=True) == environment
+    (environment.folder / "ready.json").unlink()
+    (environment.folder / "rest").touch()
+    assert lava.find(full=True) is None
+    assert lava.setup(full=True, progress=False) == environment
+    assert not (environment.folder / "rest").exists()
+    environment.python.unlink()
+    assert lava.find(full=True) is None
+
+
+def test_failed_setup_says_why_and_leaves_no_folder(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fake_python(bare / "python3.10", pip="echo 'ERROR: No space left on device'; exit 1")
+    with pytest.raises(SetupError, match=r"ERROR: No space left on device \(see '.*\.log'\)") as caught:
+        lava.setup(full=True)
+    assert not isinstance(caught.value, lava.RegistryError)
+    assert capsys.readouterr().err.startswith("Lava's full environment: ")
+    offline = "echo 'Retrying after connection broken by NewConnectionError'; echo 'ERROR: No match'; exit 1"
+    fake_python(bare / "python3.10", pip=offline)
+    with pytest.raises(lava.RegistryError, match="the package index cannot be reached"):
+        lava.setup(full=True, progress=False)
+    assert not [path for path in (bare.parent / "cache/lava").iterdir() if path.is_dir()]
+
+
+@linux_only
+def test_interrupted_setup_leaves_nothing_behind(bare: Path) -> None:
+    """Ctrl-C while pip runs ends pip and removes what was made."""
+    fake_python(bare / "python3.10", pip="sleep 86399")
+    code = "from snn2chip import lava; lava.setup(full=True)"
+    root = Path(__file__).parents[1]
+    with subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE) as process:
+        assert wait_until(lambda: (bare / "log").exists() and "pip" in (bare / "log").read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+    assert not [path for path in (bare.parent / "cache/lava").iterdir() if path.is_dir()]
+    assert wait_until(lambda: not processes_with("sleep", "86399"))
+
+
+def test_two_setups_at_once_build_once(bare: Path) -> None:
+    fake_python(bare / "python3.10")
+    made: list[lava.Environment] = []
+    threads = [threading.Thread(target=lambda: made.append(lava.setup(full=True, progress=False))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(made) == 3 and made[0] == made[1] == made[2]
+    assert (bare / "log").read_text().split() == ["venv", "pip"]
+
+
+def test_run_without_environment_names_the_remedy(bare: Path, network: Path, tmp_path: Path) -> None:
+    given = save(tmp_path / "i.npz", input=graded_input(1))
+    with pytest.raises(SetupError, match="snn2chip lava setup"):
+        lava.run(network, given, tmp_path / "o.npz", progress=False)

@@ -1,0 +1,446 @@
+"""What trains computes what its equations say: neuron, gradients, normalization, coding."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip.encode import Encoder
+from snn2chip.errors import InputError
+from snn2chip.nn import (
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    DirectInput,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MembraneReadout,
+    PoissonInput,
+    SpikeCountReadout,
+    TDBatchNorm,
+)
+from snn2chip.nn.fuse import fuse_neurons
+from snn2chip.nn.neuron import lif_forward
+from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+
+NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
+
+
+# -------------------------------------------------------------------------- the neuron, as a plain autograd loop
+
+
+class _Spike(torch.autograd.Function):
+    """A step function whose derivative is the surrogate, written out once more."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, name: str, width: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x)
+        ctx.name, ctx.width = name, width
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (x,) = ctx.saved_tensors
+        a = ctx.width
+        if ctx.name == "rectangular":
+            slope = (x.abs() < a / 2).to(x.dtype) / a
+        elif ctx.name == "triangular":
+            slope = torch.clamp(1 - x.abs() / a, min=0) / a
+        else:
+            slope = (1 / a) / (1 + (math.pi * x / a) ** 2)
+        return grad * slope, None, None
+
+
+def plain_loop(current: Tensor, tau: Tensor, threshold: Tensor, name: str, width: float, detach_reset: bool) -> Tensor:
+    """u[t] = tau u[t-1] (1 - o[t-1]) + I[t], o[t] = u[t] > Vth, left to autograd."""
+    spikes = []
+    u = torch.zeros_like(current[0])
+    o = torch.zeros_like(current[0])
+    for step in range(len(current)):
+        reset = o.detach() if detach_reset else o
+        u = tau * u * (1 - reset) + current[step]
+        o = _Spike.apply(u - threshold, name, width)
+        spikes.append(o)
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_lif_equals_a_plain_autograd_loop(steps: int, name: SurrogateName, detach_reset: bool, trainable: bool) -> None:
+    """Spikes equal exactly; gradients of current, tau and threshold within 1e-12 in float64."""
+    for seed, (tau, threshold, width) in enumerate([(0.25, 0.5, 1.0), (0.9, 1.1, 0.4), (0.6, 0.2, 2.5)]):
+        generator = torch.Generator().manual_seed(seed)
+        lif = LIF(
+            tau,
+            threshold,
+            surrogate=name,
+            width=width,
+            trainable_tau=trainable,
+            trainable_threshold=trainable,
+            detach_reset=detach_reset,
+        ).double()
+        data = torch.randn((steps, 3, 4, 5), generator=generator, dtype=torch.float64)
+        above = torch.randn(data.shape, generator=generator, dtype=torch.float64)
+        mine, theirs = data.clone().requires_grad_(), data.clone().requires_grad_()
+        spikes = lif(mine)
+        (spikes * above).sum().backward()
+
+        own = {key: value.detach().clone().requires_grad_() for key, value in lif.named_parameters()}
+        loop_tau = own["tau_logit"].sigmoid() if trainable else lif.tau
+        loop_threshold = own["log_threshold"].exp() if trainable else lif.threshold
+        expected = plain_loop(theirs, loop_tau, loop_threshold, name, width, detach_reset)
+        (expected * above).sum().backward()
+
+        assert torch.equal(spikes, expected)
+        assert 0.05 < float(spikes.mean().detach()) < 0.95
+        assert theirs.grad is not None and float(theirs.grad.abs().max()) > 0
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-12)
+        assert len(own) == (2 if trainable else 0)
+        for key, parameter in lif.named_parameters():
+            # tau has no gradient at T = 1: nothing leaks yet
+            reference = own[key].grad
+            reference = torch.zeros_like(parameter) if reference is None else reference
+            assert steps == 1 or float(reference.abs()) > 0
+            torch.testing.assert_close(parameter.grad, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_surrogates_have_area_one_and_their_formula(name: SurrogateName) -> None:
+    """Each surrogate integrates to one over the line and is symmetric."""
+    for width in (0.5, 1.0, 3.0):
+        x = torch.linspace(-4000, 4000, 8_000_001, dtype=torch.float64)
+        y = SURROGATES[name](x, width)
+        area = float(torch.trapezoid(y, x))
+        assert abs(area - 1) < 2e-3
+        torch.testing.assert_close(y, y.flip(0), rtol=1e-12, atol=1e-15)
+        assert y.argmax() == 4_000_000 or name == "rectangular"
+
+
+def test_a_membrane_exactly_at_threshold_does_not_fire() -> None:
+    """`>` is strict, in the first step and after a leak, and the kept membrane goes on leaking."""
+    current = torch.tensor([[0.5], [0.375], [0.375 + 2**-20]])
+    lif = LIF(0.25, 0.5)
+    assert lif(current).flatten().tolist() == [0.0, 0.0, 1.0]
+    spikes, membranes = lif_forward(current, lif.tau, lif.threshold)
+    assert membranes.flatten().tolist() == [0.5, 0.5, 0.5 + 2**-20]
+    assert spikes.flatten().tolist() == [0.0, 0.0, 1.0]
+
+
+def test_a_spike_resets_to_zero() -> None:
+    """After a spike nothing of the membrane is left."""
+    current = torch.tensor([[100.0], [0.5], [0.5]])
+    _, membranes = lif_forward(current, torch.tensor(0.5), torch.tensor(0.6))
+    assert membranes.flatten().tolist() == [100.0, 0.5, 0.75]
+
+
+def test_bfloat16_currents_keep_a_float32_membrane() -> None:
+    """The leak is not rounded to bfloat16, spikes come back in bfloat16, and so does the gradient."""
+    generator = torch.Generator().manual_seed(0)
+    current = torch.randn((5, 64, 8), generator=generator).bfloat16()
+    lif = LIF(0.3, 0.7)
+    spikes, membranes = lif_forward(current, lif.tau, lif.threshold)
+    wide, wide_membranes = lif_forward(current.float(), lif.tau, lif.threshold)
+    assert (spikes.dtype, membranes.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(spikes.float(), wide) and torch.equal(membranes, wide_membranes)
+    assert not torch.equal(membranes, membranes.bfloat16().float())
+    leaf = current.clone().requires_grad_()
+    out = lif(leaf)
+    assert out.dtype == torch.bfloat16
+    out.float().sum().backward()
+    assert leaf.grad is not None and leaf.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    not any(shutil.which(name) for name in ("g++", "clang++", "c++")), reason="torch.compile needs a C++ compiler"
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "detach_reset", "dtype"),
+    [
+        ("rectangular", False, torch.float32),
+        ("triangular", True, torch.float32),
+        ("arctan", False, torch.bfloat16),
+    ],
+)
+def test_fused_equals_eager(name: SurrogateName, detach_reset: bool, dtype: torch.dtype) -> None:
+    """fuse=True gives the same spikes, and gradients to float32 rounding; eval mode does not compile at all."""
+    torch.manual_seed(0)
+    current = torch.randn(4, 8, 6, 5, dtype=dtype)
+    above = torch.randn(4, 8, 6, 5, dtype=dtype)
+    results = []
+    for fuse in (False, True):
+        lif = LIF(0.25, 0.5, surrogate=name, trainable_tau=True, trainable_threshold=True, detach_reset=detach_reset)
+        if fuse:
+            assert fuse_neurons(nn.Sequential(lif), torch.device("cpu")) is None
+            assert lif.fuse
+        leaf = current.clone().requires_grad_()
+        spikes = lif(leaf * 1)  # not a leaf, as behind a convolution
+        (spikes * above).float().sum().backward()
+        assert leaf.grad is not None and lif.tau_logit is not None and lif.log_threshold is not None
+        results.append((spikes.detach(), leaf.grad, lif.tau_logit.grad, lif.log_threshold.grad))
+        assert torch.equal(lif.eval()(current), spikes)
+    eager, fused = results
+    assert torch.equal(eager[0], fused[0])
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    for mine, theirs in zip(eager[1:], fused[1:], strict=True):
+        torch.testing.assert_close(mine, theirs, **close)
+
+
+def test_fuse_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No C++ compiler: neurons stay as they are and the note names what to install."""
+    monkeypatch.setattr("snn2chip.nn.fuse.shutil.which", lambda name: None)
+    lif = LIF()
+    note = fuse_neurons(nn.Sequential(lif), torch.device("cpu"))
+    assert note is not None and "g++" in note
+    assert not lif.fuse
+
+
+# -------------------------------------------------------------------------------------------------- normalization
+
+
+@pytest.mark.parametrize("image", [True, False])
+@pytest.mark.parametrize("threshold", [0.5, 1.3])
+@pytest.mark.parametrize("alpha", [1.0, 1 / math.sqrt(2)])
+def test_tdbn_is_its_formula(alpha: float, threshold: float, image: bool) -> None:
+    """y = gamma alpha Vth (x - mu) / sqrt(var + eps) + beta, batch statistics in training, running in eval."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, 4, 5, 6, 7) if image else (3, 4, 5)
+    norm = TDBatchNorm(5, alpha=alpha, threshold=threshold, eps=1e-3, momentum=0.2).double()
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(5, generator=generator, dtype=torch.float64))
+        norm.bias.copy_(torch.randn(5, generator=generator, dtype=torch.float64))
+    axes = (0, 1, 3, 4) if image else (0, 1)
+
+    def formula(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        def channel(values: Tensor) -> Tensor:
+            return values.view(1, 1, -1, *(1,) * (len(shape) - 3))
+
+        scaled = alpha * threshold * (x - channel(mean)) / torch.sqrt(channel(var) + 1e-3)
+        return channel(norm.weight) * scaled + channel(norm.bias)
+
+    mean, var = torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    for _ in range(3):
+        x = 3 + 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        torch.testing.assert_close(
+            norm(x), formula(x, x.mean(axes), x.var(axes, unbiased=False)), rtol=1e-12, atol=1e-12
+        )
+        mean = 0.8 * mean + 0.2 * x.mean(axes)
+        var = 0.8 * var + 0.2 * x.var(axes, unbiased=True)
+    torch.testing.assert_close(norm.running_mean, mean, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.running_var, var, rtol=1e-12, atol=1e-12)
+    norm.eval()
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    torch.testing.assert_close(norm(x), formula(x, mean, var), rtol=1e-12, atol=1e-12)
+    assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
+
+
+def test_tdbn_follows_batches_as_batchnorm2d() -> None:
+    """With Vth = 1 it is BatchNorm2d over (T N), running statistics included."""
+    torch.manual_seed(2)
+    ours, theirs = TDBatchNorm(4, threshold=1.0), nn.BatchNorm2d(4)
+    for _ in range(4):
+        x = torch.randn(2, 3, 4, 5, 5) * 2 + 1
+        assert torch.equal(ours(x).flatten(0, 1), theirs(x.flatten(0, 1)))
+    assert torch.equal(ours.running_mean, theirs.running_mean)  # type: ignore[arg-type]
+    assert torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]
+    ours.eval(), theirs.eval()
+    assert torch.equal(ours(x).flatten(0, 1), theirs(x.flatten(0, 1)))
+
+
+def test_tdbn_brings_currents_to_threshold_scale() -> None:
+    """At the start, its output has mean 0 and deviation alpha Vth: tdBN's reason to be."""
+    torch.manual_seed(3)
+    y = TDBatchNorm(6, alpha=0.5, threshold=0.8)(torch.randn(4, 16, 6, 8, 8) * 7 - 3)
+    assert torch.allclose(y.mean((0, 1, 3, 4)), torch.zeros(6), atol=1e-5)
+    assert torch.allclose(y.std((0, 1, 3, 4)), torch.full((6,), 0.4), atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------- stateless layers
+
+
+@pytest.mark.parametrize(
+    ("layer", "plain", "shape"),
+    [
+        (lambda: Conv2d(4, 6, 3, 2, 1, 2, 2), nn.Conv2d.forward, (3, 2, 4, 9, 8)),
+        (lambda: Linear(5, 3), nn.Linear.forward, (3, 2, 5)),
+        (lambda: AvgPool2d(2), lambda m, x: F.avg_pool2d(x, 2), (3, 2, 4, 5, 6)),
+        (GlobalAvgPool, lambda m, x: x.mean((2, 3)), (3, 2, 4, 5, 6)),
+        (Flatten, lambda m, x: nn.Flatten()(x), (3, 2, 4, 5, 6)),
+    ],
+    ids=["conv", "linear", "avgpool", "globalavgpool", "flatten"],
+)
+def test_layers_over_time_equal_step_by_step(
+    layer: Callable[[], nn.Module], plain: Callable[[nn.Module, Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    """(T, N, ...) at once is what torch's own operation gives for every step alone."""
+    torch.manual_seed(0)
+    module = layer().double()
+    x = torch.randn(shape, dtype=torch.float64)
+    expected = torch.stack([plain(module, step) for step in x])
+    torch.testing.assert_close(module(x), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_dropout_drops_the_same_entries_at_every_step() -> None:
+    """One mask a sample, scaled by 1/(1-p), of the right share; nothing in eval mode."""
+    torch.manual_seed(0)
+    drop = Dropout(0.3)
+    x = torch.rand(5, 40, 10, 7, 7) + 1
+    y = drop(x)
+    kept = y != 0
+    assert torch.equal(kept, kept[:1].expand_as(kept))
+    assert not torch.equal(kept[0, 0], kept[0, 1])
+    assert abs(float(kept[0].double().mean()) - 0.7) < 0.02
+    torch.testing.assert_close(y[kept], (x / 0.7)[kept])
+    assert drop.eval()(x) is x
+
+
+# ---------------------------------------------------------------------------------------------------------- coding
+
+
+def test_direct_input_repeats_the_normalized_image() -> None:
+    """(x / max - mean) / std per channel, the same at every step."""
+    encoder = DirectInput(3, 16, [0.25, 0.5], [0.5, 2.0])
+    x = torch.randint(0, 17, (2, 2, 3, 4))
+    y = encoder(x)
+    assert y.shape == (3, 2, 2, 3, 4)
+    for channel, (mean, std) in enumerate([(0.25, 0.5), (0.5, 2.0)]):
+        for step in range(3):
+            torch.testing.assert_close(y[step, :, channel], (x[:, channel] / 16 - mean) / std)
+
+
+def test_poisson_is_reproducible_and_of_the_right_rate() -> None:
+    """The same seed gives the same spikes, another seed others; rates are x / max; 0 never, max always."""
+    x = torch.arange(256).repeat(4, 1).view(4, 1, 16, 16)
+    encoder = PoissonInput(200, 255, seed=5)
+    first, second = encoder(x), encoder(x)
+    encoder.reseed(5)
+    assert torch.equal(encoder(x), first)
+    assert torch.equal(PoissonInput(200, 255, seed=5)(x), first)
+    assert not torch.equal(first, second)
+    assert not torch.equal(PoissonInput(200, 255, seed=6)(x), first)
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    rate = torch.stack([first, second]).mean((0, 1, 2)).flatten()  # 1600 draws
+    p = torch.arange(256) / 255
+    assert bool(((rate - p).abs() < 5.5 * (p * (1 - p) / 1600).sqrt() + 1e-9).all())
+    assert rate[0] == 0 and rate[255] == 1
+
+
+def test_poisson_does_not_touch_the_global_generator() -> None:
+    """Encoding draws from its own generator: training's randomness does not depend on it."""
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    PoissonInput(2, 255)(torch.zeros(1, 1, 2, 2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("coding", ["direct", "poisson"])
+def test_encoder_gives_what_training_saw(coding: str) -> None:
+    """`Encoder` repeats images, or draws the training encoder's own spikes batch after batch."""
+    images = torch.randint(0, 17, (6, 2, 3, 4))
+    encoder = Encoder(coding, (2, 3, 4), 5, 16, seed=9)  # type: ignore[arg-type]
+    got = np.concatenate([encoder(images[:4]), encoder(images[4:])])
+    if coding == "direct":
+        expected = images[:, None].expand(6, 5, 2, 3, 4)
+    else:
+        trained = PoissonInput(5, 16, seed=9)
+        expected = torch.cat([trained(images[:4]), trained(images[4:])], 1).transpose(0, 1)
+    assert got.dtype == np.int64
+    np.testing.assert_array_equal(got, expected.numpy())
+
+
+def test_encoder_refuses_what_it_was_not_trained_on() -> None:
+    """Another shape, pixels beyond the range, and fractions are named; nothing is cut off silently."""
+    encoder = Encoder("direct", (1, 2, 2), 3, 16)
+    with pytest.raises(InputError, match=r"\(1, 3, 2\) do not fit the network's input \(1, 2, 2\)"):
+        encoder(np.zeros((2, 1, 3, 2), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"0\.\.17 exceed the 0\.\.16"):
+        encoder(np.arange(16, 18, dtype=np.int64).repeat(2).reshape(1, 1, 2, 2) * np.array([[0, 1], [1, 1]]))
+    with pytest.raises(InputError, match=r"float64.*integers"):
+        encoder(np.full((1, 1, 2, 2), 0.75))
+
+
+def test_readouts() -> None:
+    """Scores are means over time, in float32 at least."""
+    x = torch.randn(4, 3, 5)
+    torch.testing.assert_close(MembraneReadout()(x), x.mean(0))
+    assert MembraneReadout()(x.bfloat16()).dtype == torch.float32
+    assert MembraneReadout()(x.double()).dtype == torch.float64
+    spikes = (x > 0).bfloat16()
+    torch.testing.assert_close(SpikeCountReadout()(spikes), (x > 0).float().mean(0))
+
+
+# ------------------------------------------------------------------------------------------------ wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LIF(0.0), r"tau 0\.0 is outside \(0, 1\]"),
+        (lambda: LIF(1.5), r"tau 1\.5 is outside"),
+        (lambda: LIF(float("nan")), "tau nan"),
+        (lambda: LIF(1.0, trainable_tau=True), r"outside \(0, 1\)"),
+        (lambda: LIF(0.5, 0.0), r"threshold 0\.0 is not a positive number"),
+        (lambda: LIF(0.5, float("inf")), "threshold inf"),
+        (lambda: LIF(0.5, -1.0), r"threshold -1\.0"),
+        (lambda: LIF(surrogate="sigmoid"), "'sigmoid' is not one of rectangular, triangular, arctan"),  # type: ignore[arg-type]
+        (lambda: LIF(width=0.0), r"width 0\.0 is not positive"),
+        (lambda: TDBatchNorm(3, alpha=0.0), r"alpha 0\.0"),
+        (lambda: TDBatchNorm(3, threshold=-1.0), r"threshold -1\.0"),
+        (lambda: TDBatchNorm(3, eps=0.0), r"eps 0\.0"),
+        (lambda: TDBatchNorm(3, eps=float("nan")), "eps nan"),
+        (lambda: DirectInput(2, 255, [0.0], [0.0]), r"std 0\.0 is not positive"),
+        (lambda: DirectInput(0, 255, [0.0], [1.0]), "timesteps 0"),
+        (lambda: PoissonInput(0, 255), "timesteps 0"),
+        (lambda: PoissonInput(2, 0), "max_value 0"),
+        (lambda: Dropout(1.0), r"p 1\.0 is outside \[0, 1\)"),
+        (lambda: AvgPool2d(0), "kernel 0"),
+    ],
+)
+def test_wrong_arguments_are_named(make: Callable[[], nn.Module], message: str) -> None:
+    """Refused at construction, by argument name and value."""
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tau=st.floats(1e-3, 1),
+    threshold=st.floats(1e-3, 10),
+    steps=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_lif_spikes_are_the_equation(tau: float, threshold: float, steps: int, seed: int) -> None:
+    """Step by step in Python floats: u = tau u (1 - o) + I, o = u > Vth; every spike the same."""
+    current = torch.from_numpy(np.random.default_rng(seed).normal(0, threshold, (steps, 7)))
+    lif = LIF(tau, threshold).double()
+    leak, limit = float(lif.tau), float(lif.threshold)
+    spikes = lif(current)
+    for neuron in range(7):
+        u, o = 0.0, False
+        for step in range(steps):
+            u = float(current[step, neuron]) + leak * (0.0 if o else u)
+            o = u > limit
+            assert bool(spikes[step, neuron]) == o
+
+
+def test_layers_print_their_constants() -> None:
+    """A network's printed form names tau, threshold and the like, trainable ones without a warning."""
+    shown = str(
+        nn.Sequential(LIF(0.3, 0.7, trainable_tau=True, trainable_threshold=True), TDBatchNorm(4), Dropout(0.2))
+    )
+    for part in ("tau=0.3, threshold=0.7, surrogate=rectangular", "4, alpha=1, threshold=0.5", "p=0.2"):
+        assert part in shown

@@ -1,0 +1,583 @@
+"""The chip's integers: what they are rounded from, that they fit, and that what is called proved cannot overflow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import images_for, look_trained, rng_of, spiking_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from snn2chip import chip as chips
+from snn2chip import ir
+from snn2chip.capture import capture
+from snn2chip.encode import encoder_of
+from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
+from snn2chip.fold import fold
+from snn2chip.lower import lower
+from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
+from snn2chip.quantize import (
+    ROUNDINGS,
+    STRATEGIES,
+    LayerReport,
+    QuantizeReport,
+    Strategy,
+    _proof,
+    _rounded,
+    quantize,
+    quantize_at,
+    sums_bound,
+)
+from snn2chip.simulate import reference
+from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.floating import evaluate
+
+LOIHI1, LOIHI2 = chips.load("loihi1"), chips.load("loihi2")
+LIMIT = 131071
+
+
+def trained(
+    seed: int, *, coding: str = "direct", readout: str = "membrane", outliers: bool = False, timesteps: int = 3
+) -> tuple[ir.Network, ir.IntArray]:
+    """A folded conv, conv, dense network that spikes, and calibration input for it."""
+    torch.manual_seed(seed)
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv1", Conv2d(2, 6, 3, 1, 1, bias=False)),
+        ("norm1", TDBatchNorm(6)),
+        ("lif1", LIF(0.25, 0.5)),
+        ("pool", AvgPool2d(2)),
+        ("conv2", Conv2d(6, 8, 3, 2, 1, groups=2)),
+        ("norm2", TDBatchNorm(8)),
+        ("lif2", LIF(0.3, 0.5)),
+        ("flatten", Flatten()),
+        ("dense", Linear(8 * 2 * 3, 5)),
+    ]
+    if readout == "spike_count":
+        layers += [("norm3", TDBatchNorm(5)), ("lif3", LIF(0.9, 0.5))]
+    network = spiking_network(layers, (2, 8, 12), coding=coding, readout=readout, timesteps=timesteps, seed=seed)
+    look_trained(network, seed)
+    if outliers:
+        with torch.no_grad():
+            network.body.conv2.weight[0, 0, 0, 0] = 40.0  # type: ignore[index, operator, union-attr]
+    folded, _ = fold(capture(network))
+    return folded, encoder_of(folded, seed)(images_for(network, 12, seed))
+
+
+def pairs(
+    folded: ir.Network, made: ir.Network, report: QuantizeReport
+) -> list[tuple[ir.Synapse, ir.Synapse, ir.CubaNeuron, float, LayerReport]]:
+    """(float synapse, integer synapse, integer neuron, Vth, report) of every layer."""
+    rows = []
+    for layer in report.layers:
+        source, target = folded[layer.name], made[layer.name]
+        neuron = made[layer.neuron]
+        assert isinstance(source, ir.Conv | ir.Dense) and isinstance(target, ir.Conv | ir.Dense)
+        assert isinstance(neuron, ir.CubaNeuron)
+        threshold = folded[layer.neuron].threshold if layer.neuron != "accumulator" else 0.0  # type: ignore[attr-defined]
+        rows.append((source, target, neuron, threshold, layer))
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------ rounding
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("bits", [4, 5, 6, 7, 8])
+@pytest.mark.parametrize("name", ["loihi1", "loihi2"])
+def test_integers_are_the_rounded_floats_and_fit(name: str, bits: int, calibrated: bool) -> None:
+    """Weights rint(s W), or even ones beyond the odd range; biases rint(s b); th = rint(s Vth); all in range."""
+    chip = chips.load(name).with_weight_bits(bits)
+    for seed, readout in ((0, "membrane"), (1, "spike_count")):
+        folded, raw = trained(seed, coding="poisson" if name == "loihi1" else "direct", readout=readout)
+        made, report = quantize(folded, chip, calibration=raw if calibrated else None)
+        assert (report.chip, report.weight_bits, report.calibration) == (name, bits, 12 * calibrated)
+        assert [layer.name for layer in report.layers] == ["conv1", "conv2", "dense"]
+        for source, target, neuron, vth, layer in pairs(folded, made, report):
+            scaled = source.weight * layer.scale
+            top = int(np.abs(target.weight).max())
+            assert top <= 2**bits - 2 and target.weight.dtype == np.int64
+            step = 1
+            if top > 2 ** (bits - 1) - 1:
+                step = 2
+                assert not (target.weight % 2).any()
+            if layer.rounding == "nearest":
+                wanted = np.clip(step * np.rint(scaled / step), -(2**bits - 2), 2**bits - 2)
+                np.testing.assert_array_equal(target.weight, wanted)
+            elif layer.clipped == 0:  # moved by at most two steps from nearest, and the sums right
+                assert np.abs(target.weight - scaled).max() <= 2.5 * step
+                sums = (target.weight - scaled).reshape(len(scaled), -1).sum(1)
+                assert np.abs(sums).max() <= step / 2 + 1e-9
+            assert (layer.clipped > 0) <= (top == 2**bits - 2)
+            assert source.bias is not None and target.bias is not None
+            np.testing.assert_array_equal(target.bias, np.rint(source.bias * layer.scale))
+            assert layer.bias_max == np.abs(target.bias).max() <= 4095
+            assert layer.weight_max == top
+            if layer.neuron == "accumulator":
+                assert (neuron.threshold, neuron.voltage_decay) == (131071, 0)
+            else:
+                assert neuron.threshold == round(layer.scale * vth) and 1 <= neuron.threshold <= 131071
+                assert layer.scale * vth == pytest.approx(neuron.threshold, rel=1e-14)
+                tau = folded[layer.neuron].tau  # type: ignore[attr-defined]
+                assert neuron.voltage_decay == round((1 - tau) * 4096)
+                assert (layer.tau, layer.tau_chip) == (tau, 1 - neuron.voltage_decay / 4096)
+            assert neuron.current_decay == 4096
+            assert layer.threshold == neuron.threshold
+        assert made.stage == "quantized" and made.readout.kind == readout
+        assert [node.name for node in made.nodes] == [
+            *(["input", "conv1", "lif1", "conv2", "lif2", "flatten", "dense"]),
+            "lif3" if readout == "spike_count" else "accumulator",
+            "readout",
+        ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(3, 2, 3, 3), (2, 1, 5, 1), (4, 7), (1, 1), (2, 40)]),
+    spread=st.floats(0.2, 100),
+)
+def test_sum_rounding_keeps_sums(seed: int, shape: tuple[int, ...], spread: float) -> None:
+    """'sums' is off by at most half a step in every output's sum, moves few weights, and none to the wrong side."""
+    scaled = rng_of(seed).normal(0, spread, shape)
+    nearest, sums = _rounded(scaled, "nearest"), _rounded(scaled, "sums")
+    np.testing.assert_array_equal(nearest, np.rint(scaled))
+    outputs = (sums - scaled).reshape(len(sums), -1).sum(1)
+    assert np.abs(outputs).max() <= 0.5 + 1e-9
+    assert np.abs(sums - scaled).max() < 2
+    np.testing.assert_array_equal(_rounded(scaled, "sums"), sums)
+
+
+def test_sum_rounding_is_better_where_errors_add_up() -> None:
+    """A kernel of nine times 0.4 is 0 to the nearest and 4 (of 3.6) by sums."""
+    scaled = np.full((1, 1, 3, 3), 0.4)
+    assert _rounded(scaled, "nearest").sum() == 0
+    assert _rounded(scaled, "sums").sum() == 4
+
+
+# --------------------------------------------------------------------------------------------------- the proof
+
+
+Port = tuple[ir.IntArray, ir.IntArray]  # smallest and largest value of each channel
+
+
+def extremes(layer: ir.ChainLayer, shape: ir.Shape, port: Port) -> tuple[ir.IntArray, ir.IntArray]:
+    """For every neuron the inputs (M, *shape) that make its sum largest, and those that make it smallest."""
+    size = int(np.prod(shape))
+    # the layer is linear: its matrix, one basis vector an input
+    matrix = reference.weighted_sums(layer, np.eye(size, dtype=np.int64).reshape(size, *shape)).reshape(size, -1).T
+    lo, hi = (np.repeat(bound, size // len(bound)) for bound in port)
+    most = np.where(matrix > 0, hi, lo)
+    least = np.where(matrix > 0, lo, hi)
+    return most.reshape(-1, *shape), least.reshape(-1, *shape)
+
+
+def overflows(layer: ir.ChainLayer, port: ir.IntArray) -> tuple[bool, int]:
+    """Whether port (N, T, ...) wraps or clips anything, by the same neuron without limits; and the largest |sum|."""
+    v = np.zeros((len(port), *layer.shape), dtype=np.int64)
+    wrong, largest = False, 0
+    for step in range(port.shape[1]):
+        sums = reference.weighted_sums(layer, port[:, step])
+        largest = max(largest, int(np.abs(sums).max()))
+        decayed = np.sign(v) * (np.abs(v) * (4096 - layer.voltage_decay) // 4096)
+        v = decayed + 64 * sums + 64 * layer.bias
+        wrong |= bool((64 * sums > 2**23).any() or (64 * sums <= -(2**23)).any() or (np.abs(v) > 2**23 - 1).any())
+        v = np.where(v > 64 * layer.threshold, 0, v)
+    return wrong, largest
+
+
+def adversary(layer: ir.ChainLayer, shape: ir.Shape, port: Port, steps: int, seed: int) -> ir.IntArray:
+    """Sequences (N, T, *shape) meant to overflow: always the largest, always the smallest, the largest after
+    waiting or after the smallest, mixtures at random."""
+    most, least = extremes(layer, shape, port)
+    rest = np.zeros_like(most)
+    rng = rng_of(seed)
+    runs = [[most] * steps, [least] * steps]
+    for start in range(1, steps):
+        runs += [[least] * start + [most] * (steps - start), [rest] * start + [most] * (steps - start)]
+        # creep to the threshold with small inputs, then strike
+        small = np.where(rng.random(most.shape) < 0.2, most, 0)
+        runs += [[small] * start + [most] * (steps - start)]
+    for _ in range(4):
+        pick = rng.integers(0, 3, steps)
+        runs.append([(most, least, rest)[i] for i in pick])
+    return np.concatenate([np.stack(run, 1) for run in runs])
+
+
+@st.composite
+def proof_layers(draw: st.DrawFn) -> tuple[ir.ChainLayer, ir.Shape, ir.IntArray, ir.IntArray, int]:
+    """A conv or dense layer whose sums come near the limit, its input's shape and range, and T."""
+    rng = rng_of(draw(st.integers(0, 2**32 - 1)))
+    conv = draw(st.booleans())
+    shape: ir.Shape = (draw(st.sampled_from([1, 2])), 4, 3) if conv else (draw(st.integers(1, 8)),)
+    channels = shape[0] if conv else draw(st.sampled_from([1, shape[0]]))
+    graded = draw(st.booleans())
+    top = draw(st.sampled_from([1, 127, 1000, 8000])) if graded else 1
+    low = -rng.integers(0, top + 1, channels) if graded else np.zeros(channels, dtype=np.int64)
+    high = rng.integers(0, top + 1, channels) if graded else np.ones(channels, dtype=np.int64)
+    # weights so large that the largest sum is around the limit: the proof does not care what made them
+    fan = 9 * shape[0] if conv else shape[0]
+    peak = max(1, int(rng.uniform(0.2, 5) * LIMIT / (top * fan)))
+    if conv:
+        weight = rng.integers(-peak, peak + 1, (2, shape[0], 3, 3))
+        padding, out = ((1, 1), (2, 4, 3)) if draw(st.booleans()) else ((0, 0), (2, 2, 1))
+    else:
+        weight, padding, out = rng.integers(-peak, peak + 1, (3, shape[0])), (0, 0), (3,)
+    bias_top = draw(st.sampled_from([0, 50, 4095]))
+    layer = ir.ChainLayer(
+        "1",
+        "conv" if conv else "dense",
+        weight,
+        rng.integers(-bias_top, bias_top + 1, out),
+        out,
+        draw(st.sampled_from([1, 1000, 60000, 131071])),
+        draw(st.sampled_from([0, 1000, 3072, 4095])),
+        padding=padding,
+    )
+    return layer, shape, low, high, draw(st.integers(1, 5))
+
+
+@settings(max_examples=300, deadline=None)
+@given(made=proof_layers(), seed=st.integers(0, 2**32 - 1))
+def test_what_is_proved_never_overflows(
+    made: tuple[ir.ChainLayer, ir.Shape, ir.IntArray, ir.IntArray, int], seed: int
+) -> None:
+    """Inputs chosen to be as bad as possible neither wrap nor clip a proved layer, and no sum passes the bound."""
+    layer, shape, low, high, steps = made
+    proved, bound = _proof(layer, low, high, steps, LIMIT)
+    least, most = sums_bound(layer, low, high)
+    assert bound == max(most, -least)
+    port = adversary(layer, shape, (low, high), steps, seed)
+    wrong, largest = overflows(layer, port)
+    assert largest <= bound
+    assert not (proved and wrong)
+    if layer.kind == "dense" or layer.padding == (0, 0):
+        assert largest == bound  # the bound is not only safe: some input reaches it
+    if wrong:
+        return
+    # nothing overflowed: the engine's numbers are those of the neuron without limits
+    chain = ir.Chain(shape, shape, "direct", 1, 0, 1, (0,), steps, "membrane", ("a",), (layer,))
+    run = reference.run(chain, port)
+    assert run.largest["1"] == largest
+
+
+def test_proofs_are_neither_always_nor_never() -> None:
+    """The layers above are proved, unproved but harmless, and unproved with an overflow, each often enough."""
+    seen = {"proved": 0, "unproved": 0, "overflow": 0, "near": 0}
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @given(made=proof_layers())
+    def visit(made: tuple[ir.ChainLayer, ir.Shape, ir.IntArray, ir.IntArray, int]) -> None:
+        layer, shape, low, high, steps = made
+        proved, bound = _proof(layer, low, high, steps, LIMIT)
+        seen["proved" if proved else "unproved"] += 1
+        seen["overflow"] += overflows(layer, adversary(layer, shape, (low, high), steps, 0))[0]
+        seen["near"] += proved and bound > LIMIT // 4
+
+    visit()
+    assert min(seen.values()) >= 15, seen
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 6), aim=st.floats(0.9, 1.1), steps=st.integers(1, 4))
+def test_the_proof_is_tight_for_dense_layers(seed: int, size: int, aim: float, steps: int) -> None:
+    """Without memory or bias, a dense layer is proved exactly when no input overflows it."""
+    rng = rng_of(seed)
+    weight = rng.integers(-100, 101, (2, size))
+    weight[0] = np.where(weight[0] == 0, 1, weight[0])
+    high = np.full(1, max(1, int(aim * LIMIT / max(1, np.abs(weight).sum(1).max()))))
+    low = -high
+    layer = ir.ChainLayer("1", "dense", weight, np.zeros(2, dtype=np.int64), (2,), 131071, 4096)
+    proved, bound = _proof(layer, low, high, steps, LIMIT)
+    wrong, largest = overflows(layer, adversary(layer, (size,), (low, high), steps, 0))
+    assert largest == bound
+    assert wrong == (not proved)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**20), coding=st.sampled_from(["direct", "poisson"]), steps=st.sampled_from([1, 3, 40]))
+def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, steps: int) -> None:
+    """Without data every layer is proved; adversarial input to each layer stays within its reported bound."""
+    folded, _ = trained(seed, coding=coding, timesteps=steps)
+    made, report = quantize(folded, LOIHI2)
+    chain, _ = lower(made)
+    low, high = chain.port_range
+    shape: ir.Shape = chain.input_shape
+    for layer, row in zip(chain.layers, report.layers, strict=True):
+        assert row.proved and row.seen is None and row.error is None and row.alternatives == {}
+        assert row.headroom == LIMIT / max(1, row.bound) >= 1
+        shape = (layer.weight.shape[1],) if layer.kind == "dense" else shape
+        port = adversary(layer, shape, (low, high), min(steps, 4), seed)[:500]
+        wrong, largest = overflows(layer, port)
+        assert not wrong and largest <= row.bound
+        if layer.kind == "dense":
+            least = adversary(layer, shape, (low, high), 1, seed)
+            assert overflows(layer, least)[1] == row.bound
+            # an accumulator that gathers the worst for all of T neither clips nor fires
+            for case in (0, len(layer.weight)):
+                whole = np.repeat(least[case : case + len(layer.weight)], steps, axis=1)
+                assert not overflows(layer, whole)[0]
+                assert not reference.run(replace(chain, layers=(layer,)), whole).counts[layer.name]
+        shape, low, high = layer.shape, np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+
+
+# ---------------------------------------------------------------------------------------------- calibration data
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("readout", ["membrane", "spike_count"])
+def test_errors_are_measured_on_integer_inputs(strategy: Strategy, readout: str) -> None:
+    """A layer's error is the share of its spikes that differ, every layer fed by the integer layers before it."""
+    folded, raw = trained(3, readout=readout, outliers=True)
+    made, report = quantize(folded, LOIHI2.with_weight_bits(5), calibration=raw, strategy=strategy)
+    chain, _ = lower(made)
+    run = DenseEngine(chain).run(chain.port(raw))
+    wanted = evaluate(folded, raw)
+    for layer, row in zip(chain.layers, report.layers, strict=True):
+        assert row.seen == run.largest[layer.name] <= LIMIT
+        if row.neuron == "accumulator":
+            difference = run.scores / (64 * row.scale) - wanted.scores.numpy()
+            error = np.sqrt((difference**2).mean()) / wanted.scores.numpy().std()
+        else:
+            error = (run.spikes[layer.name] != wanted.spikes[row.neuron].numpy()).mean()
+        assert row.error == pytest.approx(error, rel=1e-9, abs=1e-12)
+        assert 0 < float(error) < 1  # 5 bits do lose something, and not everything
+        assert row.rule in row.alternatives
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_the_chosen_scale_has_the_least_error(seed: int) -> None:
+    """'auto' tries every rule; where all are proved the best of all is taken, and a forced rule is obeyed."""
+    folded, raw = trained(seed, outliers=True)
+    reports = {
+        strategy: quantize(folded, LOIHI2.with_weight_bits(5), calibration=raw, strategy=strategy)[1]
+        for strategy in STRATEGIES
+    }
+    for row in reports["auto"].layers:
+        assert {"max", "error"} <= set(row.alternatives)
+    for row in reports["auto"].layers:
+        assert row.proved and row.error is not None
+        assert row.error == min(row.alternatives.values())
+    # the first layers have the same input whatever the strategy: their errors compare
+    first = {name: report.layers[0] for name, report in reports.items()}
+    assert set(first["max"].alternatives) == {"max"} and first["max"].rule == "max"
+    assert set(first["error"].alternatives) == {"max", "error"}
+    for row in first.values():
+        assert row.error is not None and first["auto"].error is not None
+        assert first["auto"].error <= row.error
+    assert first["auto"].alternatives["max"] == first["max"].error
+    for row in reports["percentile"].layers:  # where no weight would be clipped there is no percentile to take
+        assert row.rule == ("percentile" if row.clipped else "max")
+
+
+def test_percentile_clips_outliers_and_counts_them() -> None:
+    """One weight far beyond the others is clipped to the range when a percentile sets the scale."""
+    rng = rng_of(6)
+    weight = rng.normal(0, 0.1, (10, 300))
+    weight[3, 17], weight[4, 18] = 20.0, -30.0
+    folded = one_layer(weight, None)
+    raw = rng.integers(0, 2, (30, 2, 300))
+    made, report = quantize(folded, LOIHI2, calibration=raw, strategy="percentile")
+    (row,) = report.layers
+    dense = made["dense"]
+    assert isinstance(dense, ir.Dense)
+    assert row.rule == "percentile" and row.clipped == 2
+    assert (dense.weight[3, 17], dense.weight[4, 18]) == (254, -254)
+    plain = quantize(folded, LOIHI2, calibration=raw, strategy="max")[1].layers[0]
+    assert plain.clipped == 0
+    # clipping two weights keeps the precision of three thousand
+    assert row.error is not None and plain.error is not None and row.error < plain.error
+    best = quantize(folded, LOIHI2, calibration=raw)[1].layers[0]
+    assert best.error is not None and best.error <= row.error
+
+
+def test_an_unproved_scale_needs_room_to_spare() -> None:
+    """A scale without a proof is taken only when what was seen, sums and membranes, fits twice."""
+    rng = rng_of(0)
+    # a readout whose proof costs precision (T sums could add up) though real sums cancel
+    weight = rng.normal(0, 1, (4, 200))
+    margins = []
+    for steps, bias in ((60, 0.0), (500, 0.0), (60, 30.0)):
+        nodes = one_layer(weight, np.full(4, bias)).nodes
+        folded = ir.Network("folded", steps, ("a",), (*nodes[:2], ir.Readout("readout", ("dense",), "membrane")))
+        raw = rng.integers(0, 2, (20, steps, 200))
+        made, report = quantize(folded, LOIHI2, calibration=raw)
+        (row,) = report.layers
+        chain, _ = lower(made)
+        run = DenseEngine(chain).run(chain.port(raw))
+        reached = max(run.largest["1"], int(np.abs(run.voltage["1"]).max()) // 64)
+        assert not run.counts["1"]
+        assert row.proved or 2 * reached <= LIMIT
+        margins.append(row.proved)
+    assert not all(margins)
+
+
+def test_calibration_is_deterministic_and_immune_to_autocast() -> None:
+    """Twice the same, and the same within torch.autocast and any precision chosen globally."""
+    folded, raw = trained(7)
+    first, report = quantize(folded, LOIHI2, calibration=raw)
+    with torch.autocast("cpu", torch.bfloat16):
+        second, again = quantize(folded, LOIHI2, calibration=raw)
+    assert again == report
+    for mine, theirs in zip(first.nodes, second.nodes, strict=True):
+        if isinstance(mine, ir.Conv | ir.Dense):
+            assert isinstance(theirs, ir.Conv | ir.Dense)
+            np.testing.assert_array_equal(mine.weight, theirs.weight)
+
+
+def test_eight_bits_keep_the_decisions() -> None:
+    """Where no bias limits the scale, 8 bits change few spikes and hardly a decision."""
+    agree = []
+    for seed in range(4):
+        folded, raw = trained(seed, coding="poisson")
+        made, report = quantize(folded, LOIHI2, calibration=raw)
+        assert report.layers[0].error is not None and report.layers[0].error < 0.01
+        chain, _ = lower(made)
+        scores = DenseEngine(chain).run(chain.port(raw)).scores
+        agree.append((scores.argmax(1) == evaluate(folded, raw).scores.argmax(1).numpy()).mean())
+    assert np.mean(agree) >= 0.9
+
+
+def test_empty_calibration_is_refused() -> None:
+    """No samples are no data."""
+    folded, raw = trained(0)
+    with pytest.raises(InputError, match="calibration"):
+        quantize(folded, LOIHI2, calibration=raw[:0])
+
+
+# --------------------------------------------------------------------------------------------- again, at its scales
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("readout", ["membrane", "spike_count"])
+def test_quantize_at_the_reported_scales_is_the_same(readout: str, calibrated: bool, bits: int) -> None:
+    """Scales and roundings of the report are enough to make the same integers again, bit for bit."""
+    for seed in range(5):
+        chip = LOIHI2.with_weight_bits(bits)
+        folded, raw = trained(seed, readout=readout, outliers=seed == 2)
+        made, report = quantize(folded, chip, calibration=raw if calibrated else None)
+        scales = {layer.name: layer.scale for layer in report.layers}
+        again = quantize_at(folded, chip, scales, {layer.name: layer.rounding for layer in report.layers})
+        assert [type(node) for node in again.nodes] == [type(node) for node in made.nodes]
+        for mine, theirs in zip(again.nodes, made.nodes, strict=True):
+            assert (mine.name, mine.inputs) == (theirs.name, theirs.inputs)
+            if isinstance(mine, ir.CubaNeuron):
+                assert mine == theirs or vars(mine) == vars(theirs)
+            if isinstance(mine, ir.Conv | ir.Dense):
+                assert isinstance(theirs, ir.Conv | ir.Dense)
+                np.testing.assert_array_equal(mine.weight, theirs.weight)
+                np.testing.assert_array_equal(mine.bias, theirs.bias)  # type: ignore[arg-type]
+
+
+def test_quantize_at_names_a_missing_scale() -> None:
+    """A layer without a scale is named."""
+    folded, _ = trained(0)
+    scales = {layer.name: layer.scale for layer in quantize(folded, LOIHI2)[1].layers}
+    assert quantize_at(folded, LOIHI2, scales, {}).stage == "quantized"
+    del scales["conv2"]
+    with pytest.raises(InputError, match="'conv2': no scale is known"):
+        quantize_at(folded, LOIHI2, scales, {})
+
+
+# ------------------------------------------------------------------------------------------------------ refusals
+
+
+def one_layer(weight: np.ndarray, bias: np.ndarray | None, *, tau: float = 0.25, vth: float = 0.5) -> ir.Network:
+    """Binary input, one dense layer of LIF neurons, spike counts."""
+    size = weight.shape[1]
+    return ir.Network(
+        "folded",
+        2,
+        ("a", "b"),
+        (
+            ir.Input("input", (), (size,), "poisson", 1, 0, 1, np.zeros(size, np.int64), np.ones(size), np.zeros(size)),
+            ir.Dense("dense", ("input",), weight.astype(np.float64), bias),
+            ir.LIF("lif", ("dense",), tau, vth),
+            ir.Readout("readout", ("lif",), "spike_count"),
+        ),
+    )
+
+
+def test_loihi1_refuses_graded_input() -> None:
+    """Loihi 1 has binary spikes: graded input is refused with both remedies; Poisson input is taken."""
+    folded, _ = trained(0)
+    with pytest.raises(ChipLimitError, match=r"layer 'input'.*loihi1 has 0.*coding = 'poisson'.*--chip loihi2"):
+        quantize(folded, LOIHI1)
+    poisson, _ = trained(0, coding="poisson")
+    assert quantize(poisson, LOIHI1)[1].chip == "loihi1"
+
+
+def test_a_layer_of_zeros_is_refused() -> None:
+    """netx cannot load it: named."""
+    with pytest.raises(UnsupportedError, match="layer 'dense': every weight is 0"):
+        quantize(one_layer(np.zeros((2, 3)), np.ones(2)), LOIHI2)
+
+
+def test_a_large_bias_lowers_the_scale_until_it_fits() -> None:
+    """A bias of 300 thresholds leaves a coarse scale, but a right one; the threshold's rounding respects it."""
+    for ratio in (10.0, 300.0, 1365.3, 2000.0):
+        bias = np.array([0.5 * ratio, -0.1])
+        folded = one_layer(np.array([[30.0, -70.0], [55.0, 20.0]]), bias)
+        made, report = quantize(folded, LOIHI2)
+        dense = made["dense"]
+        assert isinstance(dense, ir.Dense) and dense.bias is not None
+        assert np.abs(dense.bias).max() <= 4095
+        assert report.layers[0].threshold >= 1
+        assert dense.bias[0] == pytest.approx(ratio * report.layers[0].threshold, abs=0.5)
+
+
+@pytest.mark.parametrize("bias", [0.5 * 4097, 1e9])
+def test_a_bias_that_fits_at_no_scale_is_refused(bias: float) -> None:
+    """Beyond 4095 thresholds no scale has both: named with the numbers and what to do."""
+    folded = one_layer(np.array([[30.0, -70.0], [55.0, 20.0]]), np.array([bias, 0.0]))
+    for calibration in (None, np.ones((3, 2, 2), dtype=np.int64)):
+        with pytest.raises(ChipLimitError, match=r"layer 'dense': no scale fits loihi2.*largest bias.*13-bit biases"):
+            quantize(folded, LOIHI2, calibration=calibration)
+
+
+def test_weights_too_small_for_the_bias_are_refused() -> None:
+    """If every weight rounds to zero where the bias fits, the layer is refused, not silenced."""
+    folded = one_layer(np.array([[1e-5, -1e-5], [1e-6, 0.0]]), np.array([400.0, 0.0]))
+    with pytest.raises(ChipLimitError, match="layer 'dense': no scale fits"):
+        quantize(folded, LOIHI2)
+
+
+def test_a_voltage_decay_out_of_range_is_refused() -> None:
+    """tau below 1/8192 rounds to a decay of 4096, which has no 12 bits; its neighbours fit."""
+    weight = np.array([[1.0, -2.0], [0.5, 1.0]])
+    with pytest.raises(ChipLimitError, match=r"layer 'lif': voltage decay 4096.*exceeds 4095.*1/4096"):
+        quantize(one_layer(weight, None, tau=1e-5), LOIHI2)
+    for tau, decay in ((1.0, 0), (1 / 4096, 4095), (0.25, 3072), (0.1, 3686)):
+        made, report = quantize(one_layer(weight, None, tau=tau), LOIHI2)
+        assert made["lif"].voltage_decay == decay  # type: ignore[attr-defined]
+        assert report.layers[0].tau_chip == 1 - decay / 4096
+
+
+def test_weight_bits_out_of_range_are_refused() -> None:
+    """2 to 8 bits; the message says so."""
+    for bits in (1, 0, -3, 9):
+        with pytest.raises(InputError, match=rf"--weight-bits {bits} is outside 2\.\.8"):
+            LOIHI2.with_weight_bits(bits)
+    assert LOIHI2.with_weight_bits(None) is LOIHI2
+    with pytest.raises(InputError, match="unknown chip 'loihi3': expected one of loihi1, loihi2"):
+        chips.load("loihi3")
+
+
+def test_chip_limits_are_loihis() -> None:
+    """What the profiles' widths come to."""
+    for chip in (LOIHI1, LOIHI2):
+        limits = (
+            chip.weight_odd_max,
+            chip.weight_max,
+            chip.bias_max,
+            chip.threshold_max,
+            chip.input_max,
+            chip.decay_max,
+        )
+        assert limits == (127, 254, 4095, 131071, 131071, 4095)
+    assert LOIHI2.with_weight_bits(4).weight_max == 14 and LOIHI2.with_weight_bits(4).weight_odd_max == 7
+    assert set(ROUNDINGS) == {"nearest", "sums"}

@@ -1,0 +1,547 @@
+"""The ladder: it passes what is right, and names the layer of what is wrong, whatever is wrong."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import Command, Quickstart
+from helpers import images_for, spiking_network
+from numpy.typing import NDArray
+
+from snn2chip import arith, chip, fold, ir, lava, pipeline
+from snn2chip import verify as ladder
+from snn2chip.errors import InputError
+from snn2chip.formats import model_file, netx
+from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
+from snn2chip.recipe import Recipe
+from snn2chip.verify import Difference, Rung, Verdict, compare, verify
+
+EXACT = ("torch = captured", "captured = folded", "integers = file", "reference = dense")
+
+
+def rung(verdict: Verdict, name: str) -> Rung:
+    return next(item for item in verdict.rungs if item.name == name)
+
+
+# --------------------------------------------------------------------------- a network with everything that folds
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Recipe]) -> model_file.Model:
+    """Four layers of neurons; the second norm has alpha 1/sqrt(2), the third tiny variances; a pool on each side.
+
+    Weights, means, variances, gamma of both signs and beta are drawn so that every part of the fold matters.
+    """
+    generator = torch.Generator().manual_seed(3)
+    network = spiking_network(
+        [
+            ("conv1", Conv2d(2, 6, 3, padding=1, bias=False)),
+            ("norm1", TDBatchNorm(6)),
+            ("lif1", LIF()),
+            ("pool1", AvgPool2d(2)),
+            ("conv2", Conv2d(6, 6, 3, padding=1, bias=True)),
+            ("norm2", TDBatchNorm(6, alpha=1 / math.sqrt(2))),
+            ("lif2", LIF()),
+            ("conv3", Conv2d(6, 6, 3, padding=1, bias=False)),
+            ("norm3", TDBatchNorm(6)),
+            ("pool2", AvgPool2d(2)),
+            ("lif3", LIF()),
+            ("flatten1", Flatten()),
+            ("dense1", Linear(24, 8, bias=False)),
+            ("norm4", TDBatchNorm(8)),
+            ("lif4", LIF()),
+            ("dense2", Linear(8, 4)),
+        ],
+        (2, 8, 8),
+        timesteps=3,
+        max_value=15,
+    )
+    with torch.no_grad():
+        for name, module in network.body.named_children():
+            if isinstance(module, (Conv2d, Linear)):
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) / 2)
+                if name == "conv3":
+                    module.weight.mul_(2e-3)  # variances near 1e-6: eps is most of the denominator
+        for module in network.body:
+            if isinstance(module, TDBatchNorm):
+                module.weight.copy_(1 + 0.5 * torch.rand(module.weight.shape, generator=generator))
+                module.weight[0] *= -1
+                module.bias.copy_(0.6 * torch.rand(module.bias.shape, generator=generator))
+                module.momentum = 1.0
+        network.train()
+        network(images_for(network, 16, seed=5))  # the running statistics
+        network.eval()
+    recipe = tiny()
+    return model_file.Model(network, recipe, 15, tuple("abcd"), {})
+
+
+@pytest.fixture(scope="module")
+def images(model: model_file.Model) -> NDArray[Any]:
+    return images_for(model.network, 6, seed=9).numpy()
+
+
+def export(model: model_file.Model) -> ir.Chain:
+    return pipeline.export(model, chip.load("loihi2")).chain
+
+
+def test_a_correct_export_passes(model: model_file.Model, images: NDArray[Any]) -> None:
+    """Every exact rung compares something and finds nothing."""
+    norm3 = model.network.body.norm3
+    assert float(norm3.running_var.max()) < 1e-4  # what the tests below rely on
+    verdict = verify(model, export(model), images, labels=np.zeros(6, dtype=np.int64), with_lava=False)
+    assert verdict.passed
+    for name in EXACT:
+        item = rung(verdict, name)
+        assert (item.passed, item.mismatches, item.first) == (True, 0, None)
+        assert item.compared > 500
+    spikes = ladder.module_spikes(model.network, np.repeat(images[:, None], 3, 1).astype(np.int64))[0]
+    assert all(0.02 < values.mean() < 0.98 for values in spikes.values())  # every layer is alive
+
+
+@pytest.mark.lava
+def test_a_correct_export_passes_in_lava(
+    model: model_file.Model,
+    images: NDArray[Any],
+    tmp_path: Path,
+    lava_environment: lava.Environment,
+) -> None:
+    """Lava runs the file and says the same, spikes and voltages of every layer."""
+    netx.save(tmp_path / "model.net", export(model))
+    chain = netx.load(tmp_path / "model.net")
+    verdict = verify(model, chain, images, net_path=tmp_path / "model.net")
+    assert verdict.passed
+    last = verdict.rungs[-1]
+    neurons = sum(int(np.prod(layer.shape)) for layer in chain.layers)
+    assert (last.name, last.mismatches, last.compared) == ("dense = Lava", 0, 2 * 6 * 3 * neurons)
+
+
+# ------------------------------------------------------------------------------------------- wrong folds
+
+right_gain, right_norm = fold.norm_gain, fold._after_norm
+right_pool_before, right_pool_after = fold._pool_before_conv, fold._pool_after_conv
+
+
+def without_eps(norm: ir.Norm) -> NDArray[np.float64]:
+    return norm.gamma * norm.alpha * norm.threshold / np.sqrt(norm.var) if norm.name == "norm3" else right_gain(norm)
+
+
+def without_alpha(norm: ir.Norm) -> NDArray[np.float64]:
+    return right_gain(replace(norm, alpha=1.0))
+
+
+def without_beta(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
+    return right_norm(synapse, replace(norm, beta=0 * norm.beta) if norm.name == "norm4" else norm)
+
+
+def without_mean(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
+    return right_norm(synapse, replace(norm, mean=0 * norm.mean) if norm.name == "norm1" else norm)
+
+
+def without_own_bias(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
+    """The convolution's own bias is left as it is instead of being scaled: the usual mistake."""
+    folded = right_norm(synapse, norm)
+    if synapse.bias is None or folded.bias is None:
+        return folded
+    return replace(folded, bias=folded.bias - right_gain(norm) * synapse.bias + synapse.bias)
+
+
+def flipped(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
+    folded = right_norm(synapse, norm)
+    return replace(folded, weight=folded.weight[..., ::-1].copy()) if norm.name == "norm2" else folded
+
+
+def pool_not_divided(conv: ir.Conv, pool: ir.AvgPool, shape: ir.Shape) -> ir.Conv:
+    made = right_pool_before(conv, pool, shape)
+    return replace(made, weight=made.weight * 2)
+
+
+def pool_after_not_divided(conv: ir.Conv, pool: ir.AvgPool) -> ir.Conv:
+    made = right_pool_after(conv, pool)
+    return replace(made, weight=made.weight * 4)
+
+
+def positive_gain(norm: ir.Norm) -> NDArray[np.float64]:
+    return np.abs(right_gain(norm))
+
+
+# what is replaced in snn2chip.fold, by what, and the layer that is wrong first because of it
+WRONG = {
+    "eps left out": ("norm_gain", without_eps, "lif3", "conv3"),
+    "alpha dropped": ("norm_gain", without_alpha, "lif2", "conv2"),
+    "sign of gamma lost": ("norm_gain", positive_gain, "lif1", "conv1"),
+    "beta forgotten": ("_after_norm", without_beta, "lif4", "dense1"),
+    "mean forgotten": ("_after_norm", without_mean, "lif1", "conv1"),
+    "bias not scaled": ("_after_norm", without_own_bias, "lif2", "conv2"),
+    "kernel flipped": ("_after_norm", flipped, "lif2", "conv2"),
+    "pool before divided wrongly": ("_pool_before_conv", pool_not_divided, "lif2", "conv2"),
+    "pool after divided wrongly": ("_pool_after_conv", pool_after_not_divided, "lif3", "conv3"),
+}
+
+
+@pytest.fixture
+def wrongly(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`with wrongly(name):` folds in this wrong way inside the block."""
+
+    def context(name: str) -> Any:
+        where, what, *_ = WRONG[name]
+        patch = pytest.MonkeyPatch()
+
+        class Wrong:
+            def __enter__(self) -> None:
+                patch.setattr(fold, where, what)
+
+            def __exit__(self, *_: object) -> None:
+                patch.undo()
+
+        return Wrong()
+
+    return context
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_fold_is_caught_and_its_layer_named(
+    name: str, model: model_file.Model, images: NDArray[Any], wrongly: Callable[[str], Any]
+) -> None:
+    """A fold that is wrong when verifying too fails 'captured = folded', at the layer that is wrong."""
+    with wrongly(name):
+        verdict = verify(model, export(model), images, with_lava=False)
+    assert not verdict.passed
+    assert [item.name for item in verdict.rungs if not item.passed] == ["captured = folded"]
+    failed = rung(verdict, "captured = folded")
+    assert failed.mismatches > 0
+    assert failed.first is not None
+    _, _, neuron, synapse = WRONG[name]
+    assert failed.first.layer == neuron
+    assert failed.first.step == 0  # a wrong weight or bias shows from the first step on
+    assert len(failed.first.neuron) == (1 if neuron == "lif4" else 3)
+    assert f"{synapse}, " in failed.detail
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrongly_folded_file_is_caught_and_its_layer_named(
+    name: str, model: model_file.Model, images: NDArray[Any], wrongly: Callable[[str], Any]
+) -> None:
+    """A file made by a wrong fold fails 'integers = file' when a right one verifies it, at the layer."""
+    with wrongly(name):
+        wrong = export(model)
+    verdict = verify(model, wrong, images, with_lava=False)
+    assert not verdict.passed
+    assert [item.name for item in verdict.rungs if not item.passed] == ["integers = file"]
+    failed = rung(verdict, "integers = file")
+    _, _, neuron, synapse = WRONG[name]
+    assert failed.first is not None
+    assert (failed.first.layer, failed.first.sample, failed.first.step) == (neuron, None, None)
+    assert f"of '{neuron}' (" in failed.detail
+    assert f"{synapse})" in failed.detail
+    assert failed.mismatches > 0
+
+
+def test_a_wrong_fold_too_small_for_a_spike_is_caught(
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A membrane that is off by a millionth flips no spike of six images, and is wrong all the same."""
+    monkeypatch.setattr(fold, "norm_gain", lambda norm: right_gain(norm) * (1 + 1e-6 * (norm.name == "norm1")))
+    verdict = verify(model, export(model), images, with_lava=False)
+    failed = rung(verdict, "captured = folded")
+    assert not failed.passed
+    assert failed.first is not None
+    assert failed.first.layer == "lif1"
+
+
+def test_a_wrong_readout_is_caught(
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last layer has no neuron that fires: a capture that loses its bias shows in the scores, by name."""
+    right = ladder.capture
+
+    def without_bias(network: Any, classes: Any = ()) -> ir.Network:
+        captured = right(network, classes)
+        nodes = [replace(node, bias=None) if node.name == "dense2" else node for node in captured.nodes]  # type: ignore[call-arg]
+        return captured.with_nodes("captured", nodes)
+
+    chain = export(model)
+    monkeypatch.setattr(ladder, "capture", without_bias)
+    verdict = verify(model, chain, images, with_lava=False)
+    failed = rung(verdict, "torch = captured")
+    assert not failed.passed
+    assert failed.first is not None
+    assert (failed.first.layer, failed.first.sample) == ("dense2", 0)
+
+
+def test_a_wrong_capture_is_caught(
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A capture that reads a wrong leak fails the first rung, in the second step: the first has none yet."""
+    right = ladder.capture
+
+    def leaky(network: Any, classes: Any = ()) -> ir.Network:
+        captured = right(network, classes)
+        nodes = [replace(node, tau=0.5) if node.name == "lif3" else node for node in captured.nodes]  # type: ignore[call-arg]
+        return captured.with_nodes("captured", nodes)
+
+    chain = export(model)
+    monkeypatch.setattr(ladder, "capture", leaky)
+    verdict = verify(model, chain, images, with_lava=False)
+    failed = rung(verdict, "torch = captured")
+    assert not failed.passed
+    assert failed.first is not None
+    assert failed.first.layer == "lif3"
+    assert failed.first.step is not None
+    assert failed.first.step >= 1
+    decay = rung(verdict, "integers = file")
+    assert decay.first == Difference("lif3", None, None, [0])
+    assert "decay of 'lif3'" in decay.detail
+
+
+# ------------------------------------------------------------------------------------------ altered files
+
+
+def first_of(path: str, amount: int = 1) -> Callable[[h5py.File], None]:
+    def alter(file: h5py.File) -> None:
+        values = file[path][()]
+        flat = np.atleast_1d(values).reshape(-1)
+        flat[len(flat) // 2] += amount
+        if np.ndim(values):
+            file[path][...] = values
+        else:
+            file[path][()] = flat[0]
+
+    return alter
+
+
+def attribute(name: str, value: object) -> Callable[[h5py.File], None]:
+    def alter(file: h5py.File) -> None:
+        file["snn2chip"].attrs[name] = value
+
+    return alter
+
+
+# The quickstart's layers are 1, 2, 3, (flatten 4), 5 and 6.
+ALTERED = {
+    "weight of a conv": (first_of("layer/2/weight"), "lif2", "weight of 'lif2' (conv2): 1 of 9216 differ"),
+    "weight of a dense": (first_of("layer/5/weight", 2), "lif4", "weight of 'lif4'"),
+    "weight of the readout": (
+        first_of("layer/6/weight", 2),
+        "accumulator",
+        "weight of 'accumulator' (dense2): 1 of 640",
+    ),
+    "bias per neuron": (first_of("layer/1/bias"), "lif1", "bias of 'lif1' (conv1): 1 of 2048 differ"),
+    "bias per channel": (first_of("layer/3/bias"), "lif3", "bias of 'lif3' (conv3): 16 of 1024 differ"),
+    "threshold": (first_of("layer/3/neuron/vThMant"), "lif3", "threshold of 'lif3'"),
+    "voltage decay": (first_of("layer/1/neuron/vDecay"), "lif1", "decay of 'lif1'"),
+    "centre": (attribute("input_center", np.array([6])), "input", "centre of 'input': 1 of 1 differ, first 6 in the"),
+    "range": (attribute("input_low", -1), "input", "range of 'input': 1 of 2 differ, first -1 in the file, 0 expected"),
+    "largest pixel": (attribute("pixel_max", 17), "input", "largest pixel of 'input': 1 of 1 differ, first 17"),
+    "readout": (attribute("readout", "spike_count"), "readout", "kind of 'readout': 1 of 1 differ, first spike_count"),
+    "classes": (
+        attribute("classes", json.dumps(list("1023456789"))),
+        "readout",
+        "class of 'readout': 2 of 10 differ, first 1 in the file, 0 expected",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALTERED)
+def test_an_altered_file_is_caught_and_named(name: str, quickstart: Quickstart, tmp_path: Path, cli: Command) -> None:
+    """One number of the file changed by one: exit code 1, the layer and the number named."""
+    alter, layer, words = ALTERED[name]
+    net = tmp_path / "model.net"
+    net.write_bytes(quickstart.net.read_bytes())
+    with h5py.File(net, "r+") as file:
+        alter(file)
+    done = cli("verify", quickstart.model, net, "--no-lava", "--samples=3", "--json", tmp_path / "verify.json")
+    assert done.code == 1
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: integers = file: ")
+    assert words in lines[0]
+    verdict = json.loads((tmp_path / "verify.json").read_text())
+    assert verdict["passed"] is False
+    failed = [item for item in verdict["rungs"] if not item["passed"]]
+    assert [item["name"] for item in failed] == ["integers = file"]
+    assert failed[0]["first"]["layer"] == layer
+    assert "NOT EQUAL" in done.out
+
+
+def test_a_file_from_another_model_is_refused(
+    model: model_file.Model, quickstart: Quickstart, tmp_path: Path, cli: Command
+) -> None:
+    """Another architecture is bad input (2), and the message asks the right question."""
+    netx.save(tmp_path / "other.net", export(model))
+    done = cli("verify", quickstart.model, tmp_path / "other.net", "--no-lava", "--samples=2")
+    done.refused("was it exported from another model?")
+
+
+def test_a_file_with_another_number_of_steps_is_refused(model: model_file.Model, images: NDArray[Any]) -> None:
+    """The same layers at another T are another model."""
+    with pytest.raises(InputError, match="was it exported from another model"):
+        verify(model, replace(export(model), timesteps=2), images, with_lava=False)
+
+
+def test_other_weights_of_the_same_architecture_are_caught(
+    quickstart: Quickstart, tmp_path: Path, cli: Command
+) -> None:
+    """A file of another training of the same recipe fails with exit code 1, not with a refusal."""
+    content = torch.load(quickstart.model, weights_only=True)
+    content["state"]["body.norm2.bias"] += 0.05
+    torch.save(content, tmp_path / "model.pt")
+    done = cli("verify", tmp_path / "model.pt", quickstart.net, "--no-lava", "--samples=2")
+    assert done.code == 1
+    assert "integers = file" in done.err
+    assert "first layer 'lif2'" in done.err
+
+
+def test_a_bias_that_fits_no_register_at_the_files_scale_is_caught(
+    quickstart: Quickstart, tmp_path: Path, cli: Command
+) -> None:
+    """What the file should have held may exceed the chip; that is a difference to name like any other."""
+    content = torch.load(quickstart.model, weights_only=True)
+    content["state"]["body.norm2.bias"] += 50
+    torch.save(content, tmp_path / "model.pt")
+    done = cli("verify", tmp_path / "model.pt", quickstart.net, "--no-lava", "--samples=2")
+    assert done.code == 1
+    assert "first layer 'lif2'" in done.err
+
+
+# ----------------------------------------------------------------------------------------- wrong simulators
+
+
+@pytest.fixture
+def biased(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The dense engine's membranes leak by 1/4096 too much."""
+    right = arith.decay
+    monkeypatch.setattr(arith, "decay", lambda state, amount: right(state, min(amount + 1, 4096) if amount else 0))
+    yield
+
+
+def leaky(model: model_file.Model) -> model_file.Model:
+    """The same with tau = 0.3 in the first neuron: at 0.25 a voltage can be decayed three times without rounding."""
+    changed = copy.deepcopy(model)
+    changed.network.body.lif1.fixed_tau.fill_(0.3)  # type: ignore[operator, union-attr]
+    return changed
+
+
+def test_a_simulator_bug_is_caught(model: model_file.Model, images: NDArray[Any], biased: None) -> None:
+    """A leak that is off by one unit fails 'reference = dense', in the second step: the first has none."""
+    model = leaky(model)
+    verdict = verify(model, export(model), images, with_lava=False)
+    assert [item.name for item in verdict.rungs if not item.passed] == ["reference = dense"]
+    first = rung(verdict, "reference = dense").first
+    assert first is not None
+    assert first.layer == "lif1"
+    assert first.step == 1
+    assert len(first.neuron) == 3
+
+
+@pytest.mark.lava
+def test_a_bug_of_both_engines_is_caught_by_lava(
+    quickstart: Quickstart,
+    monkeypatch: pytest.MonkeyPatch,
+    lava_environment: lava.Environment,
+) -> None:
+    """What both of our engines get wrong in the same way, Lava does not."""
+    from snn2chip.simulate import reference
+
+    model, chain = model_file.load(quickstart.model), netx.load(quickstart.net)
+    right = reference.run
+    wrong = replace(chain, layers=(*chain.layers[:3], replace(chain.layers[3], threshold=1), chain.layers[4]))
+    monkeypatch.setattr(reference, "run", lambda _chain, port: right(wrong, port))
+    dense = ladder.DenseEngine
+    monkeypatch.setattr(ladder, "DenseEngine", lambda _chain: dense(wrong))
+    pixels = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8))
+    verdict = verify(model, chain, pixels, net_path=quickstart.net)
+    assert [item.name for item in verdict.rungs if not item.passed] == ["dense = Lava"]
+    first = rung(verdict, "dense = Lava").first
+    assert first is not None
+    assert first.layer == "lif4"
+    assert len(first.neuron) == 1
+
+
+# --------------------------------------------------------------------------------------- compare and JSON
+
+
+def test_compare_names_layer_sample_step_and_neuron() -> None:
+    """The first layer in order that differs, there the first sample, there the first step; all are counted."""
+    first = {"a": np.zeros((2, 3, 4)), "b": np.zeros((2, 3, 2, 2, 2)), "c": np.zeros((2, 3, 1))}
+    second = {name: values.copy() for name, values in first.items()}
+    assert compare(first, second) == (0, 24 + 48 + 6, None)
+    second["c"][0, 0, 0] = 1
+    assert compare(first, second) == (1, 78, Difference("c", 0, 0, [0]))
+    second["b"][1, 0, 0, 0, 0] = 1
+    second["b"][0, 2, 1, 0, 1] = 1
+    second["b"][0, 2, 1, 1, 0] = 1
+    assert compare(first, second) == (4, 78, Difference("b", 0, 2, [1, 0, 1]))
+
+
+def test_compare_refuses_what_cannot_be_compared() -> None:
+    """A layer that is missing or has another shape is named with both shapes."""
+    with pytest.raises(InputError, match=r"layer 'a': arrays of shape \(2, 3\) and None"):
+        compare({"a": np.zeros((2, 3))}, {})
+    with pytest.raises(InputError, match=r"layer 'a': arrays of shape \(2, 3\) and \(2, 4\)"):
+        compare({"a": np.zeros((2, 3))}, {"a": np.zeros((2, 4))})
+
+
+def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Command) -> None:
+    """Exactly the documented keys and types, and a table with every rung."""
+    out = tmp_path / "verify.json"
+    printed = cli("verify", quickstart.model, quickstart.net, "--no-lava", "--samples=5", "--json", out).ok()
+    verdict = json.loads(out.read_text())
+    assert verdict.keys() == {"passed", "rungs"}
+    assert verdict["passed"] is True
+    assert [item["name"] for item in verdict["rungs"]] == [
+        "torch = captured",
+        "captured = folded",
+        "folded ~ integers",
+        "integers = file",
+        "reference = dense",
+    ]
+    for item in verdict["rungs"]:
+        assert item.keys() == {"name", "passed", "mismatches", "compared", "first", "detail"}
+        assert item["passed"] is True
+        assert type(item["mismatches"]) is int
+        assert type(item["compared"]) is int
+        assert item["compared"] > 0
+        assert item["name"] in printed
+        if item["name"] != "folded ~ integers":
+            assert (item["mismatches"], item["first"]) == (0, None)
+    assert "every exact rung holds" in printed
+    assert "decisions agree on" in verdict["rungs"][2]["detail"]
+
+
+def test_a_difference_as_json(model: model_file.Model, images: NDArray[Any], biased: None) -> None:
+    """`first` has exactly layer, sample, step and neuron, plain numbers that JSON can hold."""
+    model = leaky(model)
+    verdict = json.loads(json.dumps(verify(model, export(model), images, with_lava=False).as_json()))
+    first = verdict["rungs"][-1]["first"]
+    assert first.keys() == {"layer", "sample", "step", "neuron"}
+    assert isinstance(first["layer"], str)
+    assert isinstance(first["sample"], int)
+    assert isinstance(first["step"], int)
+    assert [type(index) for index in first["neuron"]] == [int, int, int]
+    exact = {item["name"]: item["first"] for item in verdict["rungs"] if item["name"] in EXACT[:3]}
+    assert exact == dict.fromkeys(EXACT[:3])
+
+
+@pytest.mark.lava
+def test_the_command_with_lava(
+    quickstart: Quickstart,
+    tmp_path: Path,
+    cli: Command,
+    lava_environment: lava.Environment,
+) -> None:
+    """`snn2chip verify` with Lava holds six rungs; the last is Lava's."""
+    out = tmp_path / "verify.json"
+    cli("verify", quickstart.model, quickstart.net, "--samples=4", "--json", out).ok()
+    rungs = json.loads(out.read_text())["rungs"]
+    assert len(rungs) == 6
+    assert (rungs[-1]["name"], rungs[-1]["passed"], rungs[-1]["mismatches"]) == ("dense = Lava", True, 0)

@@ -1,0 +1,86 @@
+"""The wheel alone is enough: recipes, chip profiles and the Lava runner travel inside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, child_environment
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel built from this checkout."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_its_data_and_nothing_else(wheel: Path) -> None:
+    """Every recipe, chip profile and file of the runner; no weights, tests or cards."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    wanted = {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("models/*/recipe.toml")}
+    wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/chips/*.toml")}
+    wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/lava/*.[pt][yx]*")}
+    assert len(wanted) > 8
+    assert wanted <= names
+    packaged = {f"snn2chip/{path.relative_to(ROOT / 'snn2chip')}" for path in (ROOT / "snn2chip").rglob("*.py")}
+    assert packaged <= names
+    extra = {name for name in names - wanted - packaged if ".dist-info/" not in name}
+    assert extra == {"snn2chip/py.typed"}
+
+
+def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: Path) -> None:
+    """In an empty environment and folder: the quickstart recipe for one epoch, exported and simulated.
+
+    The environment holds the wheel alone; to save a gigabyte, its dependencies are read from this environment's
+    packages through a path file. Path files are not followed twice, so that the checkout's own (editable)
+    installation stays out of reach, which is checked.
+    """
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, timeout=120)
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = child_environment()
+    environment.pop("PYTHONPATH", None)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*command: str | Path) -> str:
+        done = subprocess.run(
+            list(map(str, command)),
+            cwd=elsewhere,
+            env={**environment, "PATH": f"{folder / 'bin'}{os.pathsep}{environment['PATH']}"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout
+
+    where = run(python, "-c", "import snn2chip; print(snn2chip.__file__)").strip()
+    assert Path(where).is_relative_to(packages)
+    snn2chip = folder / "bin" / "snn2chip"
+    assert "digits-tdbn" in run(snn2chip, "recipe")
+    run(snn2chip, "train", "digits-tdbn", "--set", "train.epochs=1", "--device", "cpu")
+    run(snn2chip, "fold-and-export", "runs/digits-tdbn/model.pt")
+    assert "359 samples of digits:test" in run(snn2chip, "simulate", "runs/digits-tdbn/model.net")
+    assert sorted(path.name for path in elsewhere.rglob("*") if path.is_file()) == [
+        "checkpoint.pt",
+        "curves.png",
+        "metrics.jsonl",
+        "model.net",
+        "model.pt",
+    ]
