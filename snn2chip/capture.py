@@ -5,13 +5,16 @@ Nothing is computed here beyond reading parameters as float64; folding is the ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from snn2chip import ir
-from snn2chip.errors import UnsupportedError
+from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.nn import (
     LIF,
     AvgPool2d,
@@ -21,10 +24,14 @@ from snn2chip.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    MaxPool2d,
+    Residual,
     SpikingNetwork,
     TDBatchNorm,
 )
 from snn2chip.nn.coding import ReadoutName
+
+LAYERS = (LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
 
 # What people try to export that has no counterpart on the chip, and the nearest thing that has.
 _INSTEAD: dict[type[nn.Module], str] = {
@@ -35,7 +42,7 @@ _INSTEAD: dict[type[nn.Module], str] = {
     nn.GroupNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
     nn.LayerNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
     nn.AvgPool2d: "snn2chip.nn.AvgPool2d",
-    nn.MaxPool2d: "snn2chip.nn.AvgPool2d or a stride of 2",
+    nn.MaxPool2d: "snn2chip.nn.MaxPool2d after a LIF, snn2chip.nn.AvgPool2d or a stride of 2",
     nn.AdaptiveAvgPool2d: "snn2chip.nn.GlobalAvgPool",
     nn.Flatten: "snn2chip.nn.Flatten",
     nn.Dropout: "snn2chip.nn.Dropout",
@@ -90,11 +97,32 @@ def _input(network: SpikingNetwork) -> ir.Input:
     return ir.Input("input", (), network.input_shape, encoder.coding, encoder.max_value, 0, high, center, scale, shift)
 
 
-def _layers(body: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
-    """Named layers in the order they run; `named_children` would leave out a module used a second time."""
-    for name, module in body._modules.items():
-        if module is not None:
-            yield name, module
+class _Tracer(fx.Tracer):
+    """Follows a forward function down to the layers of snn2chip.nn, and to torch's own, which are refused."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, LAYERS):
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and type(m) is not Residual
+
+
+def _trace(body: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(body)
+    except (fx.proxy.TraceError, TypeError, NotImplementedError) as error:
+        raise UnsupportedError(
+            f"network: its forward function does what a chip cannot (branches on values, loops over them): {error}; "
+            f"build it from layers of snn2chip.nn and additions"
+        ) from None
+
+
+def _is_add(step: fx.Node) -> bool:
+    """Two tensors added, with +, += or torch.add."""
+    if step.op == "call_function":
+        named = step.target in (operator.add, operator.iadd, torch.add)
+    else:
+        named = step.op == "call_method" and step.target in ("add", "add_")
+    return named and len(step.args) == 2 and not step.kwargs and all(isinstance(x, fx.Node) for x in step.args)
 
 
 def _check_ending(last: ir.Node, kind: ReadoutName) -> None:
@@ -107,28 +135,17 @@ def _check_ending(last: ir.Node, kind: ReadoutName) -> None:
         raise UnsupportedError(f"layer '{last.name}': a spike_count readout must follow a neuron; add a LIF")
 
 
-def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
-    """Read a trained network (in eval mode) into a 'captured' `ir.Network`, in float64.
-
-    Layer names are those of `network.body`. Dropout is left out.
-
-    Raises:
-        UnsupportedError: a layer has no counterpart on the chip; names it and the nearest thing that has.
-        InputError: NaN or infinite parameters, or shapes that do not fit.
-    """
-    nodes: list[ir.Node] = [_input(network)]
-    shape = nodes[0].shape if isinstance(nodes[0], ir.Input) else ()
-    for name, module in _layers(network.body):
-        source = nodes[-1].name
-        node: ir.Node
-        if isinstance(module, Conv2d):
-            node = _conv(name, source, module)
-        elif isinstance(module, Linear):
-            node = ir.Dense(name, (source,), _array(module.weight), _optional(module.bias))
-        elif isinstance(module, TDBatchNorm):
-            node = ir.Norm(
+def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shape) -> list[ir.Node]:
+    """The IR of one layer that reads `shape`; none for what does nothing once trained."""
+    if isinstance(module, Conv2d):
+        return [_conv(name, sources[0], module)]
+    if isinstance(module, Linear):
+        return [ir.Dense(name, sources, _array(module.weight), _optional(module.bias))]
+    if isinstance(module, TDBatchNorm):
+        return [
+            ir.Norm(
                 name,
-                (source,),
+                sources,
                 _array(module.weight),
                 _array(module.bias),
                 _array(module.running_mean),
@@ -137,31 +154,81 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
                 module.alpha,
                 module.threshold,
             )
-        elif isinstance(module, LIF):
-            node = ir.LIF(
-                name,
-                (source,),
-                float(module.tau.detach().double()),
-                float(module.threshold.detach().double()),
-            )
-        elif isinstance(module, AvgPool2d):
-            node = ir.AvgPool(name, (source,), (module.kernel, module.kernel))
-        elif isinstance(module, GlobalAvgPool):
-            nodes.append(ir.AvgPool(name, (source,), (shape[1], shape[2])))
-            node = ir.Flatten(f"{name}_flatten", (name,))
-            shape = ir.output_shape(nodes[-1], shape)
-        elif isinstance(module, Flatten):
-            node = ir.Flatten(name, (source,))
-        elif isinstance(module, Dropout):
+        ]
+    if isinstance(module, LIF):
+        tau, threshold = (float(value.detach().double()) for value in (module.tau, module.threshold))
+        return [ir.LIF(name, sources, tau, threshold)]
+    if isinstance(module, AvgPool2d):
+        return [ir.AvgPool(name, sources, (module.kernel, module.kernel))]
+    if isinstance(module, MaxPool2d):
+        sides = ((side, side) for side in (module.kernel, module.stride, module.padding))
+        return [ir.MaxPool(name, sources, *sides)]
+    if isinstance(module, GlobalAvgPool):
+        if len(shape) != 3:
+            raise InputError(f"layer '{name}': a global average needs an image, but {shape} reaches it")
+        return [ir.AvgPool(name, sources, (shape[1], shape[2])), ir.Flatten(f"{name}_flatten", (name,))]
+    if isinstance(module, Flatten):
+        return [ir.Flatten(name, sources)]
+    if isinstance(module, Dropout):
+        return []
+    instead = _INSTEAD.get(type(module))
+    raise UnsupportedError(
+        f"layer '{name}': {type(module).__name__} cannot be exported; "
+        + (f"use {instead}" if instead else "build the network from the layers of snn2chip.nn")
+    )
+
+
+def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
+    """Read a trained network (in eval mode) into a 'captured' `ir.Network`, in float64.
+
+    The forward function of `network.body` is followed symbolically (torch.fx), so that any module built from the
+    layers of `snn2chip.nn` and additions can be captured, branches included. Layers are called by their path in
+    `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout is left out.
+
+    Raises:
+        UnsupportedError: a layer or an operation has no counterpart on the chip; names it and the nearest thing
+            that has.
+        InputError: NaN or infinite parameters, or shapes that do not fit.
+    """
+    nodes: list[ir.Node] = [_input(network)]
+    shapes: dict[str, ir.Shape] = {"input": network.input_shape}
+    names: dict[fx.Node, str] = {}  # what each step of the forward function gives
+    uses: Counter[str] = Counter()
+    ending: str | None = None
+    for step in _trace(network.body).nodes:
+        sources = tuple(names[source] for source in step.all_input_nodes)
+        made: list[ir.Node]
+        if step.op == "placeholder":
+            names[step] = "input"
             continue
+        if step.op == "output":
+            ending = sources[0] if len(sources) == 1 and isinstance(step.args[0], fx.Node) else None
+            break
+        if step.op == "call_module":
+            path = str(step.target)
+            uses[path] += 1
+            name = path if uses[path] == 1 else f"{path}:{uses[path]}"
+            if len(sources) != 1:
+                raise UnsupportedError(f"layer '{name}': {len(sources)} inputs; expected one")
+            made = _node(name, sources, network.body.get_submodule(path), shapes[sources[0]])
+        elif _is_add(step):
+            stack = list(step.meta.get("nn_module_stack", {}))
+            path = f"{stack[-1]}.add" if stack and stack[-1] else "add"
+            uses[path] += 1
+            name = path if uses[path] == 1 else f"{path}:{uses[path]}"
+            made = [ir.Add(name, tuple(names[source] for source in step.args if isinstance(source, fx.Node)))]
         else:
-            instead = _INSTEAD.get(type(module))
+            what = getattr(step.target, "__name__", step.target)
             raise UnsupportedError(
-                f"layer '{name}': {type(module).__name__} cannot be exported; "
-                + (f"use {instead}" if instead else "build the network from the layers of snn2chip.nn")
+                f"network: '{what}' in its forward function cannot be exported; use layers of snn2chip.nn and additions"
             )
-        shape = ir.output_shape(node, shape)
-        nodes.append(node)
-    _check_ending(nodes[-1], network.readout.kind)
-    nodes.append(ir.Readout("readout", (nodes[-1].name,), network.readout.kind))
+        for node in made:
+            shapes[node.name] = ir.output_shape(node, *(shapes[source] for source in node.inputs))
+        nodes += made
+        names[step] = made[-1].name if made else sources[0]
+    if ending is None:
+        raise UnsupportedError("network: its forward function must return one tensor")
+    by_name = {node.name: node for node in nodes}
+    _check_ending(by_name[ending], network.readout.kind)
+    nodes.append(ir.Readout("readout", (ending,), network.readout.kind))
     return ir.Network("captured", network.timesteps, tuple(classes), tuple(nodes))

@@ -9,6 +9,11 @@ layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
 - average pooling after a convolution (conv K, s, pool k): ``conv(K + s (k - 1), s k, p)``, the mean of the
   k^2 shifted kernels.
 - pooling before a dense layer: every weight repeated over its window and divided by its size.
+- an add: every path from a source of spikes through it to a neuron is one synapse of that neuron, and their
+  currents add up; what is added once (a bias, a shift) stays with the first path. A path without a convolution
+  or dense layer, an identity shortcut, is a convolution of one weight a channel.
+- max pooling of spikes: a logical OR, a neuron that any spike under its window makes fire, and that is reset by it:
+  weights 1, threshold 1/2. Exact at every step.
 - input ``scale * (p + center) + shift`` per channel: ``W' = W scale``, and the shift goes into the bias. The
   integers are centred at c, the rounded channel mean of the normalization. Zero padding of the *normalized*
   image is not zero padding of the integers, so the bias of a padded first layer is one value a neuron.
@@ -143,65 +148,161 @@ def _input_affine(synapse: ir.Synapse, source: ir.Input, center: ir.IntArray) ->
     return replace(synapse, weight=weight, bias=bias.reshape(-1, 1, 1) + lift)
 
 
-def _segments(network: ir.Network) -> list[list[ir.Node]]:
-    """The nodes after the input, cut after every neuron and at the readout."""
-    segments: list[list[ir.Node]] = [[]]
-    for node in network.nodes[1:]:
-        if isinstance(node, ir.Readout) and not segments[-1]:
-            segments[-1].append(node)
-            break
-        segments[-1].append(node)
-        if isinstance(node, ir.LIF):
-            segments.append([])
-    return segments
+@dataclass(frozen=True)
+class _Path:
+    """A way for spikes to a neuron: where they come from, and the linear layers on the way."""
+
+    source: str
+    nodes: tuple[ir.Node, ...] = ()
+
+
+def _without_shift(node: ir.Node, number: int) -> ir.Node:
+    """The linear part of a layer, for every path through it but the first: ``f(a + b) = f(a) + f_linear(b)``."""
+    node = replace(node, name=f"{node.name}:{number}")
+    if isinstance(node, ir.Norm):
+        zero = np.zeros_like(node.mean)
+        return replace(node, mean=zero, beta=zero)
+    if isinstance(node, (ir.Conv, ir.Dense)):
+        return replace(node, bias=None)
+    return node
+
+
+def _identity(name: str, shape: ir.Shape) -> ir.Synapse:
+    """One weight of 1 a channel (image) or a feature (flat): what passes spikes on as currents."""
+    if len(shape) == 3:
+        return ir.Conv(name, (), np.ones((shape[0], 1, 1, 1)), None, groups=shape[0])
+    return ir.Dense(name, (), np.eye(shape[0]), None)
+
+
+class _Fold:
+    """The folded network as it grows."""
+
+    def __init__(self, network: ir.Network) -> None:
+        self.network = network
+        self.source = network.input
+        self.center = np.zeros_like(self.source.center)
+        if self.source.coding == "direct" and self.source.high > 1:  # binary images stay binary spikes
+            # the integer nearest to what normalization calls 0, so that weights see small signed numbers
+            nearest = np.clip(np.rint(-self.source.shift / self.source.scale), self.source.low, self.source.high)
+            self.center = nearest.astype(np.int64)
+        self.nodes: list[ir.Node] = [
+            replace(
+                self.source,
+                center=self.center,
+                scale=np.ones_like(self.source.scale),
+                shift=np.zeros_like(self.source.shift),
+            )
+        ]
+        self.steps: list[tuple[str, str]] = []
+        self.flattened: dict[str, str] = {}  # source -> its Flatten
+
+    def _synapse(self, path: _Path, neuron: ir.Node, several: bool) -> ir.Synapse | None:
+        """The one synapse of a path, its flatten emitted; None for a readout that reads a neuron itself."""
+        shape = self.network.shape(path.source)
+        identity = f"{neuron.name}.{path.source}" if several else None
+        synapse, flatten = _fold_path([*path.nodes, neuron], shape, self.steps, identity)
+        if synapse is None:
+            return None
+        reads = path.source
+        if reads == self.source.name:
+            synapse = _input_affine(synapse, self.source, self.center)
+            self.steps.append((reads, f"normalization and centring at {self.center.tolist()} into '{synapse.name}'"))
+        if flatten is not None and len(shape) == 3:
+            if reads not in self.flattened:
+                self.nodes.append(replace(flatten, inputs=(reads,)))
+                self.flattened[reads] = flatten.name
+            reads = self.flattened[reads]
+        return replace(synapse, inputs=(reads,))
+
+    def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
+        """A neuron or the readout, with all that drives it."""
+        made = [self._synapse(path, node, len(paths) > 1) for path in paths]
+        synapses = [item for item in made if item is not None]
+        self.nodes += synapses
+        if not synapses:
+            driver = paths[0].source
+        elif len(synapses) == 1:
+            driver = synapses[0].name
+        else:
+            driver = f"{node.name}.add" if isinstance(node, ir.Readout) else node.inputs[0]
+            if not isinstance(self.network[node.inputs[0]], ir.Add):
+                driver = f"{node.name}.add"  # the layer after the add has become part of what is added
+            self.nodes.append(ir.Add(driver, tuple(item.name for item in synapses)))
+        self.nodes.append(replace(node, inputs=(driver,)))
+
+    def max_pool(self, node: ir.MaxPool, paths: list[_Path]) -> None:
+        """A layer of OR neurons under the name of the pooling."""
+        binary = self.source.high <= 1 and self.source.low >= 0
+        spikes = len(paths) == 1 and not paths[0].nodes and (paths[0].source != self.source.name or binary)
+        if not spikes:
+            raise UnsupportedError(
+                f"layer '{node.name}': max pooling of '{node.inputs[0]}', which gives no spikes, is not an OR; "
+                f"put it after a neuron, or use average pooling"
+            )
+        channels = self.network.shape(node.inputs[0])[0]
+        window = ir.Conv(
+            f"{node.name}.window",
+            (paths[0].source,),
+            np.ones((channels, 1, *node.kernel)),
+            None,
+            node.stride,
+            node.padding,
+            groups=channels,
+        )
+        self.nodes += [window, ir.LIF(node.name, (window.name,), tau=0.25, threshold=0.5)]
+        self.steps.append((node.name, "an OR of spikes: a layer of neurons"))
 
 
 def fold(network: ir.Network) -> tuple[ir.Network, FoldReport]:
-    """Fold a 'captured' network into a 'folded' one: neurons with one conv or dense layer each.
+    """Fold a 'captured' network into a 'folded' one: neurons with one conv or dense layer each, or a sum of some.
 
     Same spikes in real arithmetic, step by step and neuron by neuron; tests and `verify` hold it to float64.
 
     Raises:
         UnsupportedError: two synaptic layers without a neuron between them, a normalization before its
-            convolution, pooling that is not linear in one convolution: named by layer.
+            convolution, pooling that is not linear in one convolution, max pooling of what is no spike: named
+            by layer.
     """
-    source = network.input
-    center = np.zeros_like(source.center)
-    if source.coding == "direct" and source.high > 1:  # binary images stay binary spikes
-        # the integer nearest to what normalization calls 0, so that weights see small signed numbers
-        center = np.clip(np.rint(-source.shift / source.scale), source.low, source.high).astype(np.int64)
-    folded: list[ir.Node] = [
-        replace(
-            source,
-            center=center,
-            scale=np.ones_like(source.scale),
-            shift=np.zeros_like(source.shift),
-        )
-    ]
-    steps: list[tuple[str, str]] = []
-    for segment in _segments(network):
-        before: ir.Node = folded[-1]
-        shape = network.shape(before.name)
-        synapse, flatten = _fold_segment(segment, shape, steps)
-        if synapse is not None:
-            if isinstance(before, ir.Input):
-                synapse = _input_affine(synapse, source, center)
-                steps.append((before.name, f"normalization and centring at {center.tolist()} into '{synapse.name}'"))
-            if flatten is not None and len(shape) == 3:
-                folded.append(replace(flatten, inputs=(before.name,)))
-                before = flatten
-            folded.append(replace(synapse, inputs=(before.name,)))
-        last = segment[-1]
-        if isinstance(last, (ir.LIF, ir.Readout)):
-            folded.append(replace(last, inputs=(folded[-1].name,)))
-    return network.with_nodes("folded", folded), FoldReport(tuple(steps))
+    made = _Fold(network)
+    paths: dict[str, list[_Path]] = {network.input.name: [_Path(network.input.name)]}
+    for node in network.nodes[1:]:
+        reaching = [path for name in node.inputs for path in paths[name]]
+        if isinstance(node, (ir.LIF, ir.Readout, ir.MaxPool)):
+            if isinstance(node, ir.MaxPool):
+                made.max_pool(node, reaching)
+            else:
+                made.neuron(node, reaching)
+            paths[node.name] = [_Path(node.name)]
+        elif isinstance(node, ir.Add):
+            paths[node.name] = reaching
+        else:
+            paths[node.name] = [
+                _Path(path.source, (*path.nodes, node if number == 1 else _without_shift(node, number)))
+                for number, path in enumerate(reaching, start=1)
+            ]
+    return network.with_nodes("folded", made.nodes), FoldReport(tuple(made.steps))
 
 
-def _fold_segment(
-    segment: list[ir.Node], shape: ir.Shape, steps: list[tuple[str, str]]
+def _fold_path(
+    segment: list[ir.Node], shape: ir.Shape, steps: list[tuple[str, str]], identity: str | None
 ) -> tuple[ir.Synapse | None, ir.Flatten | None]:
-    """One conv or dense layer for the linear nodes of a segment that reads `shape`; and its flatten."""
+    """One conv or dense layer for the linear nodes of a path that reads `shape`, and its flatten.
+
+    The last node is the neuron or readout that the path ends in. `identity` names the synapse of a path without
+    any, one of several that meet; None where the path is the only one and needs a layer of its own.
+    """
     synapse: ir.Synapse | None = None
+    if identity is not None and not any(isinstance(node, (ir.Conv, ir.Dense)) for node in segment):
+        place = next(i for i, node in enumerate(segment) if isinstance(node, (ir.Norm, ir.LIF, ir.Readout)))
+        flattens = [i for i, node in enumerate(segment) if isinstance(node, ir.Flatten)]
+        place = flattens[0] + 1 if flattens else place  # a dense identity follows its flatten
+        inner = shape
+        for node in segment[:place]:
+            inner = ir.output_shape(node, inner)
+        name = next((node.name for node in reversed(segment[:-1]) if not isinstance(node, ir.Flatten)), identity)
+        made = _identity(name, inner)
+        segment = [*segment[:place], made, *segment[place:]]
+        steps.append((name, "a shortcut of one weight a channel"))
     flatten: ir.Flatten | None = None
     waiting: list[ir.AvgPool] = []  # pools that come before the synapse
     for node in segment:
@@ -218,7 +319,7 @@ def _fold_segment(
                 raise UnsupportedError(
                     f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
                 )
-            flatten = node
+            flatten = node if flatten is None else flatten
         elif isinstance(node, (ir.Conv, ir.Dense)):
             if synapse is not None:
                 raise UnsupportedError(f"layer '{node.name}': no neuron between it and '{synapse.name}'; add a LIF")

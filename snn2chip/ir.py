@@ -1,8 +1,9 @@
 """The network between stages: frozen nodes in topological order, checked once a stage.
 
-    captured   Input, Conv, Dense, Norm, AvgPool, Flatten, LIF, Readout; float64, as trained
-    folded     Input, Conv, Dense, Flatten, LIF, Readout; float64, normalization and pooling gone
-    quantized  Input, Conv, Dense, Flatten, CubaNeuron, Readout; int64 weights, biases and thresholds
+    captured   Input, Conv, Dense, Norm, AvgPool, MaxPool, Flatten, Add, LIF, Readout; float64, as trained
+    folded     Input, Conv, Dense, Flatten, Add, LIF, Readout; float64: every neuron reads one conv or dense layer,
+               or an Add of some
+    quantized  as folded, with CubaNeuron for LIF; int64 weights, biases and thresholds
     chain      what a netx file can say: `Chain`, a list of layers with one neuron each
 
 Every node has a `name`, the trained layer's own, and `inputs`, the names of the nodes it reads.
@@ -116,6 +117,20 @@ class AvgPool(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Maximum over windows of spikes: a logical OR; what lies outside the image is no spike."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum of all its inputs, which have the same shape: currents that meet before a neuron."""
+
+
+@dataclass(frozen=True, eq=False)
 class Flatten(Node):
     """(C, H, W) to (C*H*W,), channel slowest."""
 
@@ -160,14 +175,18 @@ def input_channels(weight: Array, groups: int) -> IntArray:
     return channels
 
 
-def output_shape(node: Node, shape: Shape) -> Shape:
-    """Shape of what `node` gives for an input of `shape` (no batch, no time).
+def output_shape(node: Node, *shapes: Shape) -> Shape:
+    """Shape of what `node` gives for inputs of `shapes` (no batch, no time).
 
     Raises:
         InputError: the shapes do not fit, named by layer.
     """
     if isinstance(node, Input):
         return node.shape
+    shape = shapes[0]
+    if isinstance(node, Add) and len(set(shapes)) > 1:
+        given = ", ".join(f"'{name}' {given}" for name, given in zip(node.inputs, shapes, strict=True))
+        raise InputError(f"layer '{node.name}': an add of different shapes: {given}")
     if isinstance(node, Conv):
         if len(shape) != 3 or shape[0] != node.weight.shape[1] * node.groups:
             raise InputError(
@@ -191,6 +210,13 @@ def output_shape(node: Node, shape: Shape) -> Shape:
         if len(shape) != 3 or shape[1] < node.kernel[0] or shape[2] < node.kernel[1]:
             raise InputError(f"layer '{node.name}': kernel {node.kernel} does not fit an input of shape {shape}")
         return (shape[0], shape[1] // node.kernel[0], shape[2] // node.kernel[1])
+    if isinstance(node, MaxPool):
+        if len(shape) != 3:
+            raise InputError(f"layer '{node.name}': pooling needs an image, but {shape} reaches it")
+        sides = tuple(out_size(shape[1 + i], node.kernel[i], node.stride[i], node.padding[i], 1) for i in range(2))
+        if min(sides) < 1:
+            raise InputError(f"layer '{node.name}': kernel {node.kernel} does not fit an input of shape {shape}")
+        return (shape[0], *sides)
     if isinstance(node, Flatten):
         return (int(np.prod(shape)),)
     if isinstance(node, Norm) and shape[0] != node.gamma.shape[0]:
@@ -199,9 +225,9 @@ def output_shape(node: Node, shape: Shape) -> Shape:
 
 
 _ALLOWED: dict[Stage, tuple[type[Node], ...]] = {
-    "captured": (Input, Conv, Dense, Norm, AvgPool, Flatten, LIF, Readout),
-    "folded": (Input, Conv, Dense, Flatten, LIF, Readout),
-    "quantized": (Input, Conv, Dense, Flatten, CubaNeuron, Readout),
+    "captured": (Input, Conv, Dense, Norm, AvgPool, MaxPool, Flatten, Add, LIF, Readout),
+    "folded": (Input, Conv, Dense, Flatten, Add, LIF, Readout),
+    "quantized": (Input, Conv, Dense, Flatten, Add, CubaNeuron, Readout),
 }
 
 
@@ -218,9 +244,11 @@ class Network:
     classes: tuple[str, ...]
     nodes: tuple[Node, ...]
     _shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
+    _by_name: dict[str, Node] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self._shapes.clear()
+        self._by_name.clear()
         if not self.nodes or not isinstance(self.nodes[0], Input) or not isinstance(self.nodes[-1], Readout):
             raise InputError("a network starts with an Input and ends with a Readout")
         for node in self.nodes:
@@ -230,27 +258,34 @@ class Network:
                 raise UnsupportedError(
                     f"layer '{node.name}': a {type(node).__name__} has no place in a {self.stage} network"
                 )
-            if len(node.inputs) != (0 if isinstance(node, Input) else 1):
-                raise UnsupportedError(f"layer '{node.name}': {len(node.inputs)} inputs; expected one")
+            wanted = "no input" if isinstance(node, Input) else "one or more" if isinstance(node, Add) else "one"
+            if not (node.inputs if isinstance(node, Add) else len(node.inputs) == int(wanted == "one")):
+                raise UnsupportedError(f"layer '{node.name}': {len(node.inputs)} inputs; expected {wanted}")
             for source in node.inputs:
                 if source not in self._shapes:
                     raise InputError(f"layer '{node.name}' reads '{source}', which does not come before it")
-            shape = self._shapes[node.inputs[0]] if node.inputs else ()
-            self._shapes[node.name] = output_shape(node, shape)
+            self._shapes[node.name] = output_shape(node, *(self._shapes[source] for source in node.inputs))
+            self._by_name[node.name] = node
+        read = {source for node in self.nodes for source in node.inputs}
+        for node in self.nodes[:-1]:
+            if node.name not in read:
+                raise UnsupportedError(f"layer '{node.name}' feeds nothing: leave it out of the network")
         if self.stage == "quantized":
             for node in self.nodes:
                 if isinstance(node, (Conv, Dense)) and node.weight.dtype != np.int64:
                     raise InputError(f"layer '{node.name}': weights are {node.weight.dtype}, not integers")
 
     def __getitem__(self, name: str) -> Node:
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self._by_name[name]
 
     def shape(self, name: str) -> Shape:
         """Output shape of a node, without batch and time."""
         return self._shapes[name]
+
+    def source_of(self, synapse: Node) -> Node:
+        """The Input or neuron that a synapse of a folded or quantized network reads, past a Flatten."""
+        source = self[synapse.inputs[0]]
+        return self[source.inputs[0]] if isinstance(source, Flatten) else source
 
     def of(self, kind: type[N]) -> list[N]:
         """The nodes of one kind, in order."""
@@ -270,22 +305,25 @@ class Network:
         assert isinstance(node, Readout)
         return node
 
-    def synapse_of(self, neuron: Node) -> Synapse:
-        """The Conv or Dense that drives a neuron of a folded or quantized network.
+    def synapses_of(self, neuron: Node) -> list[Synapse]:
+        """The Conv and Dense layers whose sum drives a neuron (or the readout) of a folded or quantized network.
 
         Raises:
             UnsupportedError: something else drives it.
         """
         driver = self[neuron.inputs[0]]
-        if not isinstance(driver, (Conv, Dense)):
-            raise UnsupportedError(
-                f"layer '{neuron.name}': a neuron must follow a conv or dense layer, not '{driver.name}'"
-            )
-        return driver
+        found: list[Synapse] = []
+        for node in [self[name] for name in driver.inputs] if isinstance(driver, Add) else [driver]:
+            if not isinstance(node, (Conv, Dense)):
+                raise UnsupportedError(
+                    f"layer '{neuron.name}': a neuron must follow a conv or dense layer, not '{node.name}'"
+                )
+            found.append(node)
+        return found
 
     def with_nodes(self, stage: Stage, nodes: list[Node]) -> Network:
         """The same network at another stage."""
-        return replace(self, stage=stage, nodes=tuple(nodes), _shapes={})
+        return replace(self, stage=stage, nodes=tuple(nodes), _shapes={}, _by_name={})
 
 
 @dataclass(frozen=True, eq=False)

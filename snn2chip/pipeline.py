@@ -1,4 +1,4 @@
-"""The flow on one page: model.pt -> captured -> folded -> quantized -> chain -> model.net."""
+"""The flow on one page: model.pt -> captured -> folded -> (schedule) -> quantized -> chain -> model.net."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from snn2chip.fold import FoldReport, fold
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
 from snn2chip.quantize import QuantizeReport, Strategy, quantize
+from snn2chip.schedule import Relays, Schedule, schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,7 @@ class Export:
 
     captured: ir.Network
     folded: ir.Network
+    plan: Schedule
     quantized: ir.Network
     chain: ir.Chain
     fold_report: FoldReport
@@ -38,8 +40,11 @@ def export(
     *,
     calibration: ImageSet | None = None,
     strategy: Strategy = "auto",
+    relays: Relays = "auto",
 ) -> Export:
     """Take a trained model to a chain for `chip`; `calibration` images choose the scales.
+
+    `strategy` is `snn2chip.quantize`'s, `relays` `snn2chip.schedule`'s.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
@@ -47,8 +52,9 @@ def export(
     captured = capture(model.network, model.classes)
     folded, fold_report = fold(captured)
     raw = None if calibration is None else encoder_of(captured)(calibration.images)
-    quantized, quantize_report = quantize(folded, chip, calibration=raw, strategy=strategy)
-    chain, lower_report = lower(quantized)
+    plan = schedule(folded, chip, relays)
+    quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
+    chain, lower_report = lower(quantized, plan, chip)
     made = {
         "snn2chip": snn2chip.__version__,
         "torch": str(torch.__version__),
@@ -59,6 +65,7 @@ def export(
         "chip": chip.name,
         "weight_bits": chip.weight_bits,
         "strategy": strategy,
+        "relays": relays,
         "calibration": "none" if calibration is None else f"{calibration.name}, {len(calibration)} images",
         "scales": {layer.name: layer.scale for layer in quantize_report.layers},
         "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
@@ -66,6 +73,7 @@ def export(
     return Export(
         captured,
         folded,
+        plan,
         quantized,
         replace(chain, made=made),
         fold_report,

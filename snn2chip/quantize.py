@@ -20,6 +20,10 @@ worst so that every kernel's sum, then every output's, is off by at most half a 
 weights and the scale alone, so that a file's integers can be recomputed. With calibration data each layer takes the
 better.
 
+A neuron that several synapses drive, where branches meet, has one scale for all of them, and its biases become one,
+which the first synapse holds. Relays in the same chain layer share its threshold and its kind of weights (see
+`snn2chip.relay`): a scale at which they would not be exact is none.
+
 Limits (see `snn2chip.chip`): weights, 13-bit biases, 17-bit thresholds, and no overflow: for every neuron
 ``sum of w x`` of one step must stay within 131071, or the current wraps, and the membrane within the same, or
 it clips. Where the largest possible sums of a layer stay within it, the scale is proved. A scale that is not
@@ -29,7 +33,8 @@ seen there, doubled, still fit; the report says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -40,17 +45,20 @@ from torch import Tensor
 from snn2chip import ir
 from snn2chip.chip import Chip
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
-from snn2chip.simulate.dense import LayerRunner, exact_products
+from snn2chip.relay import choose
+from snn2chip.schedule import Level, Schedule
+from snn2chip.simulate.dense import Product, exact_products, integrate
 from snn2chip.simulate.floating import evaluate
+from snn2chip.simulate.graph import BINARY, neuron_bias
 
 Strategy = Literal["auto", "max", "percentile", "error"]
 Rounding = Literal["nearest", "sums"]
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "sums")
 STRATEGIES: tuple[Strategy, ...] = ("auto", "max", "percentile", "error")
+_ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
 _PERCENTILES = (99.9, 99.99)
 _GRID = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 _SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
-_SPIKES = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # what every layer but the first reads
 _PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
 
 
@@ -61,7 +69,8 @@ class LayerReport:
     `error`: share of calibration spikes that differ from the float network's (or, for the accumulating
     readout, relative root-mean-square error of the scores); None without calibration data. `alternatives`:
     the same error for each rule. `bound`: largest |sum| possible in one step; `seen`: largest on calibration
-    data; `limit` what fits. `headroom` = limit / (bound if proved, else seen).
+    data; `limit` what fits. `relays`: channels or features of relays in the same chain layer, and `relay_limit` the
+    largest threshold they allow. `headroom` = limit / (bound if proved, else seen).
     """
 
     name: str
@@ -79,6 +88,8 @@ class LayerReport:
     clipped: int
     error: float | None
     alternatives: dict[str, float]
+    relays: int
+    relay_limit: int | None
     proved: bool
     bound: int
     seen: int | None
@@ -108,7 +119,7 @@ class QuantizeReport:
 class _Candidate:
     rule: str
     rounding: Rounding
-    synapse: ir.Synapse
+    synapses: tuple[ir.Synapse, ...]
     neuron: ir.CubaNeuron
     scale: float
     clipped: int
@@ -152,49 +163,66 @@ def _rounded(scaled: ir.FloatArray, rounding: Rounding) -> ir.IntArray:
 
 
 def _round_weights(
-    weight: ir.FloatArray, scale: float, chip: Chip, rounding: Rounding = "nearest"
-) -> tuple[ir.IntArray, int]:
-    """Integers within the chip's range, and how many weights had to be clipped to it."""
-    rounded = _rounded(weight * scale, rounding)
-    if np.abs(rounded).max(initial=0) <= chip.weight_odd_max:
+    weights: Sequence[ir.FloatArray], scale: float, chip: Chip, rounding: Rounding = "nearest", *, even: bool = False
+) -> tuple[list[ir.IntArray], int]:
+    """The weights of one neuron layer as integers within the chip's range, and how many had to be clipped to it.
+
+    Even ones if `even`, or if some exceed what odd ones may reach.
+    """
+    rounded = [_rounded(weight * scale, rounding) for weight in weights]
+    if not even and all(np.abs(weight).max(initial=0) <= chip.weight_odd_max for weight in rounded):
         return rounded, 0
-    even = 2 * _rounded(weight * (scale / 2), rounding)
-    clipped = int((np.abs(even) > chip.weight_max).sum())
-    return np.clip(even, -chip.weight_max, chip.weight_max), clipped
+    doubled = [2 * _rounded(weight * (scale / 2), rounding) for weight in weights]
+    clipped = sum(int((np.abs(weight) > chip.weight_max).sum()) for weight in doubled)
+    return [np.clip(weight, -chip.weight_max, chip.weight_max) for weight in doubled], clipped
 
 
-def sums_bound(layer: ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
-    """Smallest and largest sum of w x any neuron of a layer can get, for inputs within low..high per channel.
+def _output_bounds(
+    weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
+) -> tuple[ir.IntArray, ir.IntArray]:
+    """Smallest and largest sum of w x of each output channel, for inputs within low..high per channel.
 
     Borders only leave terms out; a term left out is a 0, which low..high is made to include.
     """
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight = layer.weight
-    if layer.kind == "conv":
-        channel = ir.input_channels(weight, layer.groups)
-        width = weight.shape[1] * layer.groups
+    weight = weights.weight.astype(np.int64)
+    if weight.ndim == 4:
+        groups = 1 if isinstance(weights, ir.Dense) else weights.groups
+        channel = ir.input_channels(weight, groups)
+        width = weight.shape[1] * groups
         lo = np.broadcast_to(low, (width,))[channel][:, :, None, None]
         hi = np.broadcast_to(high, (width,))[channel][:, :, None, None]
     else:
         repeat = weight.shape[1] // len(low)
         lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
     axes = tuple(range(1, weight.ndim))
-    most = np.maximum(weight * hi, weight * lo).sum(axes)
-    least = np.minimum(weight * hi, weight * lo).sum(axes)
+    most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
+    least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
+    return least, most
+
+
+def sums_bound(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
+    """Smallest and largest sum of w x that any neuron can get, for inputs within low..high per channel."""
+    least, most = _output_bounds(weights, low, high)
     return int(least.min()), int(most.max())
 
 
-def _proof(layer: ir.ChainLayer, low: ir.IntArray, high: ir.IntArray, steps: int, limit: int) -> tuple[bool, int]:
-    """Whether no input can wrap the current or clip the membrane within `steps`; and the largest |sum|."""
-    least, most = sums_bound(layer, low, high)
+def _proof(
+    least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
+) -> tuple[bool, int]:
+    """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
+    largest |sum|."""
     bound = max(-least, most)
-    keep = 1 - layer.voltage_decay / 4096
+    keep = 1 - neuron.voltage_decay / 4096
     # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
     gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
-    bias_low, bias_high = int(layer.bias.min()), int(layer.bias.max())
+    bias_low, bias_high = int(bias.min()), int(bias.max())
     down = gathered * max(0, -(least + bias_low))
-    up = min(keep * layer.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
+    up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
     return bound <= limit and down <= limit and up <= limit, bound
+
+
+Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
 
 
 class _LayerQuantizer:
@@ -202,31 +230,44 @@ class _LayerQuantizer:
 
     def __init__(
         self,
-        synapse: ir.Synapse,
+        synapses: list[ir.Synapse],
+        bounds: list[Bounds],
         neuron: ir.LIF | None,
+        driver: str,
         shape: ir.Shape,
-        port: tuple[ir.IntArray, ir.IntArray],
         steps: int,
         chip: Chip,
+        level: Level | None,
+        with_bias: bool,
     ) -> None:
-        self.synapse, self.neuron, self.shape = synapse, neuron, shape
-        self.low, self.high = port
-        self.steps, self.chip = steps, chip
+        self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
+        self.shape, self.steps, self.chip = shape, steps, chip
+        self.level = level if level is not None and level.relays else None
+        self.with_bias = with_bias
+        biases = [item.bias for item in synapses if item.bias is not None]
+        self.bias: ir.FloatArray | None = None
+        if len(biases) == 1:
+            self.bias = biases[0].astype(np.float64)
+        elif biases:  # one a channel while all are, or one a neuron
+            per = max(item.ndim for item in biases)
+            whole = [item.reshape(*item.shape, *(1,) * (per - item.ndim)).astype(np.float64) for item in biases]
+            self.bias = np.sum(np.broadcast_arrays(*whole), axis=0)
+        self.size = np.concatenate([np.abs(item.weight).ravel() for item in synapses])
         self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * 4096))
         if self.decay > chip.decay_max:
             raise ChipLimitError(
                 f"layer '{self.name}': voltage decay {self.decay} (tau {neuron.tau if neuron else 1}) exceeds "
                 f"{chip.decay_max} ({chip.name}); use tau of at least 1/4096"
             )
-        if not np.abs(synapse.weight).max(initial=0) > 0:
+        if not self.size.max(initial=0) > 0:
             raise UnsupportedError(
-                f"layer '{synapse.name}': every weight is 0, and netx cannot load such a layer; train it, or "
+                f"layer '{synapses[0].name}': every weight is 0, and netx cannot load such a layer; train it, or "
                 f"leave it out"
             )
 
     @property
     def name(self) -> str:
-        return self.neuron.name if self.neuron else "accumulator"
+        return self.neuron.name if self.neuron else _ACCUMULATOR
 
     def candidate(self, rule: str, scale: float, rounding: Rounding = "nearest") -> _Candidate | None:
         """The layer at about this scale, or None if it breaks a limit that no data can excuse."""
@@ -240,20 +281,38 @@ class _LayerQuantizer:
             if self._largest_bias() * threshold / self.neuron.threshold > chip.bias_max + 0.49:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
-        weight, clipped = _round_weights(self.synapse.weight.astype(np.float64), scale, chip, rounding)
-        if not weight.any():
+        floats = [item.weight.astype(np.float64) for item in self.synapses]
+        weights, clipped = _round_weights(floats, scale, chip, rounding)
+        even = any(np.abs(weight).max(initial=0) > chip.weight_odd_max for weight in weights)
+        if not self._relays_fit(threshold, even):
+            if even or not self._relays_fit(threshold, True):
+                return None
+            weights, clipped = _round_weights(floats, scale, chip, rounding, even=True)
+        if not any(weight.any() for weight in weights):
             return None
-        bias = None if self.synapse.bias is None else np.rint(self.synapse.bias * scale).astype(np.int64)
+        bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
         if bias is not None and np.abs(bias).max(initial=0) > chip.bias_max:
             return None
-        synapse = replace(self.synapse, weight=weight, bias=bias)
-        neuron = ir.CubaNeuron(self.name, (self.synapse.name,), threshold, self.decay)
-        layer = ir.chain_layer("", synapse, neuron, self.shape)
-        proved, bound = _proof(layer, self.low, self.high, self.steps, chip.input_max)
-        return _Candidate(rule, rounding, synapse, neuron, scale, clipped, proved, bound)
+        synapses = tuple(
+            replace(item, weight=weight, bias=bias if number == 0 else None)
+            for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
+        )
+        neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
+        sums = [_output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
+        least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
+        shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
+        proved, bound = _proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
+        return _Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
+
+    def _relays_fit(self, threshold: int, even: bool) -> bool:
+        """Whether the relays of the same chain layer are exact at this threshold and kind of weights."""
+        if self.level is None:
+            return True
+        made = choose(threshold, self.decay, self.level.copies, self.chip, even=even, with_bias=self.with_bias)
+        return made is not None
 
     def _largest_bias(self) -> float:
-        return 0.0 if self.synapse.bias is None else float(np.abs(self.synapse.bias).max(initial=0))
+        return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0))
 
     def scale_limit(self) -> float:
         """The largest scale that biases and thresholds allow."""
@@ -263,6 +322,8 @@ class _LayerQuantizer:
             limits.append((chip.bias_max + 0.49) / self._largest_bias())
         if self.neuron is not None:
             limits.append(chip.threshold_max / self.neuron.threshold)
+            if self.level is not None and self.level.limit is not None:
+                limits.append((self.level.limit + 0.49) / self.neuron.threshold)
         return float(min(limits))
 
     def _proved_scale(self, scale: float) -> float:
@@ -277,7 +338,7 @@ class _LayerQuantizer:
     def candidates(self, strategy: Strategy, calibrated: bool) -> Iterator[_Candidate]:
         """Everything worth trying, most precise first."""
         chip, limit = self.chip, self.scale_limit()
-        size = np.abs(self.synapse.weight)
+        size = self.size
         fulls = [chip.weight_max / float(size.max()), chip.weight_odd_max / float(size.max())]
         plan = [("max", scale) for scale in fulls]
         if calibrated and strategy in ("auto", "percentile"):
@@ -306,10 +367,12 @@ class _LayerQuantizer:
         """Why no candidate is left."""
         chip = self.chip
         bias = self._largest_bias()
-        weight = float(np.abs(self.synapse.weight).max())
+        weight = float(self.size.max())
         at = f"threshold {self.neuron.threshold:.3g}" if self.neuron else "the readout"
+        if self.level is not None:
+            at += f" (at most {self.level.limit:,} for the relays beside it)"
         return ChipLimitError(
-            f"layer '{self.synapse.name}': no scale fits {chip.name}: largest weight {weight:.3g}, largest bias "
+            f"layer '{self.synapses[0].name}': no scale fits {chip.name}: largest weight {weight:.3g}, largest bias "
             f"{bias:.3g}, {at}, {self.bits}; train with a smaller weight or bias (weight decay)"
         )
 
@@ -318,13 +381,14 @@ class _LayerQuantizer:
         return f"{self.chip.weight_bits}-bit weights, {self.chip.bias_bits}-bit biases"
 
 
-def _measure(
-    made: _Candidate, shape: ir.Shape, x: Tensor, port: tuple[ir.IntArray, ir.IntArray], wanted: Tensor
-) -> _Result:
-    """Run a candidate on integer inputs x (N, T, ...) and compare with the float spikes or scores."""
-    layer = ir.chain_layer("", made.synapse, made.neuron, shape)
+def _measure(made: _Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Tensor) -> _Result:
+    """Run a candidate on integer inputs (N, T, ...) of its synapses, compare with the float spikes or scores."""
     with exact_products():
-        spikes, voltage, seen = LayerRunner(layer, *port, torch.device("cpu")).run(x)
+        parts = [Product(item, *port)(x) for item, port, x in zip(made.synapses, bounds, xs, strict=True)]
+    sums = sum(parts[1:], parts[0])
+    bias = torch.from_numpy(neuron_bias(list(made.synapses), tuple(sums.shape[2:])).astype(np.int32))
+    spikes, voltage = integrate(sums, bias, made.neuron)
+    seen = int(sums.abs().max())
     if wanted.dtype == torch.bool:
         error = float((spikes != wanted).double().mean())
     else:
@@ -346,15 +410,65 @@ def _choose(results: list[_Result], strategy: Strategy, limit: int) -> _Result:
     return min(near, key=lambda result: result.error) if near else best
 
 
+class _Walk:
+    """Every neuron of a folded network in turn, with what drives it; and the quantized nodes so far."""
+
+    def __init__(self, network: ir.Network, chip: Chip, plan: Schedule | None) -> None:
+        self.network, self.chip, self.plan = network, chip, plan
+        self.done: dict[str, ir.Node] = {network.input.name: network.input}
+
+    def jobs(self) -> Iterator[tuple[ir.Node, _LayerQuantizer]]:
+        """Neurons, and the readout if it accumulates; each with its quantizer."""
+        network = self.network
+        for node in network.nodes:
+            if isinstance(node, ir.LIF) or (isinstance(node, ir.Readout) and network.readout.kind == "membrane"):
+                synapses = network.synapses_of(node)
+                sources = [network.source_of(item) for item in synapses]
+                yield (
+                    node,
+                    _LayerQuantizer(
+                        synapses,
+                        [item.port_range() if isinstance(item, ir.Input) else BINARY for item in sources],
+                        node if isinstance(node, ir.LIF) else None,
+                        node.inputs[0],
+                        network.shape(synapses[0].name),
+                        network.timesteps,
+                        self.chip,
+                        self.plan.level_of(node.name) if self.plan else None,
+                        self.plan.with_bias if self.plan else True,
+                    ),
+                )
+
+    def take(self, made: _Candidate) -> None:
+        """Keep a layer's integers."""
+        self.done.update({item.name: item for item in made.synapses})
+        self.done[made.neuron.name] = made.neuron
+
+    def finish(self) -> ir.Network:
+        """The quantized network, its nodes in the order of the folded one."""
+        nodes: list[ir.Node] = []
+        for node in self.network.nodes:
+            if isinstance(node, ir.Readout):
+                accumulator = self.done.get(_ACCUMULATOR)
+                nodes += [accumulator] if accumulator else []
+                nodes.append(replace(node, inputs=(_ACCUMULATOR,)) if accumulator else node)
+            else:
+                nodes.append(self.done.get(node.name, node))
+        return self.network.with_nodes("quantized", nodes)
+
+
 @torch.no_grad()
 def quantize(
     network: ir.Network,
     chip: Chip,
+    plan: Schedule | None = None,
     *,
     calibration: ir.IntArray | None = None,
     strategy: Strategy = "auto",
 ) -> tuple[ir.Network, QuantizeReport]:
     """Quantize a 'folded' network; `calibration` is raw input (N, T, C, H, W) or None.
+
+    `plan` says which layers share their threshold with relays (see `snn2chip.schedule`); None: none does.
 
     Raises:
         ChipLimitError: a layer fits the chip at no scale, a decay is too long, or the input is graded and the
@@ -374,79 +488,82 @@ def quantize(
             f"train with coding = 'poisson', or choose --chip loihi2"
         )
     float_trace = None if calibration is None else evaluate(network, calibration)
-    x = None if calibration is None else torch.from_numpy(source.port(calibration))
-    nodes: list[ir.Node] = [source]
+    values: dict[str, Tensor] = {}
+    if calibration is not None:
+        values[source.name] = torch.from_numpy(source.port(calibration))
     reports = []
-    synapse: ir.Synapse | None = None
-    for node in network.nodes[1:]:
-        if isinstance(node, ir.Flatten):
-            nodes.append(node)
-            x = x.flatten(2) if x is not None else None
-        elif isinstance(node, (ir.Conv, ir.Dense)):
-            synapse = node
-        elif isinstance(node, (ir.LIF, ir.Readout)):
-            if synapse is not None:
-                neuron = node if isinstance(node, ir.LIF) else None
-                job = _LayerQuantizer(synapse, neuron, network.shape(synapse.name), port, network.timesteps, chip)
-                wanted = None
-                if float_trace is not None:
-                    wanted = float_trace.spikes[node.name] if neuron else float_trace.scores
-                chosen, report, x = _quantize_layer(job, strategy, x, wanted)
-                nodes += [chosen.synapse, chosen.neuron]
-                reports.append(report)
-                synapse, port = None, _SPIKES
-            if isinstance(node, ir.Readout):
-                nodes.append(replace(node, inputs=(nodes[-1].name,)))
+    walk = _Walk(network, chip, plan)
+    readers = Counter(network.source_of(item).name for item in network.nodes if isinstance(item, (ir.Conv, ir.Dense)))
+    for node, job in walk.jobs():
+        wanted = None
+        xs = None
+        if float_trace is not None:
+            wanted = float_trace.spikes[node.name] if job.neuron else float_trace.scores
+            names = [network.source_of(item).name for item in job.synapses]
+            xs = [values[name] for name in names]
+            readers.subtract(names)
+            for name in names:
+                if not readers[name]:  # spikes that nothing reads any more need not be kept
+                    values.pop(name, None)
+        chosen, report, spikes = _quantize_layer(job, strategy, xs, wanted)
+        if spikes is not None:
+            values[node.name] = spikes
+        walk.take(chosen)
+        reports.append(report)
     count = 0 if calibration is None else len(calibration)
-    return network.with_nodes("quantized", nodes), QuantizeReport(
-        chip.name, chip.weight_bits, strategy, count, tuple(reports)
-    )
+    return walk.finish(), QuantizeReport(chip.name, chip.weight_bits, strategy, count, tuple(reports))
 
 
 def _quantize_layer(
-    job: _LayerQuantizer, strategy: Strategy, x: Tensor | None, wanted: Tensor | None
+    job: _LayerQuantizer, strategy: Strategy, xs: list[Tensor] | None, wanted: Tensor | None
 ) -> tuple[_Candidate, LayerReport, Tensor | None]:
     """The chosen candidate, its report, and the layer's integer spikes on the calibration data."""
-    candidates = list(job.candidates(strategy, x is not None))
+    candidates = list(job.candidates(strategy, xs is not None))
     limit = job.chip.input_max
     alternatives: dict[str, float] = {}
     seen: int | None = None
     error: float | None = None
     spikes: Tensor | None = None
-    if x is None or wanted is None:
+    if xs is None or wanted is None:
         made = next((item for item in candidates if item.proved), None)
         if made is None:
             raise job.refuse()
     else:
-        results = [_measure(item, job.shape, x, (job.low, job.high), wanted) for item in candidates]
+        results = [_measure(item, xs, job.bounds, wanted) for item in candidates]
         if not results:
             raise job.refuse()
         for result in results:
             rule = result.candidate.rule
             alternatives[rule] = min(alternatives.get(rule, np.inf), result.error)
         best = _choose(results, strategy, limit)
-        made, error, seen, spikes = best.candidate, best.error, best.seen, best.spikes.to(torch.int64)
+        made, error, seen, spikes = best.candidate, best.error, best.seen, best.spikes
         if seen > limit:
             raise job.refuse()
-    weight = made.synapse.weight
-    step = 2 if np.abs(weight).max() > job.chip.weight_odd_max else 1
+    weights = [item.weight for item in made.synapses]
+    largest = max(int(np.abs(weight).max(initial=0)) for weight in weights)
+    even = not any((weight % 2).any() for weight in weights)
+    step = 2 if largest > job.chip.weight_odd_max or (even and job.level is not None) else 1
     neurons = int(np.prod(job.shape))
+    fan_in = sum(int(weight[0].size) for weight in weights)
+    bias = made.synapses[0].bias
     report = LayerReport(
-        name=job.synapse.name,
+        name=job.synapses[0].name,
         neuron=job.name,
-        fan_in=int(weight[0].size),
+        fan_in=fan_in,
         neurons=neurons,
-        synapses=int(weight[0].size) * neurons if isinstance(made.synapse, ir.Conv) else int(weight.size),
+        synapses=fan_in * neurons,
         rule=made.rule,
         rounding=made.rounding,
         scale=made.scale,
         threshold=made.neuron.threshold,
-        weight_max=int(np.abs(weight).max()),
-        weight_bits=float(np.log2(np.abs(weight).max() / step + 1) + 1),
-        bias_max=0 if made.synapse.bias is None else int(np.abs(made.synapse.bias).max(initial=0)),
+        weight_max=largest,
+        weight_bits=float(np.log2(largest / step + 1) + 1),
+        bias_max=0 if bias is None else int(np.abs(bias).max(initial=0)),
         clipped=made.clipped,
         error=error,
         alternatives=alternatives,
+        relays=0 if job.level is None else sum(item.shape[0] for item in job.level.relays),
+        relay_limit=None if job.level is None else job.level.limit,
         proved=made.proved,
         bound=made.bound,
         seen=seen,
@@ -457,31 +574,26 @@ def _quantize_layer(
     return made, report, spikes
 
 
-def quantize_at(network: ir.Network, chip: Chip, scales: dict[str, float], rounding: dict[str, Rounding]) -> ir.Network:
+def quantize_at(
+    network: ir.Network,
+    chip: Chip,
+    scales: dict[str, float],
+    rounding: dict[str, Rounding],
+    plan: Schedule | None = None,
+) -> ir.Network:
     """The integers of a 'folded' network at given scales and roundings, by conv or dense layer: what a file
     made with them must hold. A layer that `rounding` does not name is rounded to the nearest.
 
     Raises:
         InputError: a layer has no scale, or its integers exceed the chip.
     """
-    nodes: list[ir.Node] = [network.input]
-    port = network.input.port_range()
-    synapse: ir.Synapse | None = None
-    for node in network.nodes[1:]:
-        if isinstance(node, ir.Flatten):
-            nodes.append(node)
-        elif isinstance(node, (ir.Conv, ir.Dense)):
-            synapse = node
-        elif synapse is not None:
-            if synapse.name not in scales:
-                raise InputError(f"layer '{synapse.name}': no scale is known for it; export the model again")
-            neuron = node if isinstance(node, ir.LIF) else None
-            job = _LayerQuantizer(synapse, neuron, network.shape(synapse.name), port, network.timesteps, chip)
-            made = job.candidate("given", scales[synapse.name], rounding.get(synapse.name, "nearest"))
-            if made is None:
-                raise job.refuse()
-            nodes += [made.synapse, made.neuron]
-            synapse, port = None, _SPIKES
-        if isinstance(node, ir.Readout):
-            nodes.append(replace(node, inputs=(nodes[-1].name,)))
-    return network.with_nodes("quantized", nodes)
+    walk = _Walk(network, chip, plan)
+    for _, job in walk.jobs():
+        name = job.synapses[0].name
+        if name not in scales:
+            raise InputError(f"layer '{name}': no scale is known for it; export the model again")
+        made = job.candidate("given", scales[name], rounding.get(name, "nearest"))
+        if made is None:
+            raise job.refuse()
+        walk.take(made)
+    return walk.finish()

@@ -64,6 +64,31 @@ class AvgPoolLayer(_Table):
     kernel: int = Field(2, ge=2, description="kernel and stride")
 
 
+class MaxPoolLayer(_Table):
+    """Maximum over windows of spikes, a logical OR; a layer of neurons on export."""
+
+    type: Literal["maxpool"] = Field(description="makes this layer a maxpool")
+    kernel: int = Field(2, ge=2, description="kernel height and width")
+    stride: int | None = Field(None, ge=1, description="stride; default the kernel")
+    padding: int = Field(0, ge=0, description="padding, at most half the kernel")
+
+
+class ResidualLayer(_Table):
+    """Residual blocks with tdBN (alpha = 1/sqrt(2) before the add) and a neuron after the add."""
+
+    type: Literal["residual"] = Field(description="makes this layer residual blocks")
+    channels: int = Field(ge=1, description="output channels of every block")
+    blocks: int = Field(1, ge=1, description="how many blocks")
+    stride: int = Field(1, ge=1, description="stride of the first block")
+    block: Literal["basic", "bottleneck"] = Field(
+        "basic", description="basic (two 3x3) or bottleneck (1x1, 3x3, 1x1, a quarter of the channels inside)"
+    )
+    projection: Literal["conv", "pool"] = Field(
+        "conv", description="shortcut that changes shape: strided 1x1 conv, or average pooling and 1x1 conv"
+    )
+    identity: Literal["tdbn", "none"] = Field("tdbn", description="normalization of a shortcut that keeps its shape")
+
+
 class GlobalAvgPoolLayer(_Table):
     """Mean over height and width, folded into the next dense layer on export."""
 
@@ -84,7 +109,14 @@ class DropoutLayer(_Table):
 
 
 Layer = Annotated[
-    ConvLayer | DenseLayer | AvgPoolLayer | GlobalAvgPoolLayer | FlattenLayer | DropoutLayer,
+    ConvLayer
+    | DenseLayer
+    | ResidualLayer
+    | AvgPoolLayer
+    | MaxPoolLayer
+    | GlobalAvgPoolLayer
+    | FlattenLayer
+    | DropoutLayer,
     Field(discriminator="type"),
 ]
 
@@ -113,6 +145,9 @@ class ModelSpec(_Table):
     timesteps: int = Field(ge=1, le=1024, description="time steps T of one sample")
     coding: CodingName = Field("direct", description="direct (the image at every step) or poisson")
     readout: ReadoutName = Field("membrane", description="membrane (accumulated) or spike_count")
+    width: float = Field(
+        1.0, gt=0, le=16, description="factor on the channels and features of every layer but the classes"
+    )
     neuron: NeuronSpec = NeuronSpec()
     layers: tuple[Layer, ...] = Field(min_length=1, strict=False, description="the layers, first to last")
 
@@ -124,7 +159,7 @@ class ModelSpec(_Table):
         if last.neuron != (self.readout == "spike_count"):
             want = "true" if self.readout == "spike_count" else "false"
             raise ValueError(f"readout '{self.readout}' needs neuron = {want} in the last layer")
-        if not any(getattr(layer, "neuron", False) for layer in self.layers):
+        if not any(getattr(layer, "neuron", layer.type == "residual") for layer in self.layers):
             raise ValueError("the network has no neuron: give a layer neuron = true")
         return self
 
@@ -191,7 +226,7 @@ def _describe(error: ValidationError, source: str) -> str:
     return "\n".join(lines)
 
 
-_LAYER_TAGS = {"conv", "dense", "avgpool", "globalavgpool", "flatten", "dropout"}
+_LAYER_TAGS = {"conv", "dense", "residual", "avgpool", "maxpool", "globalavgpool", "flatten", "dropout"}
 _TABLES: dict[str, type[_Table]] = {
     "": Recipe,
     "data": DataSpec,
@@ -201,7 +236,9 @@ _TABLES: dict[str, type[_Table]] = {
     "train": TrainSpec,
     "model.layers.conv": ConvLayer,
     "model.layers.dense": DenseLayer,
+    "model.layers.residual": ResidualLayer,
     "model.layers.avgpool": AvgPoolLayer,
+    "model.layers.maxpool": MaxPoolLayer,
     "model.layers.globalavgpool": GlobalAvgPoolLayer,
     "model.layers.flatten": FlattenLayer,
     "model.layers.dropout": DropoutLayer,

@@ -5,6 +5,8 @@ captured = folded      float64: the same spikes, and membranes and scores but fo
 folded ~ integers      decisions and accuracy; the one rung that may differ, as rounding is lossy
 integers = file        every weight, bias, threshold and decay of the file is the folded network's,
                        rounded at the file's scales, and so is what the file says of input and readout
+graph = chain          the rounded network as it branches, and the file's chain in the dense engine: every spike and
+                       voltage of every trained layer, and every relay's spikes those of its source
 reference = dense      both engines on the file: every spike and voltage
 dense = Lava           the file through lava-dl's own netx: every spike and voltage
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,10 +32,11 @@ from snn2chip.capture import capture
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
-from snn2chip.lower import lower
+from snn2chip.lower import LowerReport, lower
 from snn2chip.nn import LIF, SpikingNetwork
 from snn2chip.quantize import Rounding, quantize_at
-from snn2chip.simulate import reference, trace
+from snn2chip.schedule import RELAYS, Relay, schedule
+from snn2chip.simulate import graph, reference, trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import FloatTrace, evaluate
 from snn2chip.simulate.trace import Trace
@@ -109,16 +113,19 @@ def module_spikes(network: SpikingNetwork, raw: ir.IntArray) -> tuple[dict[str, 
     over time; `raw` is (N, T, C, H, W)."""
     network = copy.deepcopy(network).double().eval()
     spikes: dict[str, NDArray[Any]] = {}
+    uses: Counter[str] = Counter()
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
-            spikes[name] = output.transpose(0, 1).numpy().astype(bool)
+            uses[name] += 1  # a module used again is another layer (see `capture`)
+            shown = name if uses[name] == 1 else f"{name}:{uses[name]}"
+            spikes[shown] = output.transpose(0, 1).numpy().astype(bool)
 
         return hook
 
     handles = [
         module.register_forward_hook(keep(name))
-        for name, module in network.body.named_children()
+        for name, module in network.body.named_modules()
         if isinstance(module, LIF)
     ]
     x = torch.from_numpy(raw).transpose(0, 1)
@@ -163,12 +170,15 @@ def _rung(name: str, counted: Counted, detail: str) -> Rung:
 
 
 def _drivers(network: ir.Network, neuron: str) -> str:
-    """The layers between a neuron and the one before it, for people to look at."""
-    chain, name = [], network[neuron].inputs[0]
-    while not isinstance(network[name], (ir.LIF, ir.Input)):
-        chain.append(name)
-        name = network[name].inputs[0]
-    return ", ".join(reversed(chain))
+    """The layers between a neuron and those before it, for people to look at."""
+    chain: list[str] = []
+    waiting = list(network[neuron].inputs)
+    while waiting:
+        name = waiting.pop()
+        if name not in chain and not isinstance(network[name], (ir.LIF, ir.Input)):
+            chain.append(name)
+            waiting += network[name].inputs
+    return ", ".join(node.name for node in network.nodes if node.name in chain)
 
 
 def _decisions(float_scores: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> Rung:
@@ -182,20 +192,32 @@ def _decisions(float_scores: NDArray[Any], scores: NDArray[Any], labels: NDArray
     return Rung("folded ~ integers", True, len(differing), len(wanted), first, detail)
 
 
-def _same_integers(folded: ir.Network, chain: ir.Chain) -> Rung:
-    """Round the folded network at the file's scales and compare every number with the file's."""
-    name = "integers = file"
+def _rounded(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, LowerReport]:
+    """The folded network rounded at the file's scales, and lowered as the file says it was."""
     made = chain.made
     scales = made.get("scales")
     if not isinstance(scales, dict):
         raise InputError("the .net file does not say at which scales it was made; export the model again")
     chip = chips.load(str(made.get("chip"))).with_weight_bits(int(made.get("weight_bits", 8)))
+    bias_bits = chip.bias_bits
     # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
     chip = replace(chip, bias_bits=32)
     roundings: dict[str, Rounding] = {
         str(name): "sums" if kind == "sums" else "nearest" for name, kind in dict(made.get("rounding", {})).items()
     }
-    expected, _ = lower(quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings))
+    wanted = made.get("relays", "auto")
+    relays = next((kind for kind in RELAYS if kind == wanted), None)
+    if relays is None:
+        raise InputError(f"the .net file was made with relays '{wanted}', which this snn2chip does not know; update it")
+    # both plans are of the real chip: biases play no part in them but for the relays' own
+    plan = schedule(folded, replace(chip, bias_bits=bias_bits), relays)
+    quantized = quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings, plan)
+    return quantized, *lower(quantized, plan, replace(chip, bias_bits=bias_bits))
+
+
+def _same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Rung:
+    """Compare every number of the file with the folded network's, rounded at the file's scales."""
+    name = "integers = file"
     if [(item.kind, item.shape) for item in expected.layers] != [(item.kind, item.shape) for item in chain.layers]:
         raise InputError("the .net file has other layers than the model; was it exported from another model?")
     mismatches, compared = 0, 0
@@ -256,22 +278,70 @@ def _fan(folded: ir.Network, neuron: str) -> str:
     return f" ({_drivers(folded, neuron) if neuron in names else folded.readout.inputs[0]})"
 
 
-def _traces(left: Trace, right: Trace, chain: ir.Chain) -> Counted:
-    """Compare spikes and voltages, layers called by the trained layer's name."""
+Named = dict[str, tuple[NDArray[Any], NDArray[Any]]]  # layer -> spikes, voltages (N, T, ...)
 
-    def named(trace_: Trace) -> dict[str, NDArray[Any]]:
-        arrays: dict[str, NDArray[Any]] = {}
-        for layer in chain.layers:
-            trained = next(iter(layer.origin), layer.name)
-            # spikes and voltages side by side, so that the first difference is the first in time
-            arrays[trained] = np.stack([trace_.voltage[layer.name], trace_.spikes[layer.name].astype(np.int32)], 2)
-        return arrays
 
-    mismatches, compared, first = compare(named(left), named(right))
+def _by_origin(trace_: Trace, chain: ir.Chain) -> Named:
+    """Spikes and voltages by what each channel of the chain was made from."""
+    found: Named = {}
+    for layer in chain.layers:
+        blocks = layer.origin or {layer.name: (0, layer.shape[0])}
+        for name, (start, stop) in blocks.items():
+            found[name] = (
+                trace_.spikes[layer.name][:, :, start:stop],
+                trace_.voltage[layer.name][:, :, start:stop],
+            )
+    return found
+
+
+def _compare_both(left: Named, right: Named) -> Counted:
+    """Compare spikes and voltages, side by side so that the first difference is the first in time."""
+
+    def stacked(named: Named) -> dict[str, NDArray[Any]]:
+        return {name: np.stack([volts, spikes.astype(np.int32)], 2) for name, (spikes, volts) in named.items()}
+
+    mismatches, compared, first = compare(stacked(left), stacked(right))
     if first is not None:
         # the first index only says which of the two arrays it was
         first = Difference(first.layer, first.sample, first.step, first.neuron[1:])
     return mismatches, compared, first
+
+
+def _traces(left: Trace, right: Trace, chain: ir.Chain) -> Counted:
+    """Compare two runs of one chain, layers called by the trained layer's name, relays included."""
+    return _compare_both(_by_origin(left, chain), _by_origin(right, chain))
+
+
+def relayed(source: NDArray[Any], relay: Relay) -> NDArray[Any]:
+    """What a relay of spikes (N, T, C, H, W) or (N, T, F) must hold, in the layout of `snn2chip.schedule`."""
+    if source.ndim == 3:
+        return source
+    (sy, sx), (rows, columns) = relay.stride, relay.grid
+    padded = np.pad(source, ((0, 0), (0, 0), (0, 0), (0, sy * rows), (0, sx * columns)))  # beyond the image: none
+    parts = [padded[:, :, :, y : y + sy * rows : sy, x : x + sx * columns : sx] for y, x in relay.phases]
+    held = np.stack(parts, 3).reshape(*source.shape[:2], -1, rows, columns)
+    return held.reshape(*source.shape[:2], *relay.shape)
+
+
+def _graph(quantized: ir.Network, report: LowerReport, dense: Trace, chain: ir.Chain, port: ir.IntArray) -> Rung:
+    """The network as it branches against the chain, layer by layer; and every relay against its source."""
+    branching = graph.run(quantized, port)
+    found = _by_origin(dense, chain)
+    neurons: Named = {}
+    passed: dict[str, NDArray[Any]] = {}
+    for item in report.placed:
+        if item.relay is not None:
+            given = port if item.relay.source == quantized.input.name else branching.spikes[item.relay.source]
+            passed[item.name] = relayed(given, item.relay)
+        else:
+            original = item.name if item.what == "neurons" else item.name.rpartition(".")[0]
+            neurons[item.name] = (branching.spikes[original], branching.voltage[original])
+    counts = [_compare_both(neurons, found), compare(passed, {name: found[name][0] for name in passed})]
+    first = next((first for *_, first in counts if first is not None), None)
+    detail = f"{len(branching.spikes)} trained layers"
+    if passed:
+        detail += f" and {len(passed)} relays"
+    return _rung("graph = chain", (sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail)
 
 
 def verify(
@@ -322,11 +392,14 @@ def verify(
     rungs.append(_rung("captured = folded", counted, _where(captured, counted[2], detail)))
 
     say("integers")
-    same = _same_integers(folded, chain)  # refuses the file of another network before anything runs on it
+    quantized, expected, lowered = _rounded(folded, chain)
+    same = _same_integers(folded, expected, chain)  # refuses the file of another network before anything runs on it
     port = chain.port(raw)
     dense = DenseEngine(chain).run(port)
     rungs.append(_decisions(folded_trace.scores.numpy(), dense.scores, labels))
     rungs.append(same)
+    say("graph = chain")
+    rungs.append(_graph(quantized, lowered, dense, chain, port))
     say("reference = dense")
     slow = reference.run(chain, port)
     rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense)))

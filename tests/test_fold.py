@@ -358,8 +358,8 @@ def random_layers(draw: st.DrawFn) -> tuple[Layers, tuple[int, int, int], str, s
         if pooled:
             add("pool", AvgPool2d(2))
             height, width = height // 2, width // 2
-        kernel = draw(st.integers(1, 3))
         padding = draw(st.integers(0, 2))
+        kernel = draw(st.integers(1, min(3, min(height, width) + 2 * padding)))
         stride = draw(st.integers(1, 2))
         dilation = 1 if pooled else draw(st.integers(1, 2))
         if dilation * (kernel - 1) + 1 > min(height, width) + 2 * padding:

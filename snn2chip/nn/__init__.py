@@ -2,7 +2,7 @@
 
 from snn2chip.nn.build import SpikingNetwork, build
 from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
-from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear
+from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import TDBatchNorm
 
@@ -15,8 +15,10 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool",
     "Linear",
+    "MaxPool2d",
     "MembraneReadout",
     "PoissonInput",
+    "Residual",
     "SpikeCountReadout",
     "SpikingNetwork",
     "TDBatchNorm",

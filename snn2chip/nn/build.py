@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,12 +11,23 @@ from torch import Tensor, nn
 
 from snn2chip.errors import RecipeError
 from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
-from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear
+from snn2chip.nn.layers import (
+    AvgPool2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool2d,
+    Residual,
+)
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import TDBatchNorm
 
 if TYPE_CHECKING:
-    from snn2chip.recipe import ModelSpec
+    from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, ResidualLayer
+
+MEETING = 1 / math.sqrt(2)  # alpha of the two tdBNs that meet in an add (Zheng et al. 2021)
 
 
 class SpikingNetwork(nn.Module):
@@ -46,6 +58,174 @@ class SpikingNetwork(nn.Module):
         return scores
 
 
+class _Builder:
+    """The body being built: layers so far, and the shape that the next one reads."""
+
+    def __init__(self, spec: ModelSpec, input_shape: tuple[int, int, int], classes: int) -> None:
+        self.spec, self.classes = spec, classes
+        self.channels, self.height, self.width = input_shape
+        self.features: int | None = None  # set once the tensor is flat
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    def add(self, kind: str, module: nn.Module) -> None:
+        self.counts[kind] += 1
+        self.layers[f"{kind}{self.counts[kind]}"] = module
+
+    def wide(self, channels: int) -> int:
+        """Channels or features under the recipe's width factor."""
+        return max(1, round(channels * self.spec.width))
+
+    def lif(self) -> LIF:
+        neuron = self.spec.neuron
+        return LIF(
+            neuron.tau,
+            neuron.threshold,
+            surrogate=neuron.surrogate,
+            width=neuron.width,
+            trainable_tau=neuron.trainable_tau,
+            trainable_threshold=neuron.trainable_threshold,
+            detach_reset=neuron.detach_reset,
+        )
+
+    def norm(self, channels: int, alpha: float = 1.0) -> TDBatchNorm:
+        return TDBatchNorm(channels, alpha=alpha, threshold=self.spec.neuron.threshold)
+
+    def needs_image(self, kind: str, index: int) -> None:
+        if self.features is not None:
+            raise RecipeError(f"model.layers.{index}: {kind} needs an image, but the layers before it flattened it")
+
+    def resize(self, index: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> None:
+        """Height and width after a kernel."""
+        reach = dilation * (kernel - 1) + 1
+        self.height, self.width = (
+            (side + 2 * padding - reach) // stride + 1 if side + 2 * padding >= reach else 0
+            for side in (self.height, self.width)
+        )
+        if min(self.height, self.width) < 1:
+            raise RecipeError(
+                f"model.layers.{index}: kernel {kernel} does not fit the image that reaches it; "
+                f"use a smaller kernel, more padding or fewer strides"
+            )
+
+    def conv(self, index: int, layer: ConvLayer) -> None:
+        self.needs_image("conv", index)
+        groups = self.channels if layer.depthwise else layer.groups
+        out = self.channels if layer.channels is None else self.wide(layer.channels)
+        padding = layer.kernel // 2 if layer.padding is None else layer.padding
+        if self.channels % groups or out % groups:
+            raise RecipeError(
+                f"model.layers.{index}: groups {groups} divides neither {self.channels} input nor {out} output "
+                f"channels; choose a common divisor"
+            )
+        self.resize(index, layer.kernel, layer.stride, padding, layer.dilation)
+        self.add(
+            "conv",
+            Conv2d(self.channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups, bias=layer.bias),
+        )
+        self.channels = out
+        if layer.norm == "tdbn":
+            self.add("norm", self.norm(out))
+        if layer.neuron:
+            self.add("lif", self.lif())
+
+    def dense(self, index: int, layer: DenseLayer) -> None:
+        if self.features is None:
+            if self.height * self.width != 1:
+                raise RecipeError(
+                    f"model.layers.{index}: dense needs features, but an image "
+                    f"{self.channels}x{self.height}x{self.width} reaches it; put {{type = 'flatten'}} before it"
+                )
+            self.add("flatten", Flatten())
+            self.features = self.channels
+        out = self.classes if layer.features == "classes" else self.wide(layer.features)
+        self.add("dense", Linear(self.features, out, bias=layer.bias))
+        self.features = out
+        if layer.norm == "tdbn":
+            self.add("norm", self.norm(out))
+        if layer.neuron:
+            self.add("lif", self.lif())
+
+    def residual(self, index: int, layer: ResidualLayer) -> None:
+        self.needs_image("residual", index)
+        for block in range(layer.blocks):
+            self._block(index, layer, self.wide(layer.channels), layer.stride if block == 0 else 1)
+
+    def _block(self, index: int, layer: ResidualLayer, out: int, stride: int) -> None:
+        inputs = self.channels
+        if stride > 1 and layer.projection == "pool" and (self.height % stride or self.width % stride):
+            raise RecipeError(
+                f"model.layers.{index}: a pooled shortcut of stride {stride} does not divide the image "
+                f"{self.height}x{self.width}; use projection = 'conv'"
+            )
+        branch: OrderedDict[str, nn.Module] = OrderedDict()
+        if layer.block == "basic":
+            plan = [(out, 3, stride), (out, 3, 1)]
+        else:
+            inner = max(1, out // 4)
+            plan = [(inner, 1, 1), (inner, 3, stride), (out, 1, 1)]
+        channels = inputs
+        for number, (width, kernel, step) in enumerate(plan, start=1):
+            last = number == len(plan)
+            branch[f"conv{number}"] = Conv2d(channels, width, kernel, step, kernel // 2, bias=False)
+            branch[f"norm{number}"] = self.norm(width, MEETING if last else 1.0)
+            if not last:
+                branch[f"lif{number}"] = self.lif()
+            channels = width
+        shortcut: OrderedDict[str, nn.Module] = OrderedDict()
+        if stride > 1 or inputs != out:
+            if stride > 1 and layer.projection == "pool":
+                shortcut["pool"] = AvgPool2d(stride)
+            step = 1 if layer.projection == "pool" else stride
+            shortcut["conv"] = Conv2d(inputs, out, 1, step, bias=False)
+            shortcut["norm"] = self.norm(out, MEETING)
+        elif layer.identity == "tdbn":
+            shortcut["norm"] = self.norm(out, MEETING)
+        self.resize(index, 3, stride, 1)
+        self.channels = out
+        self.add("block", Residual(nn.Sequential(branch), nn.Sequential(shortcut)))
+        self.add("lif", self.lif())
+
+    def layer(self, index: int, layer: Layer) -> None:
+        if layer.type == "conv":
+            self.conv(index, layer)
+        elif layer.type == "dense":
+            self.dense(index, layer)
+        elif layer.type == "residual":
+            self.residual(index, layer)
+        elif layer.type == "avgpool":
+            self.needs_image("avgpool", index)
+            if min(self.height, self.width) < layer.kernel:
+                raise RecipeError(
+                    f"model.layers.{index}: avgpool kernel {layer.kernel} exceeds the image {self.height}x{self.width}"
+                )
+            self.add("pool", AvgPool2d(layer.kernel))
+            self.height, self.width = self.height // layer.kernel, self.width // layer.kernel
+        elif layer.type == "maxpool":
+            self.needs_image("maxpool", index)
+            if not next(reversed(self.layers), "").startswith("lif"):
+                raise RecipeError(
+                    f"model.layers.{index}: maxpool is over spikes; put it right after a layer with neuron = true"
+                )
+            stride = layer.kernel if layer.stride is None else layer.stride
+            if 2 * layer.padding > layer.kernel:
+                raise RecipeError(
+                    f"model.layers.{index}: maxpool padding {layer.padding} exceeds half of its kernel {layer.kernel}"
+                )
+            self.resize(index, layer.kernel, stride, layer.padding)
+            self.add("pool", MaxPool2d(layer.kernel, stride, layer.padding))
+        elif layer.type == "globalavgpool":
+            self.needs_image("globalavgpool", index)
+            self.add("pool", GlobalAvgPool())
+            self.features = self.channels
+        elif layer.type == "flatten":
+            self.needs_image("flatten", index)
+            self.add("flatten", Flatten())
+            self.features = self.channels * self.height * self.width
+        else:
+            self.add("dropout", Dropout(layer.p))
+
+
 def build(
     spec: ModelSpec,
     input_shape: tuple[int, int, int],
@@ -64,98 +244,9 @@ def build(
     Raises:
         RecipeError: shapes do not fit, named by layer.
     """
-    channels, height, width = input_shape
-    features: int | None = None  # set once the tensor is flat
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    counts: Counter[str] = Counter()
-    neuron = spec.neuron
-
-    def add(kind: str, module: nn.Module) -> str:
-        counts[kind] += 1
-        name = f"{kind}{counts[kind]}"
-        layers[name] = module
-        return name
-
-    def lif() -> LIF:
-        return LIF(
-            neuron.tau,
-            neuron.threshold,
-            surrogate=neuron.surrogate,
-            width=neuron.width,
-            trainable_tau=neuron.trainable_tau,
-            trainable_threshold=neuron.trainable_threshold,
-            detach_reset=neuron.detach_reset,
-        )
-
-    def needs_image(kind: str, index: int) -> None:
-        if features is not None:
-            raise RecipeError(f"model.layers.{index}: {kind} needs an image, but the layers before it flattened it")
-
+    builder = _Builder(spec, input_shape, classes)
     for index, layer in enumerate(spec.layers):
-        if layer.type == "conv":
-            needs_image("conv", index)
-            groups = channels if layer.depthwise else layer.groups
-            out = layer.channels if layer.channels is not None else channels
-            padding = layer.kernel // 2 if layer.padding is None else layer.padding
-            if channels % groups or out % groups:
-                raise RecipeError(
-                    f"model.layers.{index}: groups {groups} divides neither {channels} input nor {out} output "
-                    f"channels; choose a common divisor"
-                )
-            reach = layer.dilation * (layer.kernel - 1) + 1
-            height, width = (
-                (side + 2 * padding - reach) // layer.stride + 1 if side + 2 * padding >= reach else 0
-                for side in (height, width)
-            )
-            if min(height, width) < 1:
-                raise RecipeError(
-                    f"model.layers.{index}: kernel {layer.kernel} does not fit the image that reaches it; "
-                    f"use a smaller kernel, more padding or fewer strides"
-                )
-            add(
-                "conv",
-                Conv2d(channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups, bias=layer.bias),
-            )
-            channels = out
-            if layer.norm == "tdbn":
-                add("norm", TDBatchNorm(channels, threshold=neuron.threshold))
-            if layer.neuron:
-                add("lif", lif())
-        elif layer.type == "dense":
-            if features is None:
-                if height * width != 1:
-                    raise RecipeError(
-                        f"model.layers.{index}: dense needs features, but an image {channels}x{height}x{width} "
-                        f"reaches it; put {{type = 'flatten'}} before it"
-                    )
-                add("flatten", Flatten())
-                features = channels
-            out = classes if layer.features == "classes" else layer.features
-            add("dense", Linear(features, out, bias=layer.bias))
-            features = out
-            if layer.norm == "tdbn":
-                add("norm", TDBatchNorm(features, threshold=neuron.threshold))
-            if layer.neuron:
-                add("lif", lif())
-        elif layer.type == "avgpool":
-            needs_image("avgpool", index)
-            if min(height, width) < layer.kernel:
-                raise RecipeError(
-                    f"model.layers.{index}: avgpool kernel {layer.kernel} exceeds the image {height}x{width}"
-                )
-            add("pool", AvgPool2d(layer.kernel))
-            height, width = height // layer.kernel, width // layer.kernel
-        elif layer.type == "globalavgpool":
-            needs_image("globalavgpool", index)
-            add("pool", GlobalAvgPool())
-            features = channels
-        elif layer.type == "flatten":
-            needs_image("flatten", index)
-            add("flatten", Flatten())
-            features = channels * height * width
-        else:
-            add("dropout", Dropout(layer.p))
-
+        builder.layer(index, layer)
     encoder: DirectInput | PoissonInput
     if spec.coding == "direct":
         encoder = DirectInput(
@@ -167,4 +258,4 @@ def build(
     else:
         encoder = PoissonInput(spec.timesteps, max_value, seed)
     readout = MembraneReadout() if spec.readout == "membrane" else SpikeCountReadout()
-    return SpikingNetwork(encoder, nn.Sequential(layers), readout, input_shape)
+    return SpikingNetwork(encoder, nn.Sequential(builder.layers), readout, input_shape)

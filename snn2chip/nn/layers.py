@@ -37,6 +37,50 @@ class AvgPool2d(nn.Module):
         return f"kernel={self.kernel}"
 
 
+class MaxPool2d(nn.Module):
+    """Maximum over windows: (T, N, C, H, W) to (T, N, C, H', W'), as `torch.nn.functional.max_pool2d`.
+
+    Over spikes it is a logical OR, and that is how it is exported: put it after a neuron, not before one.
+    """
+
+    def __init__(self, kernel: int, stride: int | None = None, padding: int = 0) -> None:
+        super().__init__()
+        stride = kernel if stride is None else stride
+        if kernel < 1 or stride < 1:
+            raise InputError(f"MaxPool2d: kernel {kernel} and stride {stride} are not both at least 1")
+        if not 0 <= 2 * padding <= kernel:
+            raise InputError(f"MaxPool2d: padding {padding} is outside 0..{kernel // 2}, half of the kernel {kernel}")
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool2d(x.flatten(0, 1), self.kernel, self.stride, self.padding)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def extra_repr(self) -> str:
+        return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+
+
+class Residual(nn.Module):
+    """``branch(x) + shortcut(x)``: two currents that meet; the neuron comes after it.
+
+    In STBP-tdBN both end in a `TDBatchNorm` with alpha = 1/sqrt(2), so that their sum has the variance of one.
+
+    Args:
+        branch: any layers.
+        shortcut: any layers; None passes x on as it is.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = nn.Sequential() if shortcut is None else shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.branch(x)
+        z: Tensor = self.shortcut(x)
+        return y + z
+
+
 class GlobalAvgPool(nn.Module):
     """Mean over height and width: (T, N, C, H, W) to (T, N, C)."""
 

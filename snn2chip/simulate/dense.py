@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip import arith
-from snn2chip.ir import Chain, ChainLayer, IntArray, input_channels
+from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, input_channels
 from snn2chip.simulate.trace import Trace
 
 FLOAT32_EXACT = 2**24
@@ -48,16 +48,61 @@ def exact_products() -> Iterator[None]:
             torch.set_float32_matmul_precision(old)
 
 
-def largest_sum(layer: ChainLayer, low: IntArray, high: IntArray) -> int:
+def largest_sum(weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray) -> int:
     """Largest |sum of w times x| any neuron can get from inputs within low..high (per input channel)."""
     most = np.maximum(np.abs(low), np.abs(high))
-    weight = np.abs(layer.weight)
-    if layer.kind == "conv":
-        most = np.broadcast_to(most, (weight.shape[1] * layer.groups,))
-        return int((weight.sum((2, 3)) * most[input_channels(weight, layer.groups)]).sum(1).max())
+    weight = np.abs(weights.weight)
+    if weight.ndim == 4:
+        groups = 1 if isinstance(weights, Dense) else weights.groups
+        most = np.broadcast_to(most, (weight.shape[1] * groups,))
+        return int((weight.sum((2, 3)) * most[input_channels(weight, groups)]).sum(1).max())
     inputs = weight.shape[1]
     spread = np.repeat(most, inputs // len(most)) if len(most) > 1 else np.broadcast_to(most, (inputs,))
     return int((weight * spread).sum(1).max())
+
+
+class Product:
+    """The integer weights of a synapse or a chain layer on one device: inputs to weighted sums."""
+
+    def __init__(
+        self, weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray, device: torch.device | None = None
+    ) -> None:
+        device = device or torch.device("cpu")
+        self.weights = weights
+        exact32 = device.type == "cpu" and largest_sum(weights, low, high) < FLOAT32_EXACT
+        self.dtype = torch.float32 if exact32 else torch.float64
+        self.weight = torch.from_numpy(weights.weight.copy()).to(device, self.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Inputs (N, T, ...) to sums (N, T, ...), int32."""
+        weights, steps = self.weights, x.shape[:2]
+        x = x.flatten(0, 1).to(self.dtype)
+        if not isinstance(weights, Dense) and self.weight.ndim == 4:
+            y = F.conv2d(x, self.weight, None, weights.stride, weights.padding, weights.dilation, weights.groups)
+        else:
+            y = F.linear(x.flatten(1), self.weight)
+        y = y.to(torch.int64).to(torch.int32) if self.dtype == torch.float64 else y.to(torch.int32)
+        return y.reshape(*steps, *y.shape[1:])
+
+
+def integrate(sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer) -> tuple[Tensor, Tensor]:
+    """Sums (N, T, ...) int32 to (spikes bool, voltages int32); state starts at zero."""
+    voltage = torch.zeros_like(sums[:, 0])
+    current = torch.zeros_like(voltage)
+    spikes, voltages = [], []
+    for step in range(sums.shape[1]):
+        current, voltage, fired = arith.step(
+            current,
+            voltage,
+            sums[:, step],
+            bias,
+            threshold=neuron.threshold,
+            voltage_decay=neuron.voltage_decay,
+            current_decay=neuron.current_decay,
+        )
+        spikes.append(fired)
+        voltages.append(voltage)
+    return torch.stack(spikes, 1), torch.stack(voltages, 1)
 
 
 class LayerRunner:
@@ -65,42 +110,14 @@ class LayerRunner:
 
     def __init__(self, layer: ChainLayer, low: IntArray, high: IntArray, device: torch.device) -> None:
         self.layer = layer
-        exact32 = device.type == "cpu" and largest_sum(layer, low, high) < FLOAT32_EXACT
-        self.dtype = torch.float32 if exact32 else torch.float64
-        self.weight = torch.from_numpy(layer.weight.copy()).to(device, self.dtype)
+        self.product = Product(layer, low, high, device)
         self.bias = torch.from_numpy(layer.bias.astype(np.int32)).to(device)
-
-    def inputs(self, x: Tensor) -> Tensor:
-        """Weighted sums of inputs (M, ...), int32."""
-        layer = self.layer
-        x = x.to(self.dtype)
-        if layer.kind == "conv":
-            y = F.conv2d(x, self.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-        else:
-            y = F.linear(x.flatten(1), self.weight)
-        return y.to(torch.int64).to(torch.int32) if self.dtype == torch.float64 else y.to(torch.int32)
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
         """Inputs (N, T, ...) to (spikes bool, voltages int32, largest |input|); state starts at zero."""
-        layer = self.layer
-        count, steps = x.shape[:2]
-        sums = self.inputs(x.flatten(0, 1)).reshape(count, steps, *layer.shape)
-        voltage = torch.zeros_like(sums[:, 0])
-        current = torch.zeros_like(voltage)
-        spikes, voltages = [], []
-        for step in range(steps):
-            current, voltage, fired = arith.step(
-                current,
-                voltage,
-                sums[:, step],
-                self.bias,
-                threshold=layer.threshold,
-                voltage_decay=layer.voltage_decay,
-                current_decay=layer.current_decay,
-            )
-            spikes.append(fired)
-            voltages.append(voltage)
-        return torch.stack(spikes, 1), torch.stack(voltages, 1), int(sums.abs().max())
+        sums = self.product(x)
+        spikes, voltages = integrate(sums, self.bias, self.layer)
+        return spikes, voltages, int(sums.abs().max())
 
 
 class DenseEngine:

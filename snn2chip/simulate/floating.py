@@ -68,6 +68,9 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
                 port = torch.from_numpy(node.port(raw[:, step]).astype(np.float64))
                 values[node.name] = _affine(port, node.scale, node.shift)
                 continue
+            if isinstance(node, ir.Add):
+                values[node.name] = sum((values[name] for name in node.inputs[1:]), values[node.inputs[0]])
+                continue
             x = values[node.inputs[0]]
             if isinstance(node, (ir.Conv, ir.Dense)):
                 y = _synapse(node, x)
@@ -75,6 +78,8 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
                 y = _norm(node, x)
             elif isinstance(node, ir.AvgPool):
                 y = F.avg_pool2d(x, node.kernel)
+            elif isinstance(node, ir.MaxPool):
+                y = F.max_pool2d(x, node.kernel, node.stride, node.padding)
             elif isinstance(node, ir.Flatten):
                 y = x.flatten(1)
             elif isinstance(node, ir.LIF):
