@@ -117,6 +117,16 @@ class Scale(StrEnum):
     ERROR = "error"
 
 
+class RelayKind(StrEnum):
+    """Choices of --relays."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    BIAS = "bias"
+    DOUBLE = "double"
+    QUADRUPLE = "quadruple"
+
+
 def _device(device: Device) -> Any:
     import torch
 
@@ -140,6 +150,9 @@ DataDir = Annotated[
     typer.Option(help="Folder with the data set's files; default: the cache, then a download into it."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA when there is one.")]
+FastConvolution = Annotated[
+    bool, typer.Option("--fast-convolution", help="Exact matrix products instead of Lava's own convolution loop.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 
 
@@ -222,6 +235,9 @@ def fold_and_export(
     chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
     weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
     scale: Annotated[Scale, typer.Option(help="How scales are chosen; auto compares the others.")] = Scale.AUTO,
+    relays: Annotated[
+        RelayKind, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
+    ] = RelayKind.AUTO,
     calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
     data: DataDir = None,
     json_file: JsonOption = None,
@@ -245,7 +261,7 @@ def fold_and_export(
         images, why = _images(spec.name, "train", data, spec.image_size, calibration)
         if images is None:
             console.print(f"note: no calibration images, scales by largest weight: {why}")
-    export = pipeline.export(trained, profile, calibration=images, strategy=scale.value)
+    export = pipeline.export(trained, profile, calibration=images, strategy=scale.value, relays=relays.value)
     netx.save(output, export.chain)
     if json_file is not None:
         write_json(
@@ -258,6 +274,7 @@ def fold_and_export(
             },
         )
     console.print(report.export_table(export))
+    console.print(report.layout_table(export))
     for line in report.export_notes(export):
         console.print(line)
     console.print(f"wrote {output}")
@@ -353,6 +370,7 @@ def verify(
     net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
     samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
     lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
+    fast_convolution: FastConvolution = False,
     data: DataDir = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -382,10 +400,19 @@ def verify(
 
         def say(_stage: str) -> None:
             nonlocal done
-            show(done, 5)
+            show(done, 6)
             done += 1
 
-        verdict = ladder.verify(trained, chain, pixels, labels=labels, net_path=net, with_lava=lava, say=say)
+        verdict = ladder.verify(
+            trained,
+            chain,
+            pixels,
+            labels=labels,
+            net_path=net,
+            with_lava=lava,
+            fast_convolution=fast_convolution,
+            say=say,
+        )
     if json_file is not None:
         write_json(json_file, verdict.as_json())
     console.print(report.verdict_table(verdict))
@@ -421,6 +448,7 @@ def lava_run(
     input_file: Annotated[Path, typer.Option("--input", help=".npz with integers `input`.")],
     output: Annotated[Path, typer.Option(help="Where spikes and voltages go, .npz.")],
     full: Annotated[bool, typer.Option("--full", help="Use the reference environment.")] = False,
+    fast_convolution: FastConvolution = False,
 ) -> None:
     """Run a file in Lava through netx; the same input and output files as `simulate`."""
     from snn2chip import lava
@@ -430,7 +458,7 @@ def lava_run(
     trace.load_input(input_file, netx.load(net))  # says what does not fit before anything starts
     if not full:
         _ensure_lava(_console())
-    lava.run(net, input_file, output, full=full)
+    lava.run(net, input_file, output, full=full, fast_convolution=fast_convolution)
     _console().print(f"wrote {output}")
 
 

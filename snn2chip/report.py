@@ -23,6 +23,7 @@ from snn2chip.errors import InputError
 from snn2chip.files import write_text
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
+from snn2chip.lower import LowerReport
 from snn2chip.pipeline import Export
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
@@ -76,6 +77,48 @@ def export_table(export: Export) -> Table:
     return _table(title, EXPORT_COLUMNS, export_rows(report.layers))
 
 
+LAYOUT_COLUMNS = ("layer", "holds", "as", "channels", "neurons", "threshold", "relays allow", "weights alone")
+
+
+def layout_rows(chain: ir.Chain, lowered: LowerReport) -> list[list[str]]:
+    """What every channel of every chain layer is, in the order of `LAYOUT_COLUMNS`."""
+    layers = {layer.name: layer for layer in chain.layers}
+    levels = dict(zip(layers, lowered.levels, strict=True))
+    rows = []
+    for item in lowered.placed:
+        layer, level = layers[item.layer], levels[item.layer]
+        first = item.what == "neurons" and item.start == 0
+        what = item.what
+        if item.relay is not None and len(item.relay.phases) > 1:
+            what += f", {len(item.relay.phases)} phases"
+        rows.append(
+            [
+                item.layer if first else "",
+                item.name,
+                what,
+                f"{item.start}..{item.stop - 1}",
+                f"{item.neurons:,}",
+                f"{layer.threshold:,}" if first else "",
+                f"{level.limit:,}" if first and level.limit is not None else "",
+                f"{level.wanted:,}" if first and level.limit is not None else "",
+            ]
+        )
+    return rows
+
+
+def layout_table(export: Export) -> Table:
+    """Which chain layer holds which channels of which trained layer, relays and copies included."""
+    lowered = export.lower_report
+    title = f"{len(export.chain.layers)} netx layers, {lowered.neurons:,} neurons"
+    if lowered.relay_neurons:
+        share = 100 * lowered.relay_neurons / lowered.neurons
+        title += f", of which {lowered.relay_neurons:,} ({share:.0f} %) pass spikes on (relays: {export.plan.relays})"
+    table = _table(title, LAYOUT_COLUMNS, layout_rows(export.chain, lowered))
+    for column in table.columns[1:3]:
+        column.justify = "left"
+    return table
+
+
 def export_notes(export: Export) -> list[str]:
     """What was folded, what is inexact, what is not proved."""
     chain, report = export.chain, export.quantize_report
@@ -89,6 +132,11 @@ def export_notes(export: Export) -> list[str]:
             lines.append(f"note: '{layer.neuron}': tau {layer.tau:.6g} becomes {layer.tau_chip:.6g} on the chip")
         if layer.clipped:
             lines.append(f"note: '{layer.name}': {layer.clipped} weights clipped to ±{layer.weight_max}")
+        if layer.relays and layer.relay_limit is not None and layer.threshold * 2 > layer.relay_limit:
+            lines.append(
+                f"note: '{layer.name}': threshold {layer.threshold:,} of at most {layer.relay_limit:,}, for the "
+                f"{layer.relays} channels of relays beside it"
+            )
         if not layer.proved:
             lines.append(
                 f"note: '{layer.name}': overflow of current or membrane is not excluded by proof "
@@ -199,13 +247,15 @@ def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Fig
     float_spikes = evaluate(folded, raw).spikes
     integer = DenseEngine(chain).run(chain.port(raw))
     layers = [layer for layer in chain.layers if next(iter(layer.origin), "") in float_spikes]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    rows = -(-len(layers) // 10)  # a deep network takes several rows
+    figure = Figure(figsize=(11, 3.4 * rows), layout="constrained")
     spread = np.random.default_rng(0)
     for index, layer in enumerate(layers):
-        axes = figure.add_subplot(1, len(layers), index + 1)
+        axes = figure.add_subplot(rows, -(-len(layers) // rows), index + 1)
         name = next(iter(layer.origin))
         wanted = float_spikes[name][0].flatten(1).numpy()
-        found = integer.spikes[layer.name][0].reshape(len(wanted), -1).astype(bool)
+        start, stop = layer.origin[name]
+        found = integer.spikes[layer.name][0, :, start:stop].reshape(len(wanted), -1).astype(bool)
         for spikes, color, size in (
             (wanted & found, "0.65", 1.0),
             (wanted & ~found, "tab:blue", 5.0),

@@ -352,11 +352,13 @@ def verify(
     labels: NDArray[Any] | None = None,
     net_path: Path | None = None,
     with_lava: bool = True,
+    fast_convolution: bool = False,
     say: Callable[[str], None] = lambda _message: None,
 ) -> Verdict:
     """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`.
 
-    `say` is told what is being done, for a progress display.
+    `fast_convolution` lets exact matrix products stand in for Lava's own convolution (see `snn2chip.lava.run`); the
+    verdict says so. `say` is told what is being done, for a progress display.
 
     Raises:
         InputError: model, file and images do not belong together.
@@ -411,10 +413,12 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
             given, answer = Path(folder) / "input.npz", Path(folder) / "trace.npz"
             np.savez_compressed(given, input=port)
-            lava.run(net_path, given, answer, progress=False)
+            lava.run(net_path, given, answer, progress=False, fast_convolution=fast_convolution)
             from_lava = trace.load(answer, chain)
         layers = len(chain.layers)
         detail = f"{len(images)} samples back to back, spikes and voltages of {layers} layers through netx"
+        if fast_convolution:
+            detail += ", matrix products in the place of Lava's convolution"
         rungs.append(_rung("dense = Lava", _traces(dense, from_lava, chain), detail))
     return Verdict(all(rung.passed for rung in rungs), tuple(rungs))
 

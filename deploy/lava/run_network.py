@@ -1,6 +1,6 @@
 """Run a netx network in Lava and record every neuron. Lava's own interpreter runs this, never snn2chip's.
 
-    python run_network.py NET INPUT.npz OUTPUT.npz [--progress] [--monitors]
+    python run_network.py NET INPUT.npz OUTPUT.npz [--progress] [--monitors] [--fast-convolution]
     python run_network.py --check
 
 NET is lava-dl netx HDF5. INPUT holds `input`, integers of shape (samples, T, C, H, W) or
@@ -34,6 +34,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fast_convolution as fast_convolution_module
 from failures import BAD_INPUT, INTERRUPTED, LAVA_FAILED, TERMINATED, LavaError, RefusedError, fail, first_line
 from files import fit_input, read_input, read_layers, write
 from import_lava import import_lava
@@ -41,7 +42,9 @@ from recording import RECORDS, Monitors, Record, recording_neurons
 from running import Run, guard_children
 
 
-def run(net_path: Path, input_path: Path, output: Path, progress: bool, monitors: bool) -> None:
+def run(
+    net_path: Path, input_path: Path, output: Path, progress: bool, monitors: bool, fast_convolution: bool = False
+) -> None:
     """Run the network on every sample and write the output file, whole or not at all.
 
     Raises:
@@ -69,6 +72,8 @@ def run(net_path: Path, input_path: Path, output: Path, progress: bool, monitors
 
     guard_children()
     import_lava()
+    if fast_convolution:
+        fast_convolution_module.install()
     from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.source import RingBuffer
@@ -149,6 +154,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, nargs="?", help="npz to write")
     parser.add_argument("--progress", action="store_true", help="print lines `step k/n`")
     parser.add_argument("--monitors", action="store_true", help="record with Lava's Monitor processes: slow")
+    parser.add_argument("--fast-convolution", action="store_true", help="exact matrix products, not Lava's own loop")
     parser.add_argument("--check", action="store_true", help="import everything, print versions as JSON")
     options = parser.parse_args()
     if options.output is None and not options.check:
@@ -157,7 +163,9 @@ def main() -> None:
         if options.check:
             print(json.dumps(check()))
         else:
-            run(options.net, options.input, options.output, options.progress, options.monitors)
+            run(
+                options.net, options.input, options.output, options.progress, options.monitors, options.fast_convolution
+            )
         sys.stdout.flush()
         os._exit(0)  # as `fail` does
     except RefusedError as error:

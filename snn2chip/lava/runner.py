@@ -32,6 +32,7 @@ def run(
     full: bool = False,
     timeout: float | None = None,
     progress: bool = True,
+    fast_convolution: bool = False,
 ) -> None:
     """Run the netx file `net` in Lava on every sample of `input` and write what every neuron did to `output`.
 
@@ -40,6 +41,8 @@ def run(
     spikes/<layer> (uint8), voltage/<layer> and current/<layer> (int32), of shape (samples, T, C, H, W) or
     (samples, T, features), in the layer's own time: latency is removed, and every sample starts from rest.
     Voltage and current are what the step leaves behind. `timeout` is in seconds, None for no limit.
+    `fast_convolution` puts exact matrix products in the place of Lava's own convolution, a Python loop over pairs of
+    channels; everything else stays Lava's.
 
     Raises:
         InputError: a file that cannot be used, Lava could not load or run it, or the time ran out.
@@ -71,8 +74,9 @@ def run(
                 bar.update(task, completed=int(step[1]), total=int(step[2]))
 
         # The runner always reports: a closed pipe is how it learns that this process is gone.
+        flags = ["--progress", *(["--fast-convolution"] if fast_convolution else [])]
         files = [str(path.absolute()) for path in (net, input, output)]
-        said = _program(environment, "run_network.py", [*files, "--progress"], timeout, follow)
+        said = _program(environment, "run_network.py", [*files, *flags], timeout, follow)
     for line in said.splitlines():
         if line.startswith("note: "):
             console.print(line, soft_wrap=True)

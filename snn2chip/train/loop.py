@@ -29,7 +29,7 @@ from snn2chip.files import exclusive, write_text
 from snn2chip.formats import model_file
 from snn2chip.nn import PoissonInput, SpikingNetwork
 from snn2chip.nn.fuse import fuse_neurons
-from snn2chip.recipe import Recipe, TrainSpec
+from snn2chip.recipe import Recipe, TrainSpec, parse
 from snn2chip.train.allocator import keep_pages
 
 CHECKPOINT_SECONDS = 60.0
@@ -389,7 +389,9 @@ class Trainer:
         content = model_file.load_tensors(path)
         if content.get("format") != "snn2chip-checkpoint":
             raise InputError(f"'{path}' is not a checkpoint of snn2chip train")
-        if content.get("recipe") != self.recipe.model_dump(mode="json"):
+        # parsed, so that a field that came later stands at its default
+        kept = parse(content.get("recipe") or {}, source=f"recipe inside '{path}'")
+        if kept != self.recipe:
             raise InputError(
                 f"'{path}' belongs to another recipe or other --set values; resume with the same ones, "
                 f"or choose another --out"
