@@ -97,8 +97,18 @@ def _input(network: SpikingNetwork) -> ir.Input:
     return ir.Input("input", (), network.input_shape, encoder.coding, encoder.max_value, 0, high, center, scale, shift)
 
 
+class _Value(fx.Proxy):
+    """A tensor of the forward function; ``+=`` is what it is, a change in place, and not one more addition."""
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Follows a forward function down to the layers of snn2chip.nn, and to torch's own, which are refused."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, LAYERS):
@@ -109,7 +119,7 @@ class _Tracer(fx.Tracer):
 def _trace(body: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(body)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError) as error:
+    except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
         raise UnsupportedError(
             f"network: its forward function does what a chip cannot (branches on values, loops over them): {error}; "
             f"build it from layers of snn2chip.nn and additions"
@@ -131,12 +141,19 @@ def _check_ending(last: ir.Node, kind: ReadoutName) -> None:
         raise UnsupportedError(
             f"layer '{last.name}': a membrane readout cannot follow a neuron; leave it out, or use spike_count"
         )
+    if kind == "membrane" and isinstance(last, (ir.Input, ir.MaxPool)):
+        raise UnsupportedError(f"layer '{last.name}': a membrane readout accumulates currents; end with a dense layer")
     if kind == "spike_count" and not isinstance(last, ir.LIF):
         raise UnsupportedError(f"layer '{last.name}': a spike_count readout must follow a neuron; add a LIF")
 
 
 def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shape) -> list[ir.Node]:
     """The IR of one layer that reads `shape`; none for what does nothing once trained."""
+    if isinstance(module, LAYERS) and all(type(module).forward is not kind.forward for kind in LAYERS):
+        raise UnsupportedError(
+            f"layer '{name}': {type(module).__name__} has a forward function of its own, which cannot be exported; "
+            f"use the layers of snn2chip.nn as they are"
+        )
     if isinstance(module, Conv2d):
         return [_conv(name, sources[0], module)]
     if isinstance(module, Linear):
@@ -199,6 +216,8 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
         sources = tuple(names[source] for source in step.all_input_nodes)
         made: list[ir.Node]
         if step.op == "placeholder":
+            if names:
+                raise UnsupportedError("network: its forward function takes several arguments; expected one tensor")
             names[step] = "input"
             continue
         if step.op == "output":
@@ -212,20 +231,23 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
                 raise UnsupportedError(f"layer '{name}': {len(sources)} inputs; expected one")
             made = _node(name, sources, network.body.get_submodule(path), shapes[sources[0]])
         elif _is_add(step):
-            stack = list(step.meta.get("nn_module_stack", {}))
-            path = f"{stack[-1]}.add" if stack and stack[-1] else "add"
+            stack = list(step.meta.get("nn_module_stack", {}).values())  # (path, class) of the modules it is in
+            path = f"{stack[-1][0]}.add" if stack else "add"
             uses[path] += 1
             name = path if uses[path] == 1 else f"{path}:{uses[path]}"
             made = [ir.Add(name, tuple(names[source] for source in step.args if isinstance(source, fx.Node)))]
         else:
             what = getattr(step.target, "__name__", step.target)
             raise UnsupportedError(
-                f"network: '{what}' in its forward function cannot be exported; use layers of snn2chip.nn and additions"
+                f"network: '{what}' in its forward function cannot be exported; use snn2chip.nn's layers and their sums"
             )
         for node in made:
             shapes[node.name] = ir.output_shape(node, *(shapes[source] for source in node.inputs))
         nodes += made
         names[step] = made[-1].name if made else sources[0]
+        if step.op != "call_module" and step.target in (operator.iadd, "add_"):
+            # whoever holds the first tensor holds the sum from here on
+            names.update({other: names[step] for other, held in names.items() if held == sources[0]})
     if ending is None:
         raise UnsupportedError("network: its forward function must return one tensor")
     by_name = {node.name: node for node in nodes}

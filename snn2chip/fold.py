@@ -11,7 +11,8 @@ layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
 - pooling before a dense layer: every weight repeated over its window and divided by its size.
 - an add: every path from a source of spikes through it to a neuron is one synapse of that neuron, and their
   currents add up; what is added once (a bias, a shift) stays with the first path. A path without a convolution
-  or dense layer, an identity shortcut, is a convolution of one weight a channel.
+  or dense layer, an identity shortcut, is a convolution of one weight a channel. Paths from one source are one
+  synapse, the sum of their kernels: a pixel and a neuron have one weight between them, which must fit the chip.
 - max pooling of spikes: a logical OR, a neuron that any spike under its window makes fire, and that is reset by it:
   weights 1, threshold 1/2. Exact at every step.
 - input ``scale * (p + center) + shift`` per channel: ``W' = W scale``, and the shift goes into the bias. The
@@ -174,6 +175,50 @@ def _identity(name: str, shape: ir.Shape) -> ir.Synapse:
     return ir.Dense(name, (), np.eye(shape[0]), None)
 
 
+def _sum_bias(first: ir.Synapse, other: ir.Synapse) -> ir.Array | None:
+    """One value a channel while both have that, else one a neuron."""
+    if first.bias is None or other.bias is None:
+        return other.bias if first.bias is None else first.bias
+    per = max(first.bias.ndim, other.bias.ndim)
+    left, right = (bias.reshape(*bias.shape, *(1,) * (per - bias.ndim)) for bias in (first.bias, other.bias))
+    total: ir.FloatArray = left + right
+    return total
+
+
+def _sum_synapses(first: ir.Synapse, other: ir.Synapse) -> ir.Synapse | None:
+    """One synapse for two of the same source and neuron, or None where strides do not meet."""
+    bias = _sum_bias(first, other)
+    if not (isinstance(first, ir.Conv) and isinstance(other, ir.Conv)):
+        return replace(first, weight=first.weight + other.weight, bias=bias)
+    if first.stride != other.stride:
+        return None
+    # the one that is padded more begins first, so that the other's taps are all at or after its own; the kernel that
+    # then reaches to the last tap of both makes as many pixels as each of them does
+    padding, reach = (
+        (side(0), side(1))
+        for side in (
+            lambda axis: max(conv.padding[axis] for conv in (first, other)),
+            lambda axis: max(
+                conv.dilation[axis] * (conv.weight.shape[2 + axis] - 1) - conv.padding[axis] for conv in (first, other)
+            ),
+        )
+    )
+    groups = first.groups if first.groups == other.groups else 1
+    inputs = first.weight.shape[1] * first.groups // groups
+    outputs = len(first.weight)
+    weight = np.zeros((outputs, inputs, padding[0] + reach[0] + 1, padding[1] + reach[1] + 1))
+    rows = np.arange(outputs)[:, None]
+    for conv in (first, other):
+        columns = ir.input_channels(conv.weight, conv.groups) if groups == 1 else np.arange(inputs)[None]
+        for i, j in np.ndindex(*conv.weight.shape[2:]):
+            y, x = (conv.dilation[n] * tap + padding[n] - conv.padding[n] for n, tap in enumerate((i, j)))
+            weight[rows, columns, y, x] += conv.weight[:, :, i, j]
+    return replace(first, weight=weight, bias=bias, padding=padding, dilation=(1, 1), groups=groups)
+
+
+_ENDS = (ir.LIF, ir.Readout, ir.MaxPool)  # where paths end
+
+
 class _Fold:
     """The folded network as it grows."""
 
@@ -194,7 +239,17 @@ class _Fold:
             )
         ]
         self.steps: list[tuple[str, str]] = []
+        self.taken = {node.name for node in network.nodes if isinstance(node, (ir.Input, *_ENDS))}
         self.flattened: dict[str, str] = {}  # source -> its Flatten
+
+    def _name(self, wanted: str, neuron: str) -> str:
+        """`wanted`, or a name like it if it is taken: a layer that drives two neurons becomes two synapses."""
+        name, number = wanted, 1
+        while name in self.taken:
+            name = f"{neuron}.{wanted}" if number == 1 else f"{neuron}.{wanted}:{number}"
+            number += 1
+        self.taken.add(name)
+        return name
 
     def _synapse(self, path: _Path, neuron: ir.Node, several: bool) -> ir.Synapse | None:
         """The one synapse of a path, its flatten emitted; None for a readout that reads a neuron itself."""
@@ -209,15 +264,23 @@ class _Fold:
             self.steps.append((reads, f"normalization and centring at {self.center.tolist()} into '{synapse.name}'"))
         if flatten is not None and len(shape) == 3:
             if reads not in self.flattened:
-                self.nodes.append(replace(flatten, inputs=(reads,)))
-                self.flattened[reads] = flatten.name
+                self.flattened[reads] = self._name(flatten.name, neuron.name)
+                self.nodes.append(replace(flatten, name=self.flattened[reads], inputs=(reads,)))
             reads = self.flattened[reads]
-        return replace(synapse, inputs=(reads,))
+        return replace(synapse, name=self._name(synapse.name, neuron.name), inputs=(reads,))
 
     def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
         """A neuron or the readout, with all that drives it."""
         made = [self._synapse(path, node, len(paths) > 1) for path in paths]
-        synapses = [item for item in made if item is not None]
+        synapses: list[ir.Synapse] = []
+        for item in made:
+            for place, before in enumerate(synapses):
+                if item is not None and before.inputs == item.inputs and (total := _sum_synapses(before, item)):
+                    synapses[place] = total
+                    self.steps.append((item.name, f"added to '{before.name}', which reads the same spikes"))
+                    break
+            else:
+                synapses += [item] if item is not None else []
         self.nodes += synapses
         if not synapses:
             driver = paths[0].source
@@ -227,13 +290,16 @@ class _Fold:
             driver = f"{node.name}.add" if isinstance(node, ir.Readout) else node.inputs[0]
             if not isinstance(self.network[node.inputs[0]], ir.Add):
                 driver = f"{node.name}.add"  # the layer after the add has become part of what is added
+            driver = self._name(driver, node.name)
             self.nodes.append(ir.Add(driver, tuple(item.name for item in synapses)))
         self.nodes.append(replace(node, inputs=(driver,)))
 
     def max_pool(self, node: ir.MaxPool, paths: list[_Path]) -> None:
         """A layer of OR neurons under the name of the pooling."""
-        binary = self.source.high <= 1 and self.source.low >= 0
-        spikes = len(paths) == 1 and not paths[0].nodes and (paths[0].source != self.source.name or binary)
+        source = self.source
+        as_they_are = bool((source.scale == 1).all() and (source.shift == 0).all())
+        binary = source.high <= 1 and source.low >= 0 and as_they_are  # and not 0 and 1 normalized to something else
+        spikes = len(paths) == 1 and not paths[0].nodes and (paths[0].source != source.name or binary)
         if not spikes:
             raise UnsupportedError(
                 f"layer '{node.name}': max pooling of '{node.inputs[0]}', which gives no spikes, is not an OR; "
@@ -241,7 +307,7 @@ class _Fold:
             )
         channels = self.network.shape(node.inputs[0])[0]
         window = ir.Conv(
-            f"{node.name}.window",
+            self._name(f"{node.name}.window", node.name),
             (paths[0].source,),
             np.ones((channels, 1, *node.kernel)),
             None,
@@ -267,7 +333,7 @@ def fold(network: ir.Network) -> tuple[ir.Network, FoldReport]:
     paths: dict[str, list[_Path]] = {network.input.name: [_Path(network.input.name)]}
     for node in network.nodes[1:]:
         reaching = [path for name in node.inputs for path in paths[name]]
-        if isinstance(node, (ir.LIF, ir.Readout, ir.MaxPool)):
+        if isinstance(node, _ENDS):
             if isinstance(node, ir.MaxPool):
                 made.max_pool(node, reaching)
             else:

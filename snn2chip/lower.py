@@ -21,7 +21,7 @@ import numpy as np
 from snn2chip import ir, relay
 from snn2chip.chip import Chip
 from snn2chip.errors import ChipLimitError
-from snn2chip.schedule import Level, Relay, Schedule, taps, widths
+from snn2chip.schedule import Level, Relay, Schedule, copies_after, driven, taps
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,10 @@ class _Lowering:
         shape = self.network.shape(name)
         return _Block(start, (1, 1), ((0, 0),), shape, _grid(shape))
 
-    def level(self, level: Level, copies_after: int, onward: set[str]) -> None:
-        """Add one layer; `onward` names what the next level relays, and so reads `copies_after` of."""
+    def level(self, level: Level, copies: dict[str, int]) -> None:
+        """Add one layer; `copies` says how many copies of its blocks the next level reads."""
         network = self.network
-        neuron = network[level.neuron]
-        unit = neuron if isinstance(neuron, ir.CubaNeuron) else network[neuron.inputs[0]]
+        unit = driven(network, level)
         assert isinstance(unit, ir.CubaNeuron)  # a membrane readout reads its accumulator
         shape = network.shape(unit.name)
         flatten = level.stride is None and len(self.shape) == 3
@@ -146,8 +145,7 @@ class _Lowering:
             *((item.name, item.shape, item) for item in level.relays),
         ]:
             source = unit.name if item is None else item.source
-            count = copies_after if source in onward else 1
-            for copy in range(count):
+            for copy in range(copies.get(source, 1)):
                 stop = start + block_shape[0]
                 shown = label if copy == 0 else f"{label}.copy{copy + 1}"
                 origin[shown] = (start, stop)
@@ -175,9 +173,7 @@ class _Lowering:
         self.number += 1
 
     def _relay_numbers(self, level: Level, unit: ir.CubaNeuron) -> tuple[int, int]:
-        weights = [item.weight for item in self.network.synapses_of(unit)]
-        odd = any((weight % 2).any() for weight in weights)
-        large = any(np.abs(weight).max(initial=0) > self.chip.weight_odd_max for weight in weights)
+        odd, large = self._parity(level, unit)
         for even in [True] if large else [False] if odd else [False, True]:
             found = relay.choose(
                 unit.threshold,
@@ -193,6 +189,16 @@ class _Lowering:
             f"layer '{level.neuron}': threshold {unit.threshold} exceeds what the relays beside it allow "
             f"({level.limit}, {self.chip.name}); quantize with this schedule"
         )
+
+    def _parity(self, level: Level, unit: ir.CubaNeuron) -> tuple[bool, bool]:
+        """Whether some weights of a layer are odd, and whether some are beyond what odd ones may reach."""
+        synapses = self.network.synapses_of(unit)
+        odd = any((item.weight % 2).any() for item in synapses)
+        large = any(
+            np.abs(item.weight).max(initial=0) > copies * self.chip.weight_odd_max
+            for item, copies in zip(synapses, level.reads, strict=True)
+        )
+        return odd, large
 
     def _joined(
         self,
@@ -222,10 +228,15 @@ class _Lowering:
             bias = np.zeros((channels, *level.grid), dtype=np.int64)
             geometry = {"stride": level.stride, "padding": padding, "dilation": dilation}
             fill = self._conv
+        even = weight_bias[0] > self.chip.weight_odd_max or self._parity(level, unit)[1]
+        most = self.chip.weight_max if even else self.chip.weight_odd_max
         for block in blocks[unit.name]:
             rows = slice(block.start, block.start + shape[0])
-            for synapse in self.network.synapses_of(unit):
-                fill(weight[rows], synapse, geometry)
+            for synapse, copies in zip(self.network.synapses_of(unit), level.reads, strict=True):
+                source = self.network.source_of(synapse).name
+                for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
+                    if part.any():
+                        fill(weight[rows], synapse, part, before, geometry)
                 if synapse.bias is not None:
                     one_each = (-1, *(1,) * (bias.ndim - 1)) if synapse.bias.ndim == 1 else synapse.bias.shape
                     bias[rows] += synapse.bias.astype(np.int64).reshape(one_each)
@@ -271,18 +282,20 @@ class _Lowering:
             places.update(_step(phase, before) for phase in item.phases)
         return places or {(0, 0)}
 
-    def _conv(self, weight: ir.IntArray, synapse: ir.Synapse, geometry: dict[str, ir.Pair]) -> None:
+    def _conv(
+        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+    ) -> None:
         assert isinstance(synapse, ir.Conv)  # a level with a stride holds convolutions
-        block = self.blocks[self.network.source_of(synapse).name][0]
-        channels = ir.input_channels(synapse.weight, synapse.groups)
-        rows = np.arange(len(synapse.weight))[:, None]
+        channels = ir.input_channels(part, synapse.groups)
+        rows = np.arange(len(part))[:, None]
         for i, j, phase, place in self._reads(synapse, block):
             ky, kx = _tap(place, geometry)
-            weight[rows, block.channel(channels, phase), ky, kx] += synapse.weight[:, :, i, j].astype(np.int64)
+            weight[rows, block.channel(channels, phase), ky, kx] += part[:, :, i, j]
 
-    def _dense(self, weight: ir.IntArray, synapse: ir.Synapse, geometry: dict[str, ir.Pair]) -> None:
-        block = self.blocks[self.network.source_of(synapse).name][0]
-        weight[:, self._flat(block)] += synapse.weight.astype(np.int64)
+    def _dense(
+        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+    ) -> None:
+        weight[:, self._flat(block)] += part
 
     def _flat(self, block: _Block) -> ir.IntArray:
         """Where in this dense layer's input the features of a source are."""
@@ -313,6 +326,15 @@ class _Lowering:
             weight[block.channel(channels, phase), before.channel(channels, earlier), ky, kx] = value
 
 
+def _share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:
+    """The weights shared out among copies of a source, as much as possible on the first ones."""
+    left = weight.astype(np.int64)
+    for _ in range(copies):
+        part = np.clip(left, -most, most)
+        left = left - part
+        yield part
+
+
 def _grid(shape: ir.Shape) -> ir.Pair:
     return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
 
@@ -335,9 +357,8 @@ def lower(network: ir.Network, plan: Schedule, chip: Chip) -> tuple[ir.Chain, Lo
     """
     source = network.input
     made = _Lowering(network, plan, chip)
-    after = [{item.source for item in level.relays} for level in plan.levels[1:]] + [set()]
-    for level, copies, onward in zip(plan.levels, widths(plan), after, strict=True):
-        made.level(level, copies, onward)
+    for index, level in enumerate(plan.levels):
+        made.level(level, copies_after(network, plan, index))
     first = made.layers[0]
     input_shape = (int(np.prod(source.shape)),) if first.kind == "dense" else source.shape
     chain = ir.Chain(

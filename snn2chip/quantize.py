@@ -163,18 +163,28 @@ def _rounded(scaled: ir.FloatArray, rounding: Rounding) -> ir.IntArray:
 
 
 def _round_weights(
-    weights: Sequence[ir.FloatArray], scale: float, chip: Chip, rounding: Rounding = "nearest", *, even: bool = False
+    weights: Sequence[ir.FloatArray],
+    scale: float,
+    chip: Chip,
+    rounding: Rounding = "nearest",
+    *,
+    even: bool = False,
+    reads: Sequence[int] | None = None,
 ) -> tuple[list[ir.IntArray], int]:
     """The weights of one neuron layer as integers within the chip's range, and how many had to be clipped to it.
 
-    Even ones if `even`, or if some exceed what odd ones may reach.
+    Even ones if `even`, or if some exceed what odd ones may reach. With `reads` copies of what they read, weights may
+    reach that many times the range.
     """
+    reads = [1] * len(weights) if reads is None else reads
     rounded = [_rounded(weight * scale, rounding) for weight in weights]
-    if not even and all(np.abs(weight).max(initial=0) <= chip.weight_odd_max for weight in rounded):
+    odd = [n * chip.weight_odd_max for n in reads]
+    if not even and all(np.abs(weight).max(initial=0) <= most for weight, most in zip(rounded, odd, strict=True)):
         return rounded, 0
     doubled = [2 * _rounded(weight * (scale / 2), rounding) for weight in weights]
-    clipped = sum(int((np.abs(weight) > chip.weight_max).sum()) for weight in doubled)
-    return [np.clip(weight, -chip.weight_max, chip.weight_max) for weight in doubled], clipped
+    most = [n * chip.weight_max for n in reads]
+    clipped = sum(int((np.abs(weight) > n).sum()) for weight, n in zip(doubled, most, strict=True))
+    return [np.clip(weight, -n, n) for weight, n in zip(doubled, most, strict=True)], clipped
 
 
 def _output_bounds(
@@ -243,6 +253,7 @@ class _LayerQuantizer:
         self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
         self.shape, self.steps, self.chip = shape, steps, chip
         self.level = level if level is not None and level.relays else None
+        self.reads = (1,) * len(synapses) if level is None else level.reads
         self.with_bias = with_bias
         biases = [item.bias for item in synapses if item.bias is not None]
         self.bias: ir.FloatArray | None = None
@@ -252,7 +263,10 @@ class _LayerQuantizer:
             per = max(item.ndim for item in biases)
             whole = [item.reshape(*item.shape, *(1,) * (per - item.ndim)).astype(np.float64) for item in biases]
             self.bias = np.sum(np.broadcast_arrays(*whole), axis=0)
-        self.size = np.concatenate([np.abs(item.weight).ravel() for item in synapses])
+        # by how much of the range each weight takes: one shared out among copies counts by its share
+        self.size = np.concatenate(
+            [np.abs(item.weight).ravel() / n for item, n in zip(synapses, self.reads, strict=True)]
+        )
         self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * 4096))
         if self.decay > chip.decay_max:
             raise ChipLimitError(
@@ -282,12 +296,15 @@ class _LayerQuantizer:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
         floats = [item.weight.astype(np.float64) for item in self.synapses]
-        weights, clipped = _round_weights(floats, scale, chip, rounding)
-        even = any(np.abs(weight).max(initial=0) > chip.weight_odd_max for weight in weights)
+        weights, clipped = _round_weights(floats, scale, chip, rounding, reads=self.reads)
+        even = any(
+            np.abs(weight).max(initial=0) > n * chip.weight_odd_max
+            for weight, n in zip(weights, self.reads, strict=True)
+        )
         if not self._relays_fit(threshold, even):
             if even or not self._relays_fit(threshold, True):
                 return None
-            weights, clipped = _round_weights(floats, scale, chip, rounding, even=True)
+            weights, clipped = _round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
         if not any(weight.any() for weight in weights):
             return None
         bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
@@ -542,7 +559,8 @@ def _quantize_layer(
     weights = [item.weight for item in made.synapses]
     largest = max(int(np.abs(weight).max(initial=0)) for weight in weights)
     even = not any((weight % 2).any() for weight in weights)
-    step = 2 if largest > job.chip.weight_odd_max or (even and job.level is not None) else 1
+    shares = [int(np.abs(weight).max(initial=0)) / n for weight, n in zip(weights, job.reads, strict=True)]
+    step = 2 if max(shares) > job.chip.weight_odd_max or (even and job.level is not None) else 1
     neurons = int(np.prod(job.shape))
     fan_in = sum(int(weight[0].size) for weight in weights)
     bias = made.synapses[0].bias

@@ -8,8 +8,8 @@ All neurons of a netx layer share threshold th and voltage decay dv, and a weigh
   ``64 th`` for ever.
 
 Its membrane is 0 after every spike, so the states that it can reach are that one sequence, which rises and comes to
-rest near ``64 b / (1 - tau)``: `is_exact` walks all of it. Hence b may be nearly ``th (1 - tau)``, and th nearly
-``copies w / tau``: 1018 at tau = 0.25 with one copy, where a relay without bias allows 253.
+rest near ``64 b / (1 - tau)``: `is_exact` walks all of it. Hence b may be nearly ``th (1 - tau)``, and th about
+``(copies w - 1) / tau``: 1012 at tau = 0.25 with one copy, where a relay without bias allows 253.
 """
 
 from __future__ import annotations

@@ -10,6 +10,10 @@ channel c, one channel for every phase (a, b) that a later layer reads: channel 
 needs one phase, a 2x2 pooled one all four. The later convolution is rewritten to read phases; its stride is
 divided by S.
 
+Where branches meet, their weights share one scale, and the largest of all sets it. A tdBN on an identity shortcut has
+weights of the size of the threshold itself, many times those of the convolution it meets, which would be left with
+few bits. So such a synapse may read several copies of its relay, each with a part of the weight: `Level.reads`.
+
 One level for each layer of neurons keeps every layer's own threshold and leak. Branches that run side by side could
 share one, at the price of a common threshold.
 """
@@ -17,7 +21,6 @@ share one, at the price of a common threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -67,6 +70,8 @@ class Level:
     stride       of its convolution, in pixels of the level before it; None for a dense level
     grid         height and width; None for a dense level
     copies       how many copies of its source every relay of this level reads
+    reads        how many copies of its source each synapse of the neurons reads, in the order of
+                 `Network.synapses_of`; the weights are shared out among them
     limit        largest threshold at which its relays are exact, with the chip's largest weight; None without any
     wanted       threshold that the largest weight alone would allow
     """
@@ -76,6 +81,7 @@ class Level:
     grid: ir.Pair | None
     relays: tuple[Relay, ...]
     copies: int
+    reads: tuple[int, ...]
     limit: int | None
     wanted: int
 
@@ -167,7 +173,7 @@ def _ends(network: ir.Network) -> list[str]:
     return [*names, network.readout.name] if network.readout.kind == "membrane" else names
 
 
-def _reads(synapse: ir.Synapse, shape: ir.Shape, out: ir.Shape) -> tuple[set[ir.Pair], ir.Pair]:
+def _pixels(synapse: ir.Synapse, shape: ir.Shape, out: ir.Shape) -> tuple[set[ir.Pair], ir.Pair]:
     """The (row, column) offsets with weights that a synapse reads, and the last row and column of all it reads."""
     if isinstance(synapse, ir.Dense):
         height, width = shape[1:] if len(shape) == 3 else (1, 1)
@@ -197,7 +203,7 @@ def _needs(network: ir.Network, grids: _Grids) -> dict[int, dict[str, set[ir.Pai
                     f"layer '{synapse.name}': a shortcut from the input itself, whose values {node.low}..{node.high} "
                     f"no spike can carry; put a convolution with a neuron before the block"
                 )
-            places, last = _reads(synapse, network.shape(source), network.shape(synapse.name))
+            places, last = _pixels(synapse, network.shape(source), network.shape(synapse.name))
             for between in range(level - 1, first - 1, -1):
                 stride = grids.passed(source, between)
                 needs[between].setdefault(source, set()).update((y % stride[0], x % stride[1]) for y, x in places)
@@ -236,8 +242,8 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
     """Give every layer of neurons of a 'folded' network its netx layer, and find the relays.
 
     `relays`: 'plain' (a weight alone: thresholds up to 253), 'bias' (see `snn2chip.relay`), 'double' and 'quadruple'
-    (bias, and relays read two or four copies of their source, whose neurons are doubled for it), 'auto' (bias, and as
-    many copies as keep the loss of weight precision within two bits).
+    (bias, and relays, and shortcuts that read relays, read two or four copies, whose neurons are computed as often),
+    'auto' (bias, and as many copies as keep the loss of weight precision within two bits).
 
     Raises:
         UnsupportedError: strides or shapes that cannot meet in one chain, or a shortcut from a graded input; named.
@@ -249,7 +255,8 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
     levels = []
     for neuron, level in list(grids.place.items())[1:]:
         found = tuple(_relay(network, grids, source, level, phases) for source, phases in needs[level].items())
-        wanted, limits = _thresholds(network, neuron, chip, relays)
+        reads = _reads(network, grids, neuron, level, relays)
+        wanted, limits = _thresholds(network, neuron, reads, chip, relays)
         copies = 1
         if found and not any(grids.place[item.source] == 0 for item in found):  # an input has no copies
             options = _COPIES[relays]
@@ -261,6 +268,7 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
                 grids.sizes[level],
                 found,
                 copies,
+                reads,
                 limits[copies] if found else None,
                 wanted,
             )
@@ -268,12 +276,34 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
     return Schedule(tuple(levels), relays)
 
 
-def _thresholds(network: ir.Network, neuron: str, chip: Chip, relays: Relays) -> tuple[int, dict[int, int]]:
+def _largest(synapse: ir.Synapse) -> float:
+    return float(np.abs(synapse.weight).max(initial=0))
+
+
+def _reads(network: ir.Network, grids: _Grids, neuron: str, level: int, relays: Relays) -> tuple[int, ...]:
+    """How many copies of its source each synapse of a neuron reads: of relays, where its weights are larger."""
+    synapses = network.synapses_of(network[neuron])
+    main = max(synapses, key=lambda item: item.weight[0].size)  # the most inputs: the smallest weights
+    found = []
+    for synapse in synapses:
+        place = grids.place[network.source_of(synapse).name]
+        copies = 1
+        if synapse is not main and 0 < place < level - 1:  # a relay, and not of an input, which has no copies
+            options = _COPIES[relays]
+            ratio = _largest(synapse) / max(_largest(main), 1e-12)
+            copies = next((n for n in options if n * _WORTH >= ratio), options[-1])
+        found.append(copies)
+    return tuple(found)
+
+
+def _thresholds(
+    network: ir.Network, neuron: str, reads: tuple[int, ...], chip: Chip, relays: Relays
+) -> tuple[int, dict[int, int]]:
     """The threshold that a layer's largest weight would allow, and what relays allow by number of copies."""
     node = network[neuron]
     if not isinstance(node, ir.LIF):
         return chip.threshold_max, dict.fromkeys(_ALL, chip.threshold_max)
-    largest = max(float(np.abs(item.weight).max(initial=0)) for item in network.synapses_of(node))
+    largest = max(_largest(item) / n for item, n in zip(network.synapses_of(node), reads, strict=True))
     wanted = min(chip.threshold_max, int(chip.weight_max / max(largest, 1e-12) * node.threshold))
     decay = int(np.rint((1 - node.tau) * 4096))
     bias_max = 0 if relays == "plain" else chip.bias_max
@@ -281,6 +311,20 @@ def _thresholds(network: ir.Network, neuron: str, chip: Chip, relays: Relays) ->
     return wanted, limits
 
 
-def widths(plan: Schedule) -> list[int]:
-    """How many copies of each relayed block every level holds: those that the next level's relays read."""
-    return [after.copies for _, after in pairwise(plan.levels)] + [1]
+def copies_after(network: ir.Network, plan: Schedule, index: int) -> dict[str, int]:
+    """How many copies the level of this index must hold of every source that the next level reads."""
+    if index + 1 >= len(plan.levels):
+        return {}
+    after = plan.levels[index + 1]
+    wanted = {item.source: after.copies for item in after.relays}
+    for synapse, copies in zip(network.synapses_of(driven(network, after)), after.reads, strict=True):
+        source = network.source_of(synapse).name
+        wanted[source] = max(copies, wanted.get(source, 1))
+    return wanted
+
+
+def driven(network: ir.Network, level: Level) -> ir.Node:
+    """The neurons of a level: its layer's, or in a quantized network the readout's accumulator."""
+    node = network[level.neuron]
+    before = network[node.inputs[0]]
+    return before if isinstance(node, ir.Readout) and isinstance(before, ir.CubaNeuron) else node

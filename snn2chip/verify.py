@@ -386,7 +386,7 @@ def verify(
     folded_scores = folded_trace.scores.numpy()
     counted = _with_scores(_membranes(float_trace, folded_trace), scores, folded_scores, folded.readout.inputs[0])
     gap = max(
-        (float((float_trace.membranes[n] - folded_trace.membranes[n]).abs().max()) for n in folded_trace.membranes),
+        (float((float_trace.membranes[n] - folded_trace.membranes[n]).abs().max()) for n in float_trace.membranes),
         default=0.0,
     )
     scores_gap = float(np.abs(scores - folded_scores).max())
