@@ -181,8 +181,7 @@ def _sum_bias(first: ir.Synapse, other: ir.Synapse) -> ir.Array | None:
         return other.bias if first.bias is None else first.bias
     per = max(first.bias.ndim, other.bias.ndim)
     left, right = (bias.reshape(*bias.shape, *(1,) * (per - bias.ndim)) for bias in (first.bias, other.bias))
-    total: ir.FloatArray = left + right
-    return total
+    return np.asarray(left + right, dtype=np.float64)
 
 
 def _sum_synapses(first: ir.Synapse, other: ir.Synapse) -> ir.Synapse | None:

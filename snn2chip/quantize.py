@@ -142,12 +142,22 @@ def _move(errors: ir.FloatArray) -> ir.FloatArray:
     The entries rounded worst in the direction of their row's sum move, each by one step.
     """
     moves = np.rint(errors.sum(1))
-    sign = np.sign(moves)[:, None]
-    order = np.argsort(-errors * sign, axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.broadcast_to(np.arange(errors.shape[1]), order.shape), 1)
-    chosen: ir.FloatArray = np.where((rank < np.abs(moves)[:, None]) & (errors * sign > 0), -sign, 0.0)
-    return chosen
+    steps: ir.FloatArray = np.zeros_like(errors)
+    single = np.flatnonzero(np.abs(moves) == 1)  # most rows that move at all: no need to sort them
+    if len(single):
+        directed = errors[single] * np.sign(moves[single])[:, None]
+        worst = directed.argmax(1)
+        positive = directed[np.arange(len(single)), worst] > 0
+        steps[single[positive], worst[positive]] = -np.sign(moves[single[positive]])
+    several = np.flatnonzero(np.abs(moves) > 1)
+    if len(several):
+        directed = errors[several] * np.sign(moves[several])[:, None]
+        order = np.argsort(-directed, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.broadcast_to(np.arange(errors.shape[1]), order.shape), 1)
+        chosen = (rank < np.abs(moves[several])[:, None]) & (directed > 0)
+        steps[several] = np.where(chosen, -np.sign(moves[several])[:, None], 0.0)
+    return steps
 
 
 def _rounded(scaled: ir.FloatArray, rounding: Rounding) -> ir.IntArray:
@@ -195,7 +205,11 @@ def _output_bounds(
     Borders only leave terms out; a term left out is a 0, which low..high is made to include.
     """
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight = weights.weight.astype(np.int64)
+    weight = weights.weight.astype(np.int64, copy=False)
+    axes = tuple(range(1, weight.ndim))
+    if not low.any() and (high == 1).all():  # spikes: the positive weights, and the negative ones
+        total, size = weight.sum(axes), np.abs(weight).sum(axes)
+        return (total - size) // 2, (total + size) // 2
     if weight.ndim == 4:
         groups = 1 if isinstance(weights, ir.Dense) else weights.groups
         channel = ir.input_channels(weight, groups)
@@ -205,7 +219,6 @@ def _output_bounds(
     else:
         repeat = weight.shape[1] // len(low)
         lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
-    axes = tuple(range(1, weight.ndim))
     most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
     least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
     return least, most
@@ -255,6 +268,7 @@ class _LayerQuantizer:
         self.level = level if level is not None and level.relays else None
         self.reads = (1,) * len(synapses) if level is None else level.reads
         self.with_bias = with_bias
+        self.proved = (0.0, 0.0)  # the largest scale proved, of those up to the second
         biases = [item.bias for item in synapses if item.bias is not None]
         self.bias: ir.FloatArray | None = None
         if len(biases) == 1:
@@ -344,13 +358,19 @@ class _LayerQuantizer:
         return float(min(limits))
 
     def _proved_scale(self, scale: float) -> float:
-        """The largest scale up to `scale` whose sums are proved, found by bisection."""
-        low, high = 0.0, scale
-        for _ in range(24):
-            middle = (low + high) / 2
-            made = self.candidate("max", middle)
-            low, high = (middle, high) if made is None or made.proved else (low, middle)
-        return low
+        """The largest scale up to `scale` whose sums are proved, found by bisection.
+
+        Bounds grow with the scale, so what was found once holds for every other call.
+        """
+        found, searched = self.proved
+        if scale > searched and found >= searched * (1 - 1e-6):  # no limit met so far
+            low, high = found, scale
+            for _ in range(24):
+                middle = (low + high) / 2
+                made = self.candidate("max", middle)
+                low, high = (middle, high) if made is None or made.proved else (low, middle)
+            self.proved = found, _ = low, scale
+        return min(scale, found)
 
     def candidates(self, strategy: Strategy, calibrated: bool) -> Iterator[_Candidate]:
         """Everything worth trying, most precise first."""

@@ -47,7 +47,8 @@ class Relay:
     """Spikes of `source` as one level passes them on; `hop` counts the levels since the source's.
 
     `stride` and `phases` say which pixels it holds, as above, `grid` how many of each phase; `shape` is (C P, H, W), or
-    flat after a dense level.
+    flat after a dense level. `covers` is how many rows and columns of the source reach it: a smaller level on the way
+    lets nothing beyond it through.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Relay:
     phases: tuple[ir.Pair, ...]
     grid: ir.Pair
     shape: ir.Shape
+    covers: ir.Pair
 
     @property
     def name(self) -> str:
@@ -228,14 +230,18 @@ def _covered(synapse: str, source: str, level: int, grids: _Grids, stride: ir.Pa
 def _relay(network: ir.Network, grids: _Grids, source: str, level: int, phases: set[ir.Pair]) -> Relay:
     shape = network.shape(source)
     stride = grids.passed(source, level)
-    height = width = 1
+    grid = covers = (1, 1)
     if len(shape) == 3:
-        places = range(grids.place[source], level + 1)
-        height, width = next(size for place in reversed(places) if (size := grids.sizes[place]) is not None)
+        grid = covers = (shape[1], shape[2])
+        for place in range(grids.place[source] + 1, level + 1):
+            size, step = grids.sizes[place], grids.passed(source, place)
+            if size is not None:
+                grid = size
+                covers = (min(covers[0], size[0] * step[0]), min(covers[1], size[1] * step[1]))
         channels = shape[0] * len(phases)
         flat = grids.sizes[level] is None
-        shape = (channels * height * width,) if flat else (channels, height, width)
-    return Relay(source, level - grids.place[source], stride, tuple(sorted(phases)), (height, width), shape)
+        shape = (channels * grid[0] * grid[1],) if flat else (channels, *grid)
+    return Relay(source, level - grids.place[source], stride, tuple(sorted(phases)), grid, shape, covers)
 
 
 def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedule:

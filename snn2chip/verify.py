@@ -317,6 +317,7 @@ def relayed(source: NDArray[Any], relay: Relay) -> NDArray[Any]:
     if source.ndim == 3:
         return source
     (sy, sx), (rows, columns) = relay.stride, relay.grid
+    source = source[:, :, :, : relay.covers[0], : relay.covers[1]]
     padded = np.pad(source, ((0, 0), (0, 0), (0, 0), (0, sy * rows), (0, sx * columns)))  # beyond the image: none
     parts = [padded[:, :, :, y : y + sy * rows : sy, x : x + sx * columns : sx] for y, x in relay.phases]
     held = np.stack(parts, 3).reshape(*source.shape[:2], -1, rows, columns)
