@@ -186,7 +186,7 @@ def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shap
         return [ir.AvgPool(name, sources, (shape[1], shape[2])), ir.Flatten(f"{name}_flatten", (name,))]
     if isinstance(module, Flatten):
         return [ir.Flatten(name, sources)]
-    if isinstance(module, Dropout):
+    if isinstance(module, (Dropout, nn.Identity)):
         return []
     instead = _INSTEAD.get(type(module))
     raise UnsupportedError(
@@ -200,7 +200,7 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
 
     The forward function of `network.body` is followed symbolically (torch.fx), so that any module built from the
     layers of `snn2chip.nn` and additions can be captured, branches included. Layers are called by their path in
-    `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout is left out.
+    `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout and `torch.nn.Identity` are left out.
 
     Raises:
         UnsupportedError: a layer or an operation has no counterpart on the chip; names it and the nearest thing

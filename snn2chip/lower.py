@@ -88,11 +88,11 @@ class _Block:
 
 
 def fit(size_in: int, size_out: int, stride: int, places: list[int]) -> tuple[int, int, int]:
-    """Padding, kernel and dilation of the smallest symmetric convolution that reads all of `places` (relative to
-    stride times the output's place) and makes `size_out` pixels of `size_in`."""
+    """Padding, kernel and dilation of a small symmetric convolution that reads all of `places` (relative to stride
+    times the output's place) and makes `size_out` pixels of `size_in`."""
     least = max(0, -min(places))
     best: tuple[int, int, int, int] | None = None
-    for padding in range(least, least + stride * size_out + size_in + 1):
+    for padding in range(least, least + stride * size_out + size_in + max(0, *places) + 1):
         spread = math.gcd(*(place + padding for place in places))
         for dilation in {max(1, spread), 1}:
             taps_needed = max(place + padding for place in places) // dilation + 1

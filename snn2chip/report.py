@@ -119,12 +119,22 @@ def layout_table(export: Export) -> Table:
     return table
 
 
+_MANY = 20
+
+
 def export_notes(export: Export) -> list[str]:
     """What was folded, what is inexact, what is not proved."""
     chain, report = export.chain, export.quantize_report
     low, high = chain.port_range
     bits = chain.message_bits
-    lines = [f"folded: {name}: {what}" for name, what in export.fold_report.steps]
+    steps = export.fold_report.steps
+    if len(steps) > _MANY:  # a deep network: what is not simply folded into a neighbour is worth a line
+        plain = [step for step in steps if step[1].startswith("folded into")]
+        lines = [f"folded: {len(plain)} normalization and pooling layers into their neighbours (--json lists them)"]
+        steps = tuple(step for step in steps if step not in plain)
+    else:
+        lines = []
+    lines += [f"folded: {name}: {what}" for name, what in steps]
     kind = f"graded spikes of {bits} bits, signed" if bits else "binary spikes"
     lines.append(f"input: pixel minus {list(chain.center)}, {low.min()}..{high.max()}: {kind}")
     for layer in report.layers:

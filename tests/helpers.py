@@ -66,7 +66,7 @@ def look_trained(
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(like.shape, generator=rng, dtype=torch.float64)
 
-    modules = list(network.body.children())
+    modules = list(network.body.modules())
     with torch.no_grad():
         for index, module in enumerate(modules):
             after = next((later for later in modules[index + 1 :] if not isinstance(later, AvgPool2d)), None)

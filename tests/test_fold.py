@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,7 @@ from snn2chip.nn import (
     TDBatchNorm,
 )
 from snn2chip.simulate.floating import evaluate
+from snn2chip.verify import module_spikes
 
 Layers = list[tuple[str, nn.Module]]
 ALPHA = 2**-0.5
@@ -315,10 +317,43 @@ def test_one_module_in_two_places_is_captured_twice() -> None:
     network = spiking_network(layers, (2, 5, 5))
     look_trained(network, 10)
     captured = capture(network)
-    assert [node.name for node in captured.nodes[1:-1]] == [name for name, _ in layers]
+    assert [(type(node).__name__, node.name) for node in captured.nodes[1:-1]] == [
+        *[("Conv", "conv1"), ("LIF", "lif1"), ("Conv", "conv1:2"), ("LIF", "lif1:2")],
+        *[("Flatten", "flatten"), ("Dense", "dense")],
+    ]
     raw = encoder_of(captured)(images_for(network, 3))
     scores = network(images_for(network, 3)).detach()
     assert relative(evaluate(fold(captured)[0], raw).scores / 3, scores) < 1e-9
+    spikes, _ = module_spikes(network, raw)  # names them alike
+    trace = evaluate(captured, raw)
+    assert set(spikes) == set(trace.spikes) == {"lif1", "lif1:2"}
+    for name, values in spikes.items():
+        np.testing.assert_array_equal(values, trace.spikes[name].numpy())
+
+
+def test_layers_in_a_container_are_called_by_their_path() -> None:
+    """A Sequential in the body is no layer: what is in it is captured, whatever the depth."""
+    inner = nn.Sequential(Conv2d(2, 4, 3, 1, 1), TDBatchNorm(4), LIF())
+    block = nn.Sequential(OrderedDict([("first", inner), ("conv", Conv2d(4, 3, 3)), ("lif", LIF(0.5))]))
+    layers: Layers = [("block", block), ("flatten", Flatten()), ("dense", Linear(3 * 4 * 3, 3))]
+    network = spiking_network(layers, (2, 6, 5)).double().eval()
+    with torch.no_grad():
+        for module in (inner[0], block.conv):
+            module.weight.mul_(4)  # type: ignore[operator, union-attr]
+    captured = capture(network)
+    assert [(type(node).__name__, node.name) for node in captured.nodes[1:-1]] == [
+        *[("Conv", "block.first.0"), ("Norm", "block.first.1"), ("LIF", "block.first.2")],
+        *[("Conv", "block.conv"), ("LIF", "block.lif"), ("Flatten", "flatten"), ("Dense", "dense")],
+    ]
+    images = images_for(network, 3)
+    raw = encoder_of(captured)(images)
+    spikes, scores = module_spikes(network, raw)
+    assert set(spikes) == {"block.first.2", "block.lif"}
+    for trace in (evaluate(captured, raw), evaluate(fold(captured)[0], raw)):
+        for name, values in spikes.items():
+            assert 0 < values.mean() < 1
+            np.testing.assert_array_equal(values, trace.spikes[name].numpy())
+        assert relative(trace.scores, torch.from_numpy(scores)) < 1e-9
 
 
 def test_capture_reads_a_float32_network_exactly() -> None:
@@ -475,7 +510,7 @@ def test_a_network_must_end_in_what_its_readout_reads() -> None:
 @pytest.mark.parametrize(
     ("module", "instead"),
     [
-        (nn.MaxPool2d(2), r"AvgPool2d or a stride of 2"),
+        (nn.MaxPool2d(2), r"snn2chip\.nn\.MaxPool2d after a LIF, snn2chip\.nn\.AvgPool2d or a stride of 2"),
         (nn.ReLU(), r"snn2chip\.nn\.LIF"),
         (nn.Sigmoid(), r"snn2chip\.nn\.LIF"),
         (nn.Tanh(), r"snn2chip\.nn\.LIF"),
@@ -490,7 +525,7 @@ def test_a_network_must_end_in_what_its_readout_reads() -> None:
         (nn.Flatten(), r"snn2chip\.nn\.Flatten"),
         (nn.Dropout(), r"snn2chip\.nn\.Dropout"),
         (nn.Softmax(1), r"build the network from the layers of snn2chip\.nn"),
-        (nn.Sequential(LIF()), r"build the network from the layers of snn2chip\.nn"),
+        (nn.PReLU(), r"build the network from the layers of snn2chip\.nn"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )
@@ -499,6 +534,9 @@ def test_unsupported_modules_are_named_with_the_nearest_thing(module: nn.Module,
     network = spiking_network([*CONV, ("odd", module)], (2, 8, 8))
     with pytest.raises(UnsupportedError, match=rf"layer 'odd': {type(module).__name__} .*{instead}"):
         capture(network)
+    inside = spiking_network([*CONV, ("odd", nn.Sequential(LIF(), module))], (2, 8, 8))
+    with pytest.raises(UnsupportedError, match=rf"layer 'odd\.1': {type(module).__name__} .*{instead}"):
+        capture(inside)
 
 
 @pytest.mark.parametrize(

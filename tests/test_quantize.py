@@ -32,6 +32,7 @@ from snn2chip.quantize import (
     quantize_at,
     sums_bound,
 )
+from snn2chip.schedule import schedule
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
@@ -65,6 +66,11 @@ def trained(
             network.body.conv2.weight[0, 0, 0, 0] = 40.0  # type: ignore[index, operator, union-attr]
     folded, _ = fold(capture(network))
     return folded, encoder_of(folded, seed)(images_for(network, 12, seed))
+
+
+def lowered(folded: ir.Network, made: ir.Network) -> ir.Chain:
+    """The chain of a quantized network."""
+    return lower(made, schedule(folded, LOIHI2), LOIHI2)[0]
 
 
 def pairs(
@@ -164,6 +170,11 @@ def test_sum_rounding_is_better_where_errors_add_up() -> None:
 Port = tuple[ir.IntArray, ir.IntArray]  # smallest and largest value of each channel
 
 
+def proof_of(layer: ir.ChainLayer, low: ir.IntArray, high: ir.IntArray, steps: int) -> tuple[bool, int]:
+    """Whether inputs within low..high are proved not to overflow a layer; and the largest |sum|."""
+    return _proof(*sums_bound(layer, low, high), layer.bias, layer, steps, LIMIT)
+
+
 def extremes(layer: ir.ChainLayer, shape: ir.Shape, port: Port) -> tuple[ir.IntArray, ir.IntArray]:
     """For every neuron the inputs (M, *shape) that make its sum largest, and those that make it smallest."""
     size = int(np.prod(shape))
@@ -247,7 +258,7 @@ def test_what_is_proved_never_overflows(
 ) -> None:
     """Inputs chosen to be as bad as possible neither wrap nor clip a proved layer, and no sum passes the bound."""
     layer, shape, low, high, steps = made
-    proved, bound = _proof(layer, low, high, steps, LIMIT)
+    proved, bound = proof_of(layer, low, high, steps)
     least, most = sums_bound(layer, low, high)
     assert bound == max(most, -least)
     port = adversary(layer, shape, (low, high), steps, seed)
@@ -272,7 +283,7 @@ def test_proofs_are_neither_always_nor_never() -> None:
     @given(made=proof_layers())
     def visit(made: tuple[ir.ChainLayer, ir.Shape, ir.IntArray, ir.IntArray, int]) -> None:
         layer, shape, low, high, steps = made
-        proved, bound = _proof(layer, low, high, steps, LIMIT)
+        proved, bound = proof_of(layer, low, high, steps)
         seen["proved" if proved else "unproved"] += 1
         seen["overflow"] += overflows(layer, adversary(layer, shape, (low, high), steps, 0))[0]
         seen["near"] += proved and bound > LIMIT // 4
@@ -291,7 +302,7 @@ def test_the_proof_is_tight_for_dense_layers(seed: int, size: int, aim: float, s
     high = np.full(1, max(1, int(aim * LIMIT / max(1, np.abs(weight).sum(1).max()))))
     low = -high
     layer = ir.ChainLayer("1", "dense", weight, np.zeros(2, dtype=np.int64), (2,), 131071, 4096)
-    proved, bound = _proof(layer, low, high, steps, LIMIT)
+    proved, bound = proof_of(layer, low, high, steps)
     wrong, largest = overflows(layer, adversary(layer, (size,), (low, high), steps, 0))
     assert largest == bound
     assert wrong == (not proved)
@@ -303,7 +314,7 @@ def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, 
     """Without data every layer is proved; adversarial input to each layer stays within its reported bound."""
     folded, _ = trained(seed, coding=coding, timesteps=steps)
     made, report = quantize(folded, LOIHI2)
-    chain, _ = lower(made)
+    chain = lowered(folded, made)
     low, high = chain.port_range
     shape: ir.Shape = chain.input_shape
     for layer, row in zip(chain.layers, report.layers, strict=True):
@@ -333,7 +344,7 @@ def test_errors_are_measured_on_integer_inputs(strategy: Strategy, readout: str)
     """A layer's error is the share of its spikes that differ, every layer fed by the integer layers before it."""
     folded, raw = trained(3, readout=readout, outliers=True)
     made, report = quantize(folded, LOIHI2.with_weight_bits(5), calibration=raw, strategy=strategy)
-    chain, _ = lower(made)
+    chain = lowered(folded, made)
     run = DenseEngine(chain).run(chain.port(raw))
     wanted = evaluate(folded, raw)
     for layer, row in zip(chain.layers, report.layers, strict=True):
@@ -406,7 +417,7 @@ def test_an_unproved_scale_needs_room_to_spare() -> None:
         raw = rng.integers(0, 2, (20, steps, 200))
         made, report = quantize(folded, LOIHI2, calibration=raw)
         (row,) = report.layers
-        chain, _ = lower(made)
+        chain = lowered(folded, made)
         run = DenseEngine(chain).run(chain.port(raw))
         reached = max(run.largest["1"], int(np.abs(run.voltage["1"]).max()) // 64)
         assert not run.counts["1"]
@@ -435,7 +446,7 @@ def test_eight_bits_keep_the_decisions() -> None:
         folded, raw = trained(seed, coding="poisson")
         made, report = quantize(folded, LOIHI2, calibration=raw)
         assert report.layers[0].error is not None and report.layers[0].error < 0.01
-        chain, _ = lower(made)
+        chain = lowered(folded, made)
         scores = DenseEngine(chain).run(chain.port(raw)).scores
         agree.append((scores.argmax(1) == evaluate(folded, raw).scores.argmax(1).numpy()).mean())
     assert np.mean(agree) >= 0.9

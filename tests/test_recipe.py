@@ -19,15 +19,16 @@ from snn2chip.capture import capture
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.fold import fold
-from snn2chip.nn import build
+from snn2chip.nn import TDBatchNorm, build
 from snn2chip.simulate.floating import evaluate
 
-# the images that each data set has, without fetching it
+# the images that each data set has, without fetching it; a folder's small, as its recipes take any size
 SHAPES = {
     "digits": ((1, 8, 8), 10, 16),
     "fashion-mnist": ((1, 28, 28), 10, 255),
     "cifar10": ((3, 32, 32), 10, 255),
     "cifar100": ((3, 32, 32), 100, 255),
+    "folder": ((3, 64, 64), 100, 255),
 }
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -85,8 +86,13 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     assert made.name == name
     assert made.description.endswith(".")
     shape, classes, high = SHAPES[made.data.name]
+    if made.data.image_size is not None:
+        build(made.model, (shape[0], made.data.image_size, made.data.image_size), classes)
     torch.manual_seed(0)
     network = build(made.model, shape, classes, max_value=high)
+    for module in network.modules():
+        if isinstance(module, TDBatchNorm):
+            module.momentum = 1.0  # statistics of these images: without them hardly a neuron fires below
     images = torch.randint(0, high + 1, (2, *shape))
     scores = network.train()(images)
     assert scores.shape == (2, classes)
@@ -97,7 +103,11 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     captured = capture(network)
     folded, _ = fold(captured)
     raw = encoder_of(captured)(images)
-    assert torch.equal(evaluate(folded, raw).scores.argmax(1), evaluate(captured, raw).scores.argmax(1))
+    mine, theirs = evaluate(folded, raw), evaluate(captured, raw)
+    assert torch.equal(mine.scores.argmax(1), theirs.scores.argmax(1))
+    for lif, spikes in theirs.spikes.items():
+        assert torch.equal(mine.spikes[lif], spikes), lif
+        assert 0.02 < float(spikes.double().mean()) < 0.5, lif
     assert recipe.parse(made.model_dump(mode="json")) == made
 
 
@@ -371,7 +381,9 @@ def tables(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 LAYERS: tuple[type[BaseModel], ...] = (
     recipe.ConvLayer,
     recipe.DenseLayer,
+    recipe.ResidualLayer,
     recipe.AvgPoolLayer,
+    recipe.MaxPoolLayer,
     recipe.GlobalAvgPoolLayer,
     recipe.FlattenLayer,
     recipe.DropoutLayer,

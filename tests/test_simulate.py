@@ -200,8 +200,8 @@ def test_float64_from_two_to_the_24_on(conv: bool) -> None:
             port = np.stack([np.stack([low_high, low_high - [0, 1, 0, 0, 0]])])
         runner = LayerRunner(chain.layers[0], *bounds, torch.device("cpu"))
         assert largest_sum(chain.layers[0], *bounds) == 2**24 - 2 + excess
-        assert runner.dtype == dtype
-        got = runner.inputs(torch.from_numpy(port[0]))
+        assert runner.product.dtype == dtype
+        (got,) = runner.product(torch.from_numpy(port))
         expected = reference.weighted_sums(chain.layers[0], port[0])
         np.testing.assert_array_equal(got.numpy(), expected)
         assert np.abs(expected).max() == 2**24 - 2 + excess
@@ -214,8 +214,8 @@ def test_float32_would_be_wrong_where_float64_is_taken() -> None:
     port = np.full((1, 3, 65), 4095, dtype=np.int64)
     port[..., -1] = 2
     engine = DenseEngine(chain)
-    assert engine.runners[0].dtype == torch.float64
-    sums = engine.runners[0].inputs(torch.from_numpy(port[0]))
+    assert engine.runners[0].product.dtype == torch.float64
+    (sums,) = engine.runners[0].product(torch.from_numpy(port))
     exact = 127 * 64 * 4095 + 2
     assert sums[0, 0] == exact
     assert int(F.linear(torch.from_numpy(port[0]).float(), torch.from_numpy(weight).float())[0, 0]) != exact

@@ -658,7 +658,7 @@ def test_every_option_trains_exports_and_verifies(name: str, digits: Sets, tmp_p
     assert verdict.passed
     exact = {rung.name: (rung.mismatches, rung.first) for rung in verdict.rungs if rung.name != "folded ~ integers"}
     assert exact == dict.fromkeys(
-        ("torch = captured", "captured = folded", "integers = file", "reference = dense"), (0, None)
+        ("torch = captured", "captured = folded", "integers = file", "graph = chain", "reference = dense"), (0, None)
     )
     assert min(rung.compared for rung in verdict.rungs) > 0
     assert asdict(verdict)["passed"] is True

@@ -18,15 +18,16 @@ from conftest import Command, Quickstart
 from helpers import images_for, spiking_network
 from numpy.typing import NDArray
 
-from snn2chip import arith, chip, fold, ir, lava, pipeline
+from snn2chip import arith, chip, data, fold, ir, lava, pipeline
 from snn2chip import verify as ladder
 from snn2chip.errors import InputError
 from snn2chip.formats import model_file, netx
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
 from snn2chip.recipe import Recipe
+from snn2chip.simulate.dense import DenseEngine
 from snn2chip.verify import Difference, Rung, Verdict, compare, verify
 
-EXACT = ("torch = captured", "captured = folded", "integers = file", "reference = dense")
+EXACT = ("torch = captured", "captured = folded", "integers = file", "graph = chain", "reference = dense")
 
 
 def rung(verdict: Verdict, name: str) -> Rung:
@@ -231,14 +232,19 @@ def test_a_wrong_fold_is_caught_and_its_layer_named(
 def test_a_wrongly_folded_file_is_caught_and_its_layer_named(
     name: str, model: model_file.Model, images: NDArray[Any], wrongly: Callable[[str], Any]
 ) -> None:
-    """A file made by a wrong fold fails 'integers = file' when a right one verifies it, at the layer."""
+    """A file made by a wrong fold fails 'integers = file' when a right one verifies it, at the layer; and what it
+    does is not what the right network does, from the same layer on."""
     with wrongly(name):
         wrong = export(model)
     verdict = verify(model, wrong, images, with_lava=False)
     assert not verdict.passed
-    assert [item.name for item in verdict.rungs if not item.passed] == ["integers = file"]
+    assert [item.name for item in verdict.rungs if not item.passed] == ["integers = file", "graph = chain"]
     failed = rung(verdict, "integers = file")
     _, _, neuron, synapse = WRONG[name]
+    ran = rung(verdict, "graph = chain").first
+    assert ran is not None
+    assert (ran.layer, ran.step) == (neuron, 0)
+    assert len(ran.neuron) == (1 if neuron == "lif4" else 3)
     assert failed.first is not None
     assert (failed.first.layer, failed.first.sample, failed.first.step) == (neuron, None, None)
     assert f"of '{neuron}' (" in failed.detail
@@ -351,9 +357,30 @@ ALTERED = {
 }
 
 
+def runs_otherwise(altered: Path, original: Path) -> bool:
+    """Whether the layers of one file do anything else than those of another on the first three test images."""
+    chain = netx.load(altered)
+    raw = np.repeat(data.load("digits", "test").subset(3).images.numpy()[:, None], chain.timesteps, 1)
+    runs = [
+        DenseEngine(replace(chain, layers=netx.load(path).layers)).run(chain.port(raw)) for path in (altered, original)
+    ]
+    return any((runs[0].voltage[name] != volts).any() for name, volts in runs[1].voltage.items())
+
+
+def test_what_an_altered_file_does_otherwise(quickstart: Quickstart, tmp_path: Path) -> None:
+    """`runs_otherwise` says no of a copy and of another input, and yes of another leak."""
+    for name, wanted in (("largest pixel", False), ("centre", False), ("voltage decay", True), (None, False)):
+        net = tmp_path / "model.net"
+        net.write_bytes(quickstart.net.read_bytes())
+        if name is not None:
+            with h5py.File(net, "r+") as file:
+                ALTERED[name][0](file)
+        assert runs_otherwise(net, quickstart.net) is wanted
+
+
 @pytest.mark.parametrize("name", ALTERED)
 def test_an_altered_file_is_caught_and_named(name: str, quickstart: Quickstart, tmp_path: Path, cli: Command) -> None:
-    """One number of the file changed by one: exit code 1, the layer and the number named."""
+    """One number of the file changed by one: exit code 1, the layer and the number named; and the layer's run."""
     alter, layer, words = ALTERED[name]
     net = tmp_path / "model.net"
     net.write_bytes(quickstart.net.read_bytes())
@@ -368,8 +395,10 @@ def test_an_altered_file_is_caught_and_named(name: str, quickstart: Quickstart, 
     verdict = json.loads((tmp_path / "verify.json").read_text())
     assert verdict["passed"] is False
     failed = [item for item in verdict["rungs"] if not item["passed"]]
-    assert [item["name"] for item in failed] == ["integers = file"]
+    assert failed[0]["name"] == "integers = file"
     assert failed[0]["first"]["layer"] == layer
+    ran = [(item["name"], item["first"]["layer"]) for item in failed[1:]]
+    assert ran == ([("graph = chain", layer)] if runs_otherwise(net, quickstart.net) else [])
     assert "NOT EQUAL" in done.out
 
 
@@ -444,13 +473,13 @@ def test_a_simulator_bug_is_caught(model: model_file.Model, images: NDArray[Any]
 
 
 @pytest.mark.lava
-def test_a_bug_of_both_engines_is_caught_by_lava(
+def test_a_bug_of_all_engines_is_caught_by_lava(
     quickstart: Quickstart,
     monkeypatch: pytest.MonkeyPatch,
     lava_environment: lava.Environment,
 ) -> None:
-    """What both of our engines get wrong in the same way, Lava does not."""
-    from snn2chip.simulate import reference
+    """What all of our engines get wrong in the same way, Lava does not."""
+    from snn2chip.simulate import graph, reference
 
     model, chain = model_file.load(quickstart.model), netx.load(quickstart.net)
     right = reference.run
@@ -459,6 +488,18 @@ def test_a_bug_of_both_engines_is_caught_by_lava(
     dense = ladder.DenseEngine
     monkeypatch.setattr(ladder, "DenseEngine", lambda _chain: dense(wrong))
     pixels = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8))
+    alone = verify(model, chain, pixels, with_lava=False)  # the two engines of chains: what branches is right still
+    assert [item.name for item in alone.rungs if not item.passed] == ["graph = chain"]
+    shown = rung(alone, "graph = chain").first
+    assert shown is not None
+    assert shown.layer == "lif4"
+    branching = graph.run
+
+    def wrongly(network: ir.Network, port: ir.IntArray) -> graph.GraphTrace:
+        nodes = [replace(node, threshold=1) if node.name == "lif4" else node for node in network.nodes]  # type: ignore[call-arg]
+        return branching(network.with_nodes("quantized", nodes), port)
+
+    monkeypatch.setattr(graph, "run", wrongly)
     verdict = verify(model, chain, pixels, net_path=quickstart.net)
     assert [item.name for item in verdict.rungs if not item.passed] == ["dense = Lava"]
     first = rung(verdict, "dense = Lava").first
@@ -503,6 +544,7 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
         "captured = folded",
         "folded ~ integers",
         "integers = file",
+        "graph = chain",
         "reference = dense",
     ]
     for item in verdict["rungs"]:
@@ -528,8 +570,8 @@ def test_a_difference_as_json(model: model_file.Model, images: NDArray[Any], bia
     assert isinstance(first["sample"], int)
     assert isinstance(first["step"], int)
     assert [type(index) for index in first["neuron"]] == [int, int, int]
-    exact = {item["name"]: item["first"] for item in verdict["rungs"] if item["name"] in EXACT[:3]}
-    assert exact == dict.fromkeys(EXACT[:3])
+    exact = {item["name"]: item["first"] for item in verdict["rungs"] if item["name"] in EXACT[:-1]}
+    assert exact == dict.fromkeys(EXACT[:-1])
 
 
 @pytest.mark.lava
@@ -539,9 +581,9 @@ def test_the_command_with_lava(
     cli: Command,
     lava_environment: lava.Environment,
 ) -> None:
-    """`snn2chip verify` with Lava holds six rungs; the last is Lava's."""
+    """`snn2chip verify` with Lava holds seven rungs; the last is Lava's."""
     out = tmp_path / "verify.json"
     cli("verify", quickstart.model, quickstart.net, "--samples=4", "--json", out).ok()
     rungs = json.loads(out.read_text())["rungs"]
-    assert len(rungs) == 6
+    assert len(rungs) == 7
     assert (rungs[-1]["name"], rungs[-1]["passed"], rungs[-1]["mismatches"]) == ("dense = Lava", True, 0)
