@@ -14,27 +14,22 @@ float network's, every candidate fed by the integer layers before it.
 
 ``auto`` takes the best of all. Without calibration data it is ``max``.
 
-How to round: ``nearest``, or ``sums``, which starts from nearest and then moves the few weights that were rounded
-worst so that every kernel's sum, then every output's, is off by at most half a step (as SQuant does, Guo et al.
-2022). Neighbouring inputs are alike, so errors of one sign add up under nearest rounding. Both are functions of the
-weights and the scale alone, so that a file's integers can be recomputed. With calibration data each layer takes the
-better.
+How to round: ``nearest`` or ``sums`` (see `snn2chip.rounding`); with calibration data each layer takes the better.
 
 A neuron that several synapses drive, where branches meet, has one scale for all of them, and its biases become one,
 which the first synapse holds. Relays in the same chain layer share its threshold and its kind of weights (see
 `snn2chip.relay`): a scale at which they would not be exact is none.
 
-Limits (see `snn2chip.chip`): weights, 13-bit biases, 17-bit thresholds, and no overflow: for every neuron
-``sum of w x`` of one step must stay within 131071, or the current wraps, and the membrane within the same, or
-it clips. Where the largest possible sums of a layer stay within it, the scale is proved. A scale that is not
-proved is taken only when it is clearly better on the calibration data and the largest sum and membrane
-seen there, doubled, still fit; the report says so.
+Limits (see `snn2chip.chip`): weights, 13-bit biases, 17-bit thresholds, and no overflow (see `snn2chip.overflow`).
+Where a layer's largest possible sums stay within it, the scale is proved. A scale that is not proved is taken only when
+it is clearly better on the calibration data and the largest sum and membrane seen there, doubled, still fit; the report
+says so.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -45,15 +40,15 @@ from torch import Tensor
 from snn2chip import ir
 from snn2chip.chip import Chip
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
+from snn2chip.overflow import Bounds, output_bounds, proof
 from snn2chip.relay import choose
+from snn2chip.rounding import ROUNDINGS, Rounding, round_weights
 from snn2chip.schedule import Level, Schedule
 from snn2chip.simulate.dense import Product, exact_products, integrate
 from snn2chip.simulate.floating import evaluate
 from snn2chip.simulate.graph import BINARY, neuron_bias
 
 Strategy = Literal["auto", "max", "percentile", "error"]
-Rounding = Literal["nearest", "sums"]
-ROUNDINGS: tuple[Rounding, ...] = ("nearest", "sums")
 STRATEGIES: tuple[Strategy, ...] = ("auto", "max", "percentile", "error")
 _ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
 _PERCENTILES = (99.9, 99.99)
@@ -136,118 +131,6 @@ class _Result:
     spikes: Tensor
 
 
-def _move(errors: ir.FloatArray) -> ir.FloatArray:
-    """Steps (-1, 0, +1) that bring the sum of each row of rounding errors to within half a step.
-
-    The entries rounded worst in the direction of their row's sum move, each by one step.
-    """
-    moves = np.rint(errors.sum(1))
-    steps: ir.FloatArray = np.zeros_like(errors)
-    single = np.flatnonzero(np.abs(moves) == 1)  # most rows that move at all: no need to sort them
-    if len(single):
-        directed = errors[single] * np.sign(moves[single])[:, None]
-        worst = directed.argmax(1)
-        positive = directed[np.arange(len(single)), worst] > 0
-        steps[single[positive], worst[positive]] = -np.sign(moves[single[positive]])
-    several = np.flatnonzero(np.abs(moves) > 1)
-    if len(several):
-        directed = errors[several] * np.sign(moves[several])[:, None]
-        order = np.argsort(-directed, axis=1, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.broadcast_to(np.arange(errors.shape[1]), order.shape), 1)
-        chosen = (rank < np.abs(moves[several])[:, None]) & (directed > 0)
-        steps[several] = np.where(chosen, -np.sign(moves[several])[:, None], 0.0)
-    return steps
-
-
-def _rounded(scaled: ir.FloatArray, rounding: Rounding) -> ir.IntArray:
-    """Weights (O, ...) in units of one step to integers."""
-    nearest = np.rint(scaled)
-    if rounding == "sums":
-        if scaled.ndim == 4:
-            kernels = (-1, scaled.shape[2] * scaled.shape[3])
-            nearest = nearest + _move((nearest - scaled).reshape(kernels)).reshape(scaled.shape)
-        outputs = (len(scaled), -1)
-        nearest = nearest + _move((nearest - scaled).reshape(outputs)).reshape(scaled.shape)
-    return nearest.astype(np.int64)
-
-
-def _round_weights(
-    weights: Sequence[ir.FloatArray],
-    scale: float,
-    chip: Chip,
-    rounding: Rounding = "nearest",
-    *,
-    even: bool = False,
-    reads: Sequence[int] | None = None,
-) -> tuple[list[ir.IntArray], int]:
-    """The weights of one neuron layer as integers within the chip's range, and how many had to be clipped to it.
-
-    Even ones if `even`, or if some exceed what odd ones may reach. With `reads` copies of what they read, weights may
-    reach that many times the range.
-    """
-    reads = [1] * len(weights) if reads is None else reads
-    rounded = [_rounded(weight * scale, rounding) for weight in weights]
-    odd = [n * chip.weight_odd_max for n in reads]
-    if not even and all(np.abs(weight).max(initial=0) <= most for weight, most in zip(rounded, odd, strict=True)):
-        return rounded, 0
-    doubled = [2 * _rounded(weight * (scale / 2), rounding) for weight in weights]
-    most = [n * chip.weight_max for n in reads]
-    clipped = sum(int((np.abs(weight) > n).sum()) for weight, n in zip(doubled, most, strict=True))
-    return [np.clip(weight, -n, n) for weight, n in zip(doubled, most, strict=True)], clipped
-
-
-def _output_bounds(
-    weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
-) -> tuple[ir.IntArray, ir.IntArray]:
-    """Smallest and largest sum of w x of each output channel, for inputs within low..high per channel.
-
-    Borders only leave terms out; a term left out is a 0, which low..high is made to include.
-    """
-    low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight = weights.weight.astype(np.int64, copy=False)
-    axes = tuple(range(1, weight.ndim))
-    if not low.any() and (high == 1).all():  # spikes: the positive weights, and the negative ones
-        total, size = weight.sum(axes), np.abs(weight).sum(axes)
-        return (total - size) // 2, (total + size) // 2
-    if weight.ndim == 4:
-        groups = 1 if isinstance(weights, ir.Dense) else weights.groups
-        channel = ir.input_channels(weight, groups)
-        width = weight.shape[1] * groups
-        lo = np.broadcast_to(low, (width,))[channel][:, :, None, None]
-        hi = np.broadcast_to(high, (width,))[channel][:, :, None, None]
-    else:
-        repeat = weight.shape[1] // len(low)
-        lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
-    most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
-    least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
-    return least, most
-
-
-def sums_bound(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
-    """Smallest and largest sum of w x that any neuron can get, for inputs within low..high per channel."""
-    least, most = _output_bounds(weights, low, high)
-    return int(least.min()), int(most.max())
-
-
-def _proof(
-    least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
-) -> tuple[bool, int]:
-    """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
-    largest |sum|."""
-    bound = max(-least, most)
-    keep = 1 - neuron.voltage_decay / 4096
-    # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
-    gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
-    bias_low, bias_high = int(bias.min()), int(bias.max())
-    down = gathered * max(0, -(least + bias_low))
-    up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
-    return bound <= limit and down <= limit and up <= limit, bound
-
-
-Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
-
-
 class _LayerQuantizer:
     """Everything about one layer that its candidates share."""
 
@@ -310,7 +193,7 @@ class _LayerQuantizer:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
         floats = [item.weight.astype(np.float64) for item in self.synapses]
-        weights, clipped = _round_weights(floats, scale, chip, rounding, reads=self.reads)
+        weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
         even = any(
             np.abs(weight).max(initial=0) > n * chip.weight_odd_max
             for weight, n in zip(weights, self.reads, strict=True)
@@ -318,7 +201,7 @@ class _LayerQuantizer:
         if not self._relays_fit(threshold, even):
             if even or not self._relays_fit(threshold, True):
                 return None
-            weights, clipped = _round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
+            weights, clipped = round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
         if not any(weight.any() for weight in weights):
             return None
         bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
@@ -329,10 +212,10 @@ class _LayerQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
-        sums = [_output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
+        sums = [output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
         least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
-        proved, bound = _proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
+        proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
         return _Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
 
     def _relays_fit(self, threshold: int, even: bool) -> bool:

@@ -34,7 +34,8 @@ from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
 from snn2chip.nn import LIF, SpikingNetwork
-from snn2chip.quantize import Rounding, quantize_at
+from snn2chip.quantize import quantize_at
+from snn2chip.rounding import Rounding
 from snn2chip.schedule import RELAYS, Relay, schedule
 from snn2chip.simulate import graph, reference, trace
 from snn2chip.simulate.dense import DenseEngine

@@ -20,18 +20,16 @@ from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.fold import fold
 from snn2chip.lower import lower
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
+from snn2chip.overflow import proof, sums_bound
 from snn2chip.quantize import (
-    ROUNDINGS,
     STRATEGIES,
     LayerReport,
     QuantizeReport,
     Strategy,
-    _proof,
-    _rounded,
     quantize,
     quantize_at,
-    sums_bound,
 )
+from snn2chip.rounding import ROUNDINGS, rounded
 from snn2chip.schedule import schedule
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
@@ -149,19 +147,19 @@ def test_integers_are_the_rounded_floats_and_fit(name: str, bits: int, calibrate
 def test_sum_rounding_keeps_sums(seed: int, shape: tuple[int, ...], spread: float) -> None:
     """'sums' is off by at most half a step in every output's sum, moves few weights, and none to the wrong side."""
     scaled = rng_of(seed).normal(0, spread, shape)
-    nearest, sums = _rounded(scaled, "nearest"), _rounded(scaled, "sums")
+    nearest, sums = rounded(scaled, "nearest"), rounded(scaled, "sums")
     np.testing.assert_array_equal(nearest, np.rint(scaled))
     outputs = (sums - scaled).reshape(len(sums), -1).sum(1)
     assert np.abs(outputs).max() <= 0.5 + 1e-9
     assert np.abs(sums - scaled).max() < 2
-    np.testing.assert_array_equal(_rounded(scaled, "sums"), sums)
+    np.testing.assert_array_equal(rounded(scaled, "sums"), sums)
 
 
 def test_sum_rounding_is_better_where_errors_add_up() -> None:
     """A kernel of nine times 0.4 is 0 to the nearest and 4 (of 3.6) by sums."""
     scaled = np.full((1, 1, 3, 3), 0.4)
-    assert _rounded(scaled, "nearest").sum() == 0
-    assert _rounded(scaled, "sums").sum() == 4
+    assert rounded(scaled, "nearest").sum() == 0
+    assert rounded(scaled, "sums").sum() == 4
 
 
 # --------------------------------------------------------------------------------------------------- the proof
@@ -172,7 +170,7 @@ Port = tuple[ir.IntArray, ir.IntArray]  # smallest and largest value of each cha
 
 def proof_of(layer: ir.ChainLayer, low: ir.IntArray, high: ir.IntArray, steps: int) -> tuple[bool, int]:
     """Whether inputs within low..high are proved not to overflow a layer; and the largest |sum|."""
-    return _proof(*sums_bound(layer, low, high), layer.bias, layer, steps, LIMIT)
+    return proof(*sums_bound(layer, low, high), layer.bias, layer, steps, LIMIT)
 
 
 def extremes(layer: ir.ChainLayer, shape: ir.Shape, port: Port) -> tuple[ir.IntArray, ir.IntArray]:

@@ -1,0 +1,62 @@
+"""What a layer's sums can become, and the proof that neither current nor membrane overflows.
+
+For every neuron ``sum of w x`` of one step must stay within 131071, or the current wraps, and the membrane within the
+same, or it clips. For inputs within known bounds the largest sums follow from the weights; with leak, threshold and
+bias, so does the largest membrane over T steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snn2chip import ir
+
+Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
+
+
+def output_bounds(
+    weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
+) -> tuple[ir.IntArray, ir.IntArray]:
+    """Smallest and largest sum of w x of each output channel, for inputs within low..high per channel.
+
+    Borders only leave terms out; a term left out is a 0, which low..high is made to include.
+    """
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    weight = weights.weight.astype(np.int64, copy=False)
+    axes = tuple(range(1, weight.ndim))
+    if not low.any() and (high == 1).all():  # spikes: the positive weights, and the negative ones
+        total, size = weight.sum(axes), np.abs(weight).sum(axes)
+        return (total - size) // 2, (total + size) // 2
+    if weight.ndim == 4:
+        groups = 1 if isinstance(weights, ir.Dense) else weights.groups
+        channel = ir.input_channels(weight, groups)
+        width = weight.shape[1] * groups
+        lo = np.broadcast_to(low, (width,))[channel][:, :, None, None]
+        hi = np.broadcast_to(high, (width,))[channel][:, :, None, None]
+    else:
+        repeat = weight.shape[1] // len(low)
+        lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
+    most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
+    least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
+    return least, most
+
+
+def sums_bound(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
+    """Smallest and largest sum of w x that any neuron can get, for inputs within low..high per channel."""
+    least, most = output_bounds(weights, low, high)
+    return int(least.min()), int(most.max())
+
+
+def proof(
+    least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
+) -> tuple[bool, int]:
+    """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
+    largest |sum|."""
+    bound = max(-least, most)
+    keep = 1 - neuron.voltage_decay / 4096
+    # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
+    gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
+    bias_low, bias_high = int(bias.min()), int(bias.max())
+    down = gathered * max(0, -(least + bias_low))
+    up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
+    return bound <= limit and down <= limit and up <= limit, bound
