@@ -200,8 +200,8 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
 
     The forward function of `network.body` is followed symbolically (torch.fx), so that any module built from the
     layers of `snn2chip.nn` and additions can be captured, branches included. Layers are called by their path in
-    `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout and `torch.nn.Identity` are
-    left out.
+    `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout and
+    `torch.nn.Identity` are left out.
 
     Raises:
         UnsupportedError: a layer or an operation has no counterpart on the chip; names it and the nearest thing
