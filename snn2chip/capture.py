@@ -239,8 +239,10 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
             made = [ir.Add(name, tuple(names[source] for source in step.args if isinstance(source, fx.Node)))]
         else:
             what = getattr(step.target, "__name__", step.target)
+            inside = list(step.meta.get("nn_module_stack", {}).values())
+            where = f"layer '{inside[-1][0]}'" if inside and inside[-1][0] else "network"
             raise UnsupportedError(
-                f"network: '{what}' in its forward function cannot be exported; use snn2chip.nn's layers and their sums"
+                f"{where}: '{what}' in its forward function cannot be exported; use snn2chip.nn's layers and their sums"
             )
         for node in made:
             shapes[node.name] = ir.output_shape(node, *(shapes[source] for source in node.inputs))
