@@ -56,7 +56,9 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
     metrics = metrics_of(folder)
     for key in ("float_accuracy", "integer_accuracy"):
         assert 0 < metrics[key] < 1
-    assert metrics["integer_accuracy"] >= metrics["float_accuracy"] - 0.005
+    layers = recipe.load(folder).model.layers
+    allowed = 0.01 if any(layer.type == "residual" for layer in layers) else 0.005  # twenty layers of rounding
+    assert metrics["integer_accuracy"] >= metrics["float_accuracy"] - allowed
     assert metrics["lava_mismatches"] == 0
     assert metrics["lava_samples"] >= 10
     assert (folder / "model.pt").stat().st_size < zoo.MODEL_BYTES_MAX
