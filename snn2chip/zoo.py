@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -115,6 +116,8 @@ def _card(
         f"{metrics['lava_samples']} samples, {metrics['lava_values']:,} spikes and voltages, "
         f"{metrics['lava_mismatches']} mismatches"
     )
+    images = re.search(r"(\d+) images", metrics["calibration"])
+    calibration = f" --calibration {images[1]}" if images and images[1] != "64" else ""
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
     return f"""# {name}
 
@@ -138,7 +141,7 @@ def _card(
 Made by these commands, and written by the last:
 
     snn2chip train {name} --out {run}{data}{init}
-    snn2chip fold-and-export {run}/model.pt --json {run}/export.json{data}
+    snn2chip fold-and-export {run}/model.pt --json {run}/export.json{calibration}{data}
     snn2chip simulate {run}/model.net --json {run}/simulate.json{data_dir}
     snn2chip verify {run}/model.pt {run}/model.net --samples {metrics["lava_samples"]} --json {run}/verify.json{data}
     snn2chip publish {run} models/{name}{" --data-option '" + data_option + "'" if data_option else ""}

@@ -172,6 +172,22 @@ def test_copies_appear_where_relays_read_them(relays: Relays, copies: int) -> No
     assert stages.plan.levels[1].limit == relay.largest_threshold(3072, copies * 254, 4095)
 
 
+def test_a_large_shortcut_is_shared_out_among_copies() -> None:
+    """Four copies of a relay carry a weight of up to four times the chip's, and the convolution keeps its bits."""
+    network = residual_network({"type": "residual", "channels": 3})
+    with torch.no_grad():
+        network.get_parameter("body.block1.branch.norm2.weight").mul_(0.02)
+    stages = export(network, "quadruple")
+    check(network, stages, 0)
+    level, reader = stages.plan.levels[2], stages.chain.layers[2]
+    assert sorted(level.reads) == [1, 4] and list(origins(stages)[1])[-1] == "lif1.relay1.copy4"
+    synapses = stages.quantized.synapses_of(stages.quantized["lif2"])
+    shortcut = synapses[level.reads.index(4)].weight[:, 0, 0, 0]
+    assert 3 * 254 < np.abs(shortcut).max() <= 4 * 254
+    parts = [reader.weight[np.arange(3), 3 * copy + np.arange(3), 1, 1] for copy in range(1, 5)]
+    assert (np.sum(parts, axis=0) == shortcut).all()
+
+
 def plain(*steps: Layer, shape: tuple[int, int, int] = (1, 8, 8)) -> SpikingNetwork:
     """A network of the given ways and neurons, membrane readout, looking trained."""
     made = [Step(name, ways, nn.Sequential(), neuron) for name, ways, neuron in steps]
@@ -288,11 +304,11 @@ REFUSED: dict[str, tuple[list[Layer], str]] = {
     "left out": (
         [
             FIRST,
-            ("lif2", [("lif1", False, Conv2d(2, 2, 3))], LIF()),
-            ("lif3", [("lif2", False, Conv2d(2, 2, 1)), ("lif1", False, Conv2d(2, 2, 3))], LIF()),
-            out("lif3", features=72),
+            ("lif2", [("lif1", False, Conv2d(2, 2, 2))], LIF()),
+            ("lif3", [("lif2", False, Conv2d(2, 2, 1)), ("lif1", False, Conv2d(2, 2, 2))], LIF()),
+            out("lif3", features=98),
         ],
-        "dag.lif3_way1': it reads row 7 of 'dag.lif1', and 'dag.lif2' between them covers only 6",
+        "dag.lif3_way1': it reads row 7 of 'dag.lif1', and 'dag.lif2' between them covers only 7",
     ),
     "max pooling": (
         [("lif1", [("input", False, nn.Sequential(Conv2d(1, 2, 1), MaxPool2d(2)))], LIF()), out("lif1", features=32)],
