@@ -29,6 +29,7 @@ from snn2chip.lower import fit, lower
 from snn2chip.nn import LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, build
 from snn2chip.quantize import quantize
 from snn2chip.schedule import Relays, schedule
+from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
 from snn2chip.verify import verify
@@ -415,3 +416,34 @@ def test_lava_says_the_same(
     spikes = DenseEngine(export_.chain).run(export_.chain.port(inputs(export_.captured, 2, 6))).spikes
     carried = [spikes[i.layer][:, :, i.start : i.stop] for i in export_.lower_report.placed if i.relay is not None]
     assert carried and all(values.any() and not values.all() for values in carried)
+
+
+@pytest.mark.lava
+def test_random_networks_in_lava(tmp_path: Path, lava_environment: lava.Environment) -> None:  # noqa: F811
+    """A sample of the random networks runs in Lava: every spike and voltage of the chain is the simulator's."""
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=12, deadline=None, derandomize=True, database=None)
+    @given(branching())
+    def visit(drawn: Drawn) -> None:
+        if seen["run"] == 4:
+            return
+        try:
+            stages = export(drawn.network, drawn.relays, drawn.bits)
+        except UnsupportedError:
+            return
+        if not any(item.relay is not None for item in stages.report.placed):
+            return
+        seen["run"] += 1
+        port = stages.chain.port(inputs(stages.folded, 2, drawn.seed))
+        netx.save(tmp_path / "model.net", stages.chain)
+        np.savez(tmp_path / "input.npz", input=port)
+        lava.run(tmp_path / "model.net", tmp_path / "input.npz", tmp_path / "trace.npz", progress=False)
+        theirs, ours = trace.load(tmp_path / "trace.npz", stages.chain), DenseEngine(stages.chain).run(port)
+        for layer in stages.chain.layers:
+            np.testing.assert_array_equal(theirs.spikes[layer.name], ours.spikes[layer.name])
+            np.testing.assert_array_equal(theirs.voltage[layer.name], ours.voltage[layer.name])
+            seen["spikes"] += int(ours.spikes[layer.name].sum())
+
+    visit()
+    assert seen["run"] == 4 and seen["spikes"] > 100, seen
