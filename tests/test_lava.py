@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from lava_fixtures import lava_environment  # noqa: F401
 
-from snn2chip import lava
+from snn2chip import ir, lava
 from snn2chip.errors import InputError, SetupError
+from snn2chip.formats import netx
 from snn2chip.resources import deploy_file
 
 T = 4
@@ -264,6 +265,43 @@ def test_records_are_what_lavas_monitors_see(
     assert recorded.keys() == monitored.keys()
     for name, values in recorded.items():
         np.testing.assert_array_equal(values, monitored[name], err_msg=name)
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("seed", range(4))
+def test_fast_convolution_equals_lavas(lava_environment: lava.Environment, tmp_path: Path, seed: int) -> None:  # noqa: F811
+    """Matrix products instead of Lava's loop: the same spikes, voltages and currents, any stride, groups, dilation."""
+    rng = np.random.default_rng(seed)
+    groups, stride, dilation = 1 + seed % 2, (1 + seed // 2, 2), (1, 1 + seed % 2)
+    weights = rng.integers(-127, 128, (4, 2 // groups, 3, 2)), rng.integers(-127, 128, (3, 4, 2, 3))
+    sides = [tuple(ir.out_size(n, *k) for n, *k in ((9, 3, stride[0], 1, 1), (10, 2, 2, 2, dilation[1])))]
+    sides.append(tuple(ir.out_size(n, k, 1, 0, 1) for n, k in zip(sides[0], (2, 3), strict=True)))
+    layers = (
+        ir.ChainLayer(
+            "1",
+            "conv",
+            weights[0],
+            np.zeros((4, *sides[0]), dtype=np.int64),
+            (4, *sides[0]),
+            900,
+            2048,
+            stride=stride,
+            padding=(1, 2),
+            dilation=dilation,
+            groups=groups,
+        ),
+        ir.ChainLayer("2", "conv", weights[1], np.full((3, *sides[1]), 20), (3, *sides[1]), 150, 1024),
+    )
+    shape = (2, 9, 10)
+    chain = ir.Chain(shape, shape, "direct", 100, 0, 100, (50, 40), T, "spike_count", ("a", "b", "c"), layers)
+    netx.save(tmp_path / "net.net", chain)
+    data = save(tmp_path / "input.npz", input=chain.port(rng.integers(0, 101, (2, T, *shape))))
+    for name, fast in (("slow.npz", False), ("fast.npz", True)):
+        lava.run(tmp_path / "net.net", data, tmp_path / name, progress=False, fast_convolution=fast)
+    slow, fast_ = load(tmp_path / "slow.npz"), load(tmp_path / "fast.npz")
+    assert slow.keys() == fast_.keys() and slow["spikes/2"].any() and not slow["spikes/2"].all()
+    for name, values in slow.items():
+        np.testing.assert_array_equal(fast_[name], values, err_msg=name)
 
 
 @pytest.mark.lava
