@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -548,4 +549,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # a signal that comes late must not change the exit code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
