@@ -175,18 +175,9 @@ def _identity(name: str, shape: ir.Shape) -> ir.Synapse:
     return ir.Dense(name, (), np.eye(shape[0]), None)
 
 
-def _sum_bias(first: ir.Synapse, other: ir.Synapse) -> ir.Array | None:
-    """One value a channel while both have that, else one a neuron."""
-    if first.bias is None or other.bias is None:
-        return other.bias if first.bias is None else first.bias
-    per = max(first.bias.ndim, other.bias.ndim)
-    left, right = (bias.reshape(*bias.shape, *(1,) * (per - bias.ndim)) for bias in (first.bias, other.bias))
-    return np.asarray(left + right, dtype=np.float64)
-
-
 def _sum_synapses(first: ir.Synapse, other: ir.Synapse) -> ir.Synapse | None:
     """One synapse for two of the same source and neuron, or None where strides do not meet."""
-    bias = _sum_bias(first, other)
+    bias = ir.total_bias([first, other])
     if not (isinstance(first, ir.Conv) and isinstance(other, ir.Conv)):
         return replace(first, weight=first.weight + other.weight, bias=bias)
     if first.stride != other.stride:
@@ -297,7 +288,7 @@ class _Fold:
         """A layer of OR neurons under the name of the pooling."""
         source = self.source
         as_they_are = bool((source.scale == 1).all() and (source.shift == 0).all())
-        binary = source.high <= 1 and source.low >= 0 and as_they_are  # and not 0 and 1 normalized to something else
+        binary = source.binary and as_they_are  # and not 0 and 1 normalized to something else
         spikes = len(paths) == 1 and not paths[0].nodes and (paths[0].source != source.name or binary)
         if not spikes:
             raise UnsupportedError(

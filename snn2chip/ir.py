@@ -11,6 +11,7 @@ Every node has a `name`, the trained layer's own, and `inputs`, the names of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
@@ -66,6 +67,11 @@ class Input(Node):
     center: IntArray
     scale: FloatArray
     shift: FloatArray
+
+    @property
+    def binary(self) -> bool:
+        """Whether the raw values are spikes, 0 and 1."""
+        return self.low >= 0 and self.high <= 1
 
     def port_range(self) -> tuple[IntArray, IntArray]:
         """Smallest and largest value of each channel at the port."""
@@ -173,6 +179,26 @@ def input_channels(weight: Array, groups: int) -> IntArray:
     outputs, per_group = weight.shape[:2]
     channels: IntArray = (np.arange(outputs) * groups // outputs)[:, None] * per_group + np.arange(per_group)
     return channels
+
+
+def total_bias(synapses: Sequence[Synapse]) -> FloatArray | None:
+    """The sum of what synapses add: one value a channel while all have that, else one a neuron; None for nothing."""
+    biases = [synapse.bias.astype(np.float64) for synapse in synapses if synapse.bias is not None]
+    if not biases:
+        return None
+    axes = max(bias.ndim for bias in biases)
+    spread = np.broadcast_arrays(*(bias.reshape(*bias.shape, *(1,) * (axes - bias.ndim)) for bias in biases))
+    total: FloatArray = np.sum(spread, axis=0)
+    return total
+
+
+def neuron_bias(synapses: Sequence[Synapse], shape: Shape) -> IntArray:
+    """`total_bias` of integer synapses, one a neuron of `shape`."""
+    total = total_bias(synapses)
+    if total is None:
+        return np.zeros(shape, dtype=np.int64)
+    whole = total.astype(np.int64)
+    return np.broadcast_to(whole.reshape(*whole.shape, *(1,) * (len(shape) - whole.ndim)), shape).copy()
 
 
 def output_shape(node: Node, *shapes: Shape) -> Shape:
@@ -355,15 +381,12 @@ class ChainLayer:
 
 def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *, flatten: bool = False) -> ChainLayer:
     """One chain layer of a quantized synapse and its neuron; `shape` is the neurons'. Biases become one a neuron."""
-    bias = np.zeros(shape[0], dtype=np.int64) if synapse.bias is None else synapse.bias.astype(np.int64)
-    if bias.ndim == 1:
-        bias = np.broadcast_to(bias.reshape(-1, *(1,) * (len(shape) - 1)), shape).copy()
     conv = synapse if isinstance(synapse, Conv) else None
     return ChainLayer(
         name,
         "conv" if conv else "dense",
         synapse.weight.astype(np.int64),
-        bias,
+        neuron_bias([synapse], shape),
         shape,
         neuron.threshold,
         neuron.voltage_decay,

@@ -237,9 +237,7 @@ class _Lowering:
                 for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
                     if part.any():
                         fill(weight[rows], synapse, part, before, geometry)
-                if synapse.bias is not None:
-                    one_each = (-1, *(1,) * (bias.ndim - 1)) if synapse.bias.ndim == 1 else synapse.bias.shape
-                    bias[rows] += synapse.bias.astype(np.int64).reshape(one_each)
+            bias[rows] = ir.neuron_bias(self.network.synapses_of(unit), shape)
         for item in level.relays:
             for block in blocks[item.source]:
                 for before in self.blocks[item.source][: level.copies]:

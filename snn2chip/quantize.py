@@ -44,9 +44,8 @@ from snn2chip.overflow import Bounds, output_bounds, proof
 from snn2chip.relay import choose
 from snn2chip.rounding import ROUNDINGS, Rounding, round_weights
 from snn2chip.schedule import Level, Schedule
-from snn2chip.simulate.dense import Product, exact_products, integrate
+from snn2chip.simulate.dense import BINARY, Product, exact_products, integrate
 from snn2chip.simulate.floating import evaluate
-from snn2chip.simulate.graph import BINARY, neuron_bias
 
 Strategy = Literal["auto", "max", "percentile", "error"]
 STRATEGIES: tuple[Strategy, ...] = ("auto", "max", "percentile", "error")
@@ -152,14 +151,8 @@ class _LayerQuantizer:
         self.reads = (1,) * len(synapses) if level is None else level.reads
         self.with_bias = with_bias
         self.proved = (0.0, 0.0)  # the largest scale proved, of those up to the second
-        biases = [item.bias for item in synapses if item.bias is not None]
-        self.bias: ir.FloatArray | None = None
-        if len(biases) == 1:
-            self.bias = biases[0].astype(np.float64)
-        elif biases:  # one a channel while all are, or one a neuron
-            per = max(item.ndim for item in biases)
-            whole = [item.reshape(*item.shape, *(1,) * (per - item.ndim)).astype(np.float64) for item in biases]
-            self.bias = np.sum(np.broadcast_arrays(*whole), axis=0)
+        self.bias = ir.total_bias(synapses)
+        self.bias_max = chip.bias_max
         # by how much of the range each weight takes: one shared out among copies counts by its share
         self.size = np.concatenate(
             [np.abs(item.weight).ravel() / n for item, n in zip(synapses, self.reads, strict=True)]
@@ -189,7 +182,7 @@ class _LayerQuantizer:
             threshold = int(np.rint(scale * self.neuron.threshold))
             if not 1 <= threshold <= chip.threshold_max:
                 return None
-            if self._largest_bias() * threshold / self.neuron.threshold > chip.bias_max + 0.49:
+            if self._largest_bias() * threshold / self.neuron.threshold > self.bias_max + 0.49:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
         floats = [item.weight.astype(np.float64) for item in self.synapses]
@@ -205,7 +198,7 @@ class _LayerQuantizer:
         if not any(weight.any() for weight in weights):
             return None
         bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
-        if bias is not None and np.abs(bias).max(initial=0) > chip.bias_max:
+        if bias is not None and np.abs(bias).max(initial=0) > self.bias_max:
             return None
         synapses = tuple(
             replace(item, weight=weight, bias=bias if number == 0 else None)
@@ -306,7 +299,7 @@ def _measure(made: _Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: T
     with exact_products():
         parts = [Product(item, *port)(x) for item, port, x in zip(made.synapses, bounds, xs, strict=True)]
     sums = sum(parts[1:], parts[0])
-    bias = torch.from_numpy(neuron_bias(list(made.synapses), tuple(sums.shape[2:])).astype(np.int32))
+    bias = torch.from_numpy(ir.neuron_bias(made.synapses, tuple(sums.shape[2:])).astype(np.int32))
     spikes, voltage = integrate(sums, bias, made.neuron)
     seen = int(sums.abs().max())
     if wanted.dtype == torch.bool:
@@ -501,9 +494,12 @@ def quantize_at(
     scales: dict[str, float],
     rounding: dict[str, Rounding],
     plan: Schedule | None = None,
+    *,
+    bias_max: int | None = None,
 ) -> ir.Network:
     """The integers of a 'folded' network at given scales and roundings, by conv or dense layer: what a file
-    made with them must hold. A layer that `rounding` does not name is rounded to the nearest.
+    made with them must hold. A layer that `rounding` does not name is rounded to the nearest. `bias_max` lets biases
+    exceed the chip's, for a comparison that is to name them.
 
     Raises:
         InputError: a layer has no scale, or its integers exceed the chip.
@@ -513,6 +509,7 @@ def quantize_at(
         name = job.synapses[0].name
         if name not in scales:
             raise InputError(f"layer '{name}': no scale is known for it; export the model again")
+        job.bias_max = job.bias_max if bias_max is None else bias_max
         made = job.candidate("given", scales[name], rounding.get(name, "nearest"))
         if made is None:
             raise job.refuse()

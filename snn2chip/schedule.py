@@ -105,14 +105,9 @@ class Schedule:
         return self.relays != "plain"
 
 
-def offsets(kernel: int, padding: int, dilation: int) -> list[int]:
-    """Pixels that the taps of a convolution read along one axis, relative to stride times the output's place."""
-    return [dilation * tap - padding for tap in range(kernel)]
-
-
 def taps(conv: ir.Conv, axis: int) -> list[int]:
-    """`offsets` of a convolution along one axis."""
-    return offsets(conv.weight.shape[2 + axis], conv.padding[axis], conv.dilation[axis])
+    """Pixels that the taps of a convolution read along one axis, relative to stride times the output's place."""
+    return [conv.dilation[axis] * tap - conv.padding[axis] for tap in range(conv.weight.shape[2 + axis])]
 
 
 class _Grids:
@@ -200,7 +195,7 @@ def _needs(network: ir.Network, grids: _Grids) -> dict[int, dict[str, set[ir.Pai
             source, first = node.name, grids.place[node.name] + 1
             if first > level - 1:
                 continue
-            if isinstance(node, ir.Input) and not (node.low >= 0 and node.high <= 1):
+            if isinstance(node, ir.Input) and not node.binary:
                 raise UnsupportedError(
                     f"layer '{synapse.name}': a shortcut from the input itself, whose values {node.low}..{node.high} "
                     f"no spike can carry; put a convolution with a neuron before the block"

@@ -17,7 +17,7 @@ import copy
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +200,6 @@ def _rounded(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain,
     if not isinstance(scales, dict):
         raise InputError("the .net file does not say at which scales it was made; export the model again")
     chip = chips.load(str(made.get("chip"))).with_weight_bits(int(made.get("weight_bits", 8)))
-    bias_bits = chip.bias_bits
-    # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
-    chip = replace(chip, bias_bits=32)
     roundings: dict[str, Rounding] = {
         str(name): "sums" if kind == "sums" else "nearest" for name, kind in dict(made.get("rounding", {})).items()
     }
@@ -210,10 +207,11 @@ def _rounded(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain,
     relays = next((kind for kind in RELAYS if kind == wanted), None)
     if relays is None:
         raise InputError(f"the .net file was made with relays '{wanted}', which this snn2chip does not know; update it")
-    # both plans are of the real chip: biases play no part in them but for the relays' own
-    plan = schedule(folded, replace(chip, bias_bits=bias_bits), relays)
-    quantized = quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings, plan)
-    return quantized, *lower(quantized, plan, replace(chip, bias_bits=bias_bits))
+    plan = schedule(folded, chip, relays)
+    # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
+    wide = 2**31 - 1
+    quantized = quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings, plan, bias_max=wide)
+    return quantized, *lower(quantized, plan, chip)
 
 
 def _same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Rung:

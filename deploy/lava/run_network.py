@@ -34,8 +34,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import fast_convolution as fast_convolution_module
 from failures import BAD_INPUT, INTERRUPTED, LAVA_FAILED, TERMINATED, LavaError, RefusedError, fail, first_line
+from fast_convolution import install as install_fast_convolution
 from files import fit_input, read_input, read_layers, write
 from import_lava import import_lava
 from recording import RECORDS, Monitors, Record, recording_neurons
@@ -73,7 +73,7 @@ def run(
     guard_children()
     import_lava()
     if fast_convolution:
-        fast_convolution_module.install()
+        install_fast_convolution()
     from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.source import RingBuffer

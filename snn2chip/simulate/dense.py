@@ -21,6 +21,7 @@ from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, in
 from snn2chip.simulate.trace import Trace
 
 FLOAT32_EXACT = 2**24
+BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest and largest value of a spike
 
 
 @contextmanager
@@ -129,10 +130,9 @@ class DenseEngine:
         self.chain = chain
         self.device = device or torch.device("cpu")
         low, high = chain.port_range
-        zero, one = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
         self.runners = []
         for index, layer in enumerate(chain.layers):
-            bounds = (low, high) if index == 0 else (zero, one)
+            bounds = (low, high) if index == 0 else BINARY
             self.runners.append(LayerRunner(layer, *bounds, self.device))
 
     @torch.no_grad()

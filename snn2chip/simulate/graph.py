@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snn2chip import ir
-from snn2chip.simulate.dense import Product, exact_products, integrate
-
-BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))
+from snn2chip.simulate.dense import BINARY, Product, exact_products, integrate
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +24,6 @@ class GraphTrace:
     spikes: dict[str, NDArray[np.uint8]]
     voltage: dict[str, NDArray[np.int32]]
     largest: dict[str, int]
-
-
-def neuron_bias(synapses: list[ir.Synapse], shape: ir.Shape) -> ir.IntArray:
-    """The sum of the integer biases of a neuron's synapses, one a neuron."""
-    total = np.zeros(shape, dtype=np.int64)
-    for synapse in synapses:
-        if synapse.bias is not None:
-            bias = synapse.bias.astype(np.int64)
-            total += bias.reshape(-1, *(1,) * (len(shape) - 1)) if bias.ndim == 1 else bias
-    return total
 
 
 @torch.no_grad()
@@ -55,7 +43,7 @@ def run(network: ir.Network, port: ir.IntArray) -> GraphTrace:
                 bounds = source.port_range() if read is source else BINARY
                 made = Product(synapse, *bounds)(values[read.name])
                 sums = made if number == 0 else sums + made
-            bias = torch.from_numpy(neuron_bias(synapses, tuple(sums.shape[2:])).astype(np.int32))
+            bias = torch.from_numpy(ir.neuron_bias(synapses, tuple(sums.shape[2:])).astype(np.int32))
             fired, volts = integrate(sums, bias, node)
             values[node.name] = fired
             spikes[node.name] = fired.numpy().astype(np.uint8)
