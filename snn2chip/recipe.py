@@ -18,6 +18,8 @@ from snn2chip.errors import RecipeError
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
 
+NormName = Literal["tdbn", "bntt", "none"]
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -35,7 +37,7 @@ class ConvLayer(_Table):
     groups: int = Field(1, ge=1, description="groups of channels")
     depthwise: bool = Field(False, description="one group a channel (overrides groups)")
     bias: bool = Field(False, description="a bias of its own, besides the normalization's")
-    norm: Literal["tdbn", "none"] = Field("tdbn", description="normalization after the convolution")
+    norm: NormName = Field("tdbn", description="normalization after the convolution: tdbn, bntt or none")
     neuron: bool = Field(True, description="a LIF neuron after it")
 
     @model_validator(mode="after")
@@ -53,7 +55,7 @@ class DenseLayer(_Table):
         description="outputs, or 'classes' for one a class"
     )
     bias: bool = Field(True, description="a bias")
-    norm: Literal["tdbn", "none"] = Field("none", description="normalization after it")
+    norm: NormName = Field("none", description="normalization after it: tdbn, bntt or none")
     neuron: bool = Field(True, description="a LIF neuron after it; false before a membrane readout")
 
 

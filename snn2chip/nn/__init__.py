@@ -4,9 +4,10 @@ from snn2chip.nn.build import SpikingNetwork, build
 from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
-from snn2chip.nn.norm import TDBatchNorm
+from snn2chip.nn.norm import BNTT, TDBatchNorm
 
 __all__ = [
+    "BNTT",
     "LIF",
     "AvgPool2d",
     "Conv2d",

@@ -22,10 +22,10 @@ from snn2chip.nn.layers import (
     Residual,
 )
 from snn2chip.nn.neuron import LIF
-from snn2chip.nn.norm import TDBatchNorm
+from snn2chip.nn.norm import BNTT, TDBatchNorm
 
 if TYPE_CHECKING:
-    from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, ResidualLayer
+    from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, NormName, ResidualLayer
 
 MEETING = 1 / math.sqrt(2)  # alpha of the two tdBNs that meet in an add (Zheng et al. 2021)
 
@@ -91,6 +91,12 @@ class _Builder:
     def norm(self, channels: int, alpha: float = 1.0) -> TDBatchNorm:
         return TDBatchNorm(channels, alpha=alpha, threshold=self.spec.neuron.threshold)
 
+    def normalize(self, kind: NormName, channels: int) -> None:
+        if kind == "tdbn":
+            self.add("norm", self.norm(channels))
+        elif kind == "bntt":
+            self.add("norm", BNTT(channels, self.spec.timesteps, scale=self.spec.neuron.threshold))
+
     def needs_image(self, kind: str, index: int) -> None:
         if self.features is not None:
             raise RecipeError(f"model.layers.{index}: {kind} needs an image, but the layers before it flattened it")
@@ -124,8 +130,7 @@ class _Builder:
             Conv2d(self.channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups, bias=layer.bias),
         )
         self.channels = out
-        if layer.norm == "tdbn":
-            self.add("norm", self.norm(out))
+        self.normalize(layer.norm, out)
         if layer.neuron:
             self.add("lif", self.lif())
 
@@ -141,8 +146,7 @@ class _Builder:
         out = self.classes if layer.features == "classes" else self.wide(layer.features)
         self.add("dense", Linear(self.features, out, bias=layer.bias))
         self.features = out
-        if layer.norm == "tdbn":
-            self.add("norm", self.norm(out))
+        self.normalize(layer.norm, out)
         if layer.neuron:
             self.add("lif", self.lif())
 

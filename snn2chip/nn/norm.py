@@ -63,3 +63,66 @@ class TDBatchNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, alpha={self.alpha:.4g}, threshold={self.threshold:.4g}, eps={self.eps:.3g}"
+
+
+class BNTT(nn.Module):
+    """Batch normalization through time (Kim and Panda 2021, eq. 5 to 8): statistics and gamma of their own a step.
+
+    Per channel and time step, with mean and variance over batch and space::
+
+        y[t] = gamma[t] * (x[t] - mu[t]) / sqrt(var[t] + eps)            no beta
+
+    Shapes: (T, N, C, H, W) or (T, N, C) in and out. gamma is the exponential of the parameter `log_weight`
+    (T, C), so that it stays positive: only then does the layer fold into the neuron after it. It starts at
+    `scale`: 1 in the paper, whose threshold is 1; the neuron's threshold is the same choice for others.
+    `running_mean` and `running_var`, (T, C), follow the batches as in `torch.nn.BatchNorm2d`.
+
+    Raises:
+        InputError: timesteps is not at least 1, scale or eps is not positive; in forward, an input with another
+            number of steps.
+    """
+
+    def __init__(
+        self, channels: int, timesteps: int, *, scale: float = 1.0, eps: float = 1e-4, momentum: float = 0.1
+    ) -> None:
+        super().__init__()
+        if timesteps < 1:
+            raise InputError(f"BNTT: timesteps {timesteps} is not at least 1")
+        for name, value in (("scale", scale), ("eps", eps)):
+            if not (value > 0 and math.isfinite(value)):
+                raise InputError(f"BNTT: {name} {value} is not a positive number")
+        self.channels, self.timesteps = channels, timesteps
+        self.eps, self.momentum = eps, momentum
+        self.log_weight = nn.Parameter(torch.full((timesteps, channels), math.log(scale)))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.register_buffer("running_mean", torch.zeros(timesteps, channels))
+        self.register_buffer("running_var", torch.ones(timesteps, channels))
+
+    @property
+    def weight(self) -> Tensor:
+        """gamma, (T, C), positive."""
+        return self.log_weight.exp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] != self.timesteps:
+            raise InputError(f"BNTT: an input of {x.shape[0]} steps, but statistics of {self.timesteps}")
+        gamma = self.weight
+        return torch.stack(
+            [
+                F.batch_norm(
+                    x[t],
+                    self.running_mean[t],
+                    self.running_var[t],
+                    gamma[t],
+                    None,
+                    self.training,
+                    self.momentum,
+                    self.eps,
+                )
+                for t in range(self.timesteps)
+            ]
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, timesteps={self.timesteps}, eps={self.eps:.3g}"

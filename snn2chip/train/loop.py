@@ -27,10 +27,11 @@ from snn2chip.data import Augment, AugmentSpec, ImageSet
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, write_text
 from snn2chip.formats import model_file
-from snn2chip.nn import PoissonInput, SpikingNetwork
+from snn2chip.nn import BNTT, PoissonInput, SpikingNetwork
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.recipe import Recipe, TrainSpec, parse
 from snn2chip.train.allocator import keep_pages
+from snn2chip.train.warm import start_from
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -82,11 +83,16 @@ def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
 
 
 def make_optimizer(network: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW or SGD (Nesterov); weight decay only on weights of two or more dimensions."""
+    """AdamW or SGD (Nesterov); weight decay only on weights of two or more dimensions, never on BNTT's gammas."""
     parameters = [p for p in network.parameters() if p.requires_grad]
+    exempt = {id(module.log_weight) for module in network.modules() if isinstance(module, BNTT)}
+    decays = [p.ndim > 1 and id(p) not in exempt for p in parameters]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p, decay in zip(parameters, decays, strict=True) if decay],
+            "weight_decay": spec.weight_decay,
+        },
+        {"params": [p for p, decay in zip(parameters, decays, strict=True) if not decay], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if spec.optimizer == "sgd":
@@ -214,7 +220,7 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.init = init
         if init is not None:
-            self._start_from(init)
+            self.notes += start_from(self.network, model_file.load(init).network, f"--init '{init}'")
         if fuse and (note := fuse_neurons(self.network, self.device)):
             self.notes.append(note)
         self.optimizer = make_optimizer(self.network, recipe.train)
@@ -367,20 +373,6 @@ class Trainer:
                 "progress": asdict(self.progress),
             },
         )
-
-    def _start_from(self, path: Path) -> None:
-        """Take over weights, statistics and neuron parameters of a trained model with the same layers."""
-        trained = model_file.load(path).network.body.state_dict()
-        wanted = self.network.body.state_dict()
-        for name in sorted(trained.keys() | wanted.keys()):
-            old, new = trained.get(name), wanted.get(name)
-            if old is None or new is None or old.shape != new.shape:
-                shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (old, new)]
-                raise InputError(
-                    f"--init '{path}': '{name}' is {shapes[0]} there and {shapes[1]} in the recipe; the layers must "
-                    f"be the same (the number of time steps may differ)"
-                )
-        self.network.body.load_state_dict(trained)
 
     def _restore(self) -> None:
         path = self.out / "checkpoint.pt"
