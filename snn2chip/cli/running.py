@@ -1,0 +1,192 @@
+"""Commands that run a network and hold stages against each other: simulate, encode, verify, lava."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snn2chip.cli.shared import (
+    DataDir,
+    Device,
+    DeviceOption,
+    FastConvolution,
+    JsonOption,
+    app,
+    console_of,
+    device_of,
+    ensure_lava,
+    guarded,
+    lava_app,
+    progress_bar,
+    some_images,
+    test_images,
+)
+from snn2chip.errors import CheckFailed, InputError
+from snn2chip.files import write_json
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+@guarded
+def simulate(
+    net: Annotated[Path, typer.Argument(help="model.net made by `snn2chip fold-and-export`.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data set as NAME[:split]; default: the model's own test set.")
+    ] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help=".npz with integers `input` (samples, T, C, H, W).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write spikes and voltages of every layer, .npz.")] = None,
+    data_dir: DataDir = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 50,
+    device: DeviceOption = Device.AUTO,
+    json_file: JsonOption = None,
+) -> None:
+    """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed."""
+    from snn2chip import report
+    from snn2chip.formats import netx
+    from snn2chip.simulate import run as runs
+    from snn2chip.simulate import trace
+
+    chain = netx.load(net)
+    if data is not None and input_file is not None:
+        raise InputError("--data and --input exclude each other; give one")
+    where = device_of(device)
+    if input_file is not None:
+        port = trace.load_input(input_file, chain)[:limit]
+        images = None
+    else:
+        images = test_images(chain.made, data, data_dir).subset(limit)
+        port = None
+    with progress_bar("simulating") as show:
+        result = runs.simulate(
+            chain, port=port, images=images, batch_size=batch, device=where, keep=output is not None, progress=show
+        )
+    if output is not None:
+        trace.save(output, result.trace)
+    if json_file is not None:
+        write_json(json_file, result.as_json(chain))
+    console = console_of()
+    console.print(report.simulation_table(chain, result))
+    if output is not None:
+        console.print(f"wrote {output}")
+
+
+@app.command()
+@guarded
+def encode(
+    net: Annotated[Path, typer.Argument(help="model.net made by `snn2chip fold-and-export`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz to write.")],
+    data: Annotated[str | None, typer.Option(help="Data set as NAME[:split]; default: the model's test set.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many samples.")] = 10,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the integers that a network's input port gets, for `simulate --input` and `lava run`."""
+    import numpy as np
+
+    from snn2chip.encode import encoder_of
+    from snn2chip.files import atomic_path
+    from snn2chip.formats import netx
+
+    chain = netx.load(net)
+    images = test_images(chain.made, data, data_dir).subset(limit)
+    port = chain.port(encoder_of(chain)(images.images))
+    with atomic_path(output) as part, part.open("wb") as file:
+        np.savez_compressed(file, input=port.astype(np.int32), label=images.labels.numpy())
+    console_of().print(f"wrote {output}: input {port.shape}, values {port.min()}..{port.max()}")
+
+
+@app.command()
+@guarded
+def verify(
+    model: Annotated[Path, typer.Argument(help="model.pt made by `snn2chip train`.")],
+    net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
+    samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
+    lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
+    fast_convolution: FastConvolution = False,
+    data: DataDir = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Hold every stage against the last, spike for spike; exit 1 and the first difference if one differs."""
+    import numpy as np
+
+    from snn2chip import report
+    from snn2chip import verify as ladder
+    from snn2chip.formats import model_file, netx
+
+    trained = model_file.load(model)
+    chain = netx.load(net)
+    console = console_of()
+    spec = trained.recipe.data
+    images, why = some_images(spec.name, "test", data, spec.image_size, samples)
+    if images is None:
+        console.print(f"note: comparing on random images: {why}")
+        shape = (samples, *trained.network.input_shape)
+        pixels = np.random.default_rng(0).integers(0, trained.max_value, shape, endpoint=True)
+        labels = None
+    else:
+        pixels, labels = images.images.numpy(), images.labels.numpy()
+    if lava:
+        ensure_lava(console)
+    with progress_bar("verifying") as show:
+        done = 0
+
+        def say(_stage: str) -> None:
+            nonlocal done
+            show(done, 6)
+            done += 1
+
+        verdict = ladder.verify(
+            trained,
+            chain,
+            pixels,
+            labels=labels,
+            net_path=net,
+            with_lava=lava,
+            fast_convolution=fast_convolution,
+            say=say,
+        )
+    if json_file is not None:
+        write_json(json_file, verdict.as_json())
+    console.print(report.verdict_table(verdict))
+    if not verdict.passed:
+        raise CheckFailed("; ".join(report.failure(rung) for rung in verdict.rungs if not rung.passed))
+
+
+@lava_app.command("setup")
+@guarded
+def lava_setup(
+    full: Annotated[bool, typer.Option("--full", help="The reference environment, several GB.")] = False,
+) -> None:
+    """Make Lava's environment, once per user: pinned, light (no torch), about half a minute."""
+    from snn2chip import lava
+
+    environment = lava.setup(full)
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    console_of().print(f"Lava is ready: {environment.python} ({versions})")
+
+
+@lava_app.command("run")
+@guarded
+def lava_run(
+    net: Annotated[Path, typer.Argument(help="A netx file.")],
+    input_file: Annotated[Path, typer.Option("--input", help=".npz with integers `input`.")],
+    output: Annotated[Path, typer.Option(help="Where spikes and voltages go, .npz.")],
+    full: Annotated[bool, typer.Option("--full", help="Use the reference environment.")] = False,
+    fast_convolution: FastConvolution = False,
+) -> None:
+    """Run a file in Lava through netx; the same input and output files as `simulate`."""
+    from snn2chip import lava
+    from snn2chip.formats import netx
+    from snn2chip.simulate import trace
+
+    trace.load_input(input_file, netx.load(net))  # says what does not fit before anything starts
+    if not full:
+        ensure_lava(console_of())
+    lava.run(net, input_file, output, full=full, fast_convolution=fast_convolution)
+    console_of().print(f"wrote {output}")

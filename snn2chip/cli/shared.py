@@ -1,0 +1,189 @@
+"""What every command shares: the app itself, errors as exit codes, consoles, progress bars and common options."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from snn2chip.__main__ import INTERRUPTED
+from snn2chip.errors import DataError, InputError, Snn2ChipError
+
+if TYPE_CHECKING:
+    from snn2chip.data import ImageSet
+
+# Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a trained spiking network to Loihi's integers and Lava, spike for spike.",
+)
+lava_app = typer.Typer(no_args_is_help=True, help="Lava, in an environment of its own.")
+app.add_typer(lava_app, name="lava")
+
+
+P = ParamSpec("P")
+
+
+def _reader_left() -> None:
+    """Send what is still to come nowhere: the reader of `snn2chip ... | head -1` has enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Console(Console):
+    """A reader that leaves ends the printing, not the command: its files and its exit code still count."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except BrokenPipeError:
+            _reader_left()
+
+
+def console_of(stderr: bool = False) -> Console:
+    console = _Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console = _Console(stderr=stderr, highlight=False, soft_wrap=True, width=160)
+    return console
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """One line and an exit code for everything that goes wrong on purpose: no traceback for bad input."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()  # not at exit, where a reader that left would be a complaint
+        except Snn2ChipError as error:
+            for line in str(error).splitlines():
+                print(f"error: {line}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # `snn2chip ... | head`
+            _reader_left()
+            raise typer.Exit(0) from None
+        except MemoryError:
+            print("error: out of memory; use --limit, fewer samples or a smaller batch", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    return run
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, nothing elsewhere; the function takes (done, of)."""
+    console = console_of(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+class Device(StrEnum):
+    """Where training and simulation run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Scale(StrEnum):
+    """How a layer's scale is chosen, see `snn2chip.quantize`."""
+
+    AUTO = "auto"
+    MAX = "max"
+    PERCENTILE = "percentile"
+    ERROR = "error"
+
+
+class RelayKind(StrEnum):
+    """Choices of --relays."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    BIAS = "bias"
+    DOUBLE = "double"
+    QUADRUPLE = "quadruple"
+
+
+def device_of(device: Device) -> Any:
+    import torch
+
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device; use --device cpu, or install torch with CUDA")
+    if device is Device.AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device.value)
+
+
+def load_data(
+    name: str, split: str, folder: Path | None, *, download: bool = True, size: int | None = None
+) -> ImageSet:
+    from snn2chip import data
+
+    return data.load(name, split, folder, download=download, image_size=size)
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with the data set's files; default: the cache, then a download into it."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA when there is one.")]
+FastConvolution = Annotated[
+    bool, typer.Option("--fast-convolution", help="Exact matrix products instead of Lava's own convolution loop.")
+]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
+
+
+def some_images(
+    name: str | None, split: str, folder: Path | None, size: int | None, count: int
+) -> tuple[ImageSet | None, str]:
+    """Up to `count` images if the data set is at hand, or None and why."""
+    if not name:
+        return None, "the model names no data set"
+    try:
+        return load_data(name, split, folder, download=False, size=size).subset(count), ""
+    except DataError as error:
+        if folder is not None:
+            raise
+        return None, str(error)
+
+
+def test_images(made: dict[str, Any], spec: str | None, folder: Path | None) -> ImageSet:
+    from snn2chip.data import parse_spec
+
+    if spec is None:
+        if not made.get("dataset"):
+            raise InputError("the file names no data set; give --data NAME[:split] or --input FILE.npz")
+        name, split = str(made["dataset"]), "test"
+    else:
+        name, split = parse_spec(spec)
+    return load_data(name, split, folder, size=made.get("image_size"))
+
+
+def ensure_lava(console: Console) -> None:
+    from snn2chip import lava
+
+    if lava.find() is None:
+        console.print("Lava's environment is not there yet: making it once (about half a minute)")
+        lava.setup()
