@@ -81,3 +81,24 @@ def step(
     current = current_step(current, activation, current_decay)
     voltage, spikes = voltage_step(voltage, current, bias, threshold, voltage_decay, bias_exp)
     return current, voltage, spikes
+
+
+def step_voltage(
+    voltage: Tensor, current: Tensor, bias: Tensor | int, leak: Tensor, shift: int, lift: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One step of the time-varying neuron (see `snn2chip.varying`), in the chip's 24-bit state::
+
+        v = trunc0(v * leak / 2^shift) + u + (bias << 6) + lift    clipped to +-(2^23 - 1)
+        spike = v > threshold;  v = 0 where it spiked
+
+    `leak` 0..65535, `lift` and `threshold` (24 bits, both in the units of v) are this step's row of the tables, int32,
+    shaped to broadcast over v; `bias` is the synapses' own. No stock neuron does this: Lava runs the process in
+    deploy/lava/neurons, which is held equal to this.
+    """
+    kept = voltage.to(torch.int64)
+    size = (kept.abs() * leak.to(torch.int64)) >> shift
+    kept = torch.where(kept < 0, -size, size)  # up to 2^39, so clipped before it is 32 bits again
+    total = kept + current + (bias << STATE_SHIFT) + lift
+    updated = total.clamp_(-(STATE_MAX - 1), STATE_MAX - 1).to(torch.int32)
+    spikes = updated > threshold
+    return updated.masked_fill_(spikes, 0), spikes

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.nn import (
+    BNTT,
     LIF,
     AvgPool2d,
     Conv2d,
@@ -31,7 +32,7 @@ from snn2chip.nn import (
 )
 from snn2chip.nn.coding import ReadoutName
 
-LAYERS = (LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
+LAYERS = (BNTT, LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
 
 # What people try to export that has no counterpart on the chip, and the nearest thing that has.
 _INSTEAD: dict[type[nn.Module], str] = {
@@ -172,6 +173,9 @@ def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shap
                 module.threshold,
             )
         ]
+    if isinstance(module, BNTT):
+        gamma, mean, var = (_array(table) for table in (module.weight, module.running_mean, module.running_var))
+        return [ir.StepNorm(name, sources, gamma, mean, var, module.eps)]
     if isinstance(module, LIF):
         tau, threshold = (float(value.detach().double()) for value in (module.tau, module.threshold))
         return [ir.LIF(name, sources, tau, threshold)]

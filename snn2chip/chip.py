@@ -14,7 +14,7 @@ class Chip:
     """Register widths of one chip.
 
     Weights of `weight_bits` = N: any integer of magnitude up to 2^(N-1) - 1, or even ones up to 2^N - 2 (the
-    chip then stores half of them and a shift).
+    chip then stores half of them and a shift). `programmable_neurons`: constants of a neuron may be tables over time.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Chip:
     decay_max: int
     state_bits: int
     message_bits: int
+    programmable_neurons: bool
 
     @property
     def weight_odd_max(self) -> int:
@@ -49,6 +50,11 @@ class Chip:
     def input_max(self) -> int:
         """Largest |sum of weights times inputs| of one step before the current wraps (131071)."""
         return int(2 ** (self.state_bits - 1 - 6) - 1)
+
+    @property
+    def state_max(self) -> int:
+        """Largest magnitude of u and v themselves (8388607)."""
+        return int(2 ** (self.state_bits - 1) - 1)
 
     def with_weight_bits(self, bits: int | None) -> Chip:
         """The same chip used with fewer weight bits.

@@ -9,6 +9,13 @@ layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
 - average pooling after a convolution (conv K, s, pool k): ``conv(K + s (k - 1), s k, p)``, the mean of the
   k^2 shifted kernels.
 - pooling before a dense layer: every weight repeated over its window and divided by its size.
+- BNTT after it, tables of one row a step: with ``g[t] = gamma[t] / sqrt(var[t] + eps) > 0`` and ``v = u / g[t]``
+  the weights stay as they are and the neuron's constants become tables::
+
+      v[t] = tau (g[t-1] / g[t]) v[t-1] (1 - o[t-1]) + (W s[t] + b) - mean[t]     o[t] = 1 if v[t] > Vth / g[t]
+
+  Exact, because dividing by a positive number does not move a membrane across its threshold, and reset is to 0. With
+  one time step it is a normalization like any other, and folds into the weights.
 - an add: every path from a source of spikes through it to a neuron is one synapse of that neuron, and their
   currents add up; what is added once (a bias, a shift) stays with the first path. A path without a convolution
   or dense layer, an identity shortcut, is a convolution of one weight a channel. Paths from one source are one
@@ -19,7 +26,7 @@ layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
   integers are centred at c, the rounded channel mean of the normalization. Zero padding of the *normalized*
   image is not zero padding of the integers, so the bias of a padded first layer is one value a neuron.
 
-Everything else keeps its value: tau and thresholds are not touched here.
+Everything else keeps its value: without BNTT, tau and thresholds are not touched here.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ from torch.nn import functional as F
 
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.varying import at_one_step, common_norm, time_varying
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,8 @@ def _without_shift(node: ir.Node, number: int) -> ir.Node:
     if isinstance(node, ir.Norm):
         zero = np.zeros_like(node.mean)
         return replace(node, mean=zero, beta=zero)
+    if isinstance(node, ir.StepNorm):
+        return replace(node, mean=np.zeros_like(node.mean))
     if isinstance(node, (ir.Conv, ir.Dense)):
         return replace(node, bias=None)
     return node
@@ -261,6 +271,7 @@ class _Fold:
 
     def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
         """A neuron or the readout, with all that drives it."""
+        norms = common_norm(node, paths)
         made = [self._synapse(path, node, len(paths) > 1) for path in paths]
         synapses: list[ir.Synapse] = []
         for item in made:
@@ -282,6 +293,9 @@ class _Fold:
                 driver = f"{node.name}.add"  # the layer after the add has become part of what is added
             driver = self._name(driver, node.name)
             self.nodes.append(ir.Add(driver, tuple(item.name for item in synapses)))
+        if isinstance(node, ir.LIF) and norms:
+            node = time_varying(node, norms)
+            self.steps.append((norms[0].name, f"tables of {len(norms[0].gamma)} steps in '{node.name}'"))
         self.nodes.append(replace(node, inputs=(driver,)))
 
     def max_pool(self, node: ir.MaxPool, paths: list[_Path]) -> None:
@@ -316,9 +330,13 @@ def fold(network: ir.Network) -> tuple[ir.Network, FoldReport]:
 
     Raises:
         UnsupportedError: two synaptic layers without a neuron between them, a normalization before its
-            convolution, pooling that is not linear in one convolution, max pooling of what is no spike: named
-            by layer.
+            convolution, pooling that is not linear in one convolution, max pooling of what is no spike, BNTT that
+            not all currents of a neuron pass, or without a neuron: named by layer.
+        InputError: a variance that is negative, a gamma of BNTT that is not positive.
     """
+    if network.timesteps == 1 and network.of(ir.StepNorm):
+        nodes = [at_one_step(node) if isinstance(node, ir.StepNorm) else node for node in network.nodes]
+        network = network.with_nodes("captured", nodes)
     made = _Fold(network)
     paths: dict[str, list[_Path]] = {network.input.name: [_Path(network.input.name)]}
     for node in network.nodes[1:]:
@@ -349,7 +367,9 @@ def _fold_path(
     """
     synapse: ir.Synapse | None = None
     if identity is not None and not any(isinstance(node, (ir.Conv, ir.Dense)) for node in segment):
-        place = next(i for i, node in enumerate(segment) if isinstance(node, (ir.Norm, ir.LIF, ir.Readout)))
+        place = next(
+            i for i, node in enumerate(segment) if isinstance(node, (ir.Norm, ir.StepNorm, ir.LIF, ir.Readout))
+        )
         flattens = [i for i, node in enumerate(segment) if isinstance(node, ir.Flatten)]
         place = flattens[0] + 1 if flattens else place  # a dense identity follows its flatten
         inner = shape
@@ -360,6 +380,7 @@ def _fold_path(
         segment = [*segment[:place], made, *segment[place:]]
         steps.append((name, "a shortcut of one weight a channel"))
     flatten: ir.Flatten | None = None
+    varying: str | None = None  # BNTT, which goes into the neuron
     waiting: list[ir.AvgPool] = []  # pools that come before the synapse
     for node in segment:
         if isinstance(node, ir.AvgPool):
@@ -390,11 +411,18 @@ def _fold_path(
                 synapse = _pool_before_dense(synapse, waiting, shape)
             steps.extend((pool.name, f"folded into '{synapse.name}' after it") for pool in waiting)
             waiting = []
-        elif isinstance(node, ir.Norm):
+        elif isinstance(node, (ir.Norm, ir.StepNorm)):
             if synapse is None:
                 raise UnsupportedError(
                     f"layer '{node.name}': a normalization before its conv or dense layer; put it after"
                 )
+            if varying is not None:
+                raise UnsupportedError(
+                    f"layer '{node.name}': a normalization after the BNTT '{varying}'; one of them is enough"
+                )
+            if isinstance(node, ir.StepNorm):
+                varying = node.name
+                continue
             synapse = _after_norm(synapse, node)
             steps.append((node.name, f"folded into '{synapse.name}'"))
         elif isinstance(node, ir.LIF) and synapse is None:

@@ -1,6 +1,6 @@
 """The network between stages: frozen nodes in topological order, checked once a stage.
 
-    captured   Input, Conv, Dense, Norm, AvgPool, MaxPool, Flatten, Add, LIF, Readout; float64, as trained
+    captured   Input, Conv, Dense, Norm, StepNorm, AvgPool, MaxPool, Flatten, Add, LIF, Readout; float64, as trained
     folded     Input, Conv, Dense, Flatten, Add, LIF, Readout; float64: every neuron reads one conv or dense layer,
                or an Add of some
     quantized  as folded, with CubaNeuron for LIF; int64 weights, biases and thresholds
@@ -116,6 +116,16 @@ class Norm(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class StepNorm(Node):
+    """BNTT in eval mode: ``y[t] = gamma[t] * (x[t] - mean[t]) / sqrt(var[t] + eps)``; every table is (T, C)."""
+
+    gamma: FloatArray
+    mean: FloatArray
+    var: FloatArray
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
 class AvgPool(Node):
     """Average over windows of `kernel` with the same stride; what does not fill a window is left out."""
 
@@ -142,20 +152,65 @@ class Flatten(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class StepConstants:
+    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64, see `snn2chip.fold`.
+
+    With v[t] = u[t] / gain[t]: ``v[t] = leak[t] v[t-1] (1 - o[t-1]) + I[t] + bias[t]``, ``o[t] = v[t] > threshold[t]``.
+    leak[0] is 0: there is nothing before the first step.
+    """
+
+    gain: FloatArray
+    leak: FloatArray
+    bias: FloatArray
+    threshold: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class LIF(Node):
-    """``u[t] = tau u[t-1] (1 - o[t-1]) + I[t]``, ``o[t] = u[t] > threshold``; u[-1] = 0."""
+    """``u[t] = tau u[t-1] (1 - o[t-1]) + I[t]``, ``o[t] = u[t] > threshold``; u[-1] = 0.
+
+    With `steps` the neuron is the time-varying one of `StepConstants`; tau and threshold stay those of u.
+    """
 
     tau: float
     threshold: float
+    steps: StepConstants | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StepTables:
+    """A time-varying neuron in integers, see `snn2chip.arith.step_voltage`; tables (T, C), int64.
+
+    leak       0..65535, in units of 2^-leak_shift: factors above 1 are allowed
+    bias       added to v as it is: 1/64 of a weight's unit
+    threshold  compared with v as it is
+    scale      (C,) float64: a weight, bias or threshold of 1 (1/64 for tables) is 1/scale in the folded network
+    """
+
+    leak: IntArray
+    leak_shift: int
+    bias: IntArray
+    threshold: IntArray
+    scale: FloatArray
+
+    @property
+    def timesteps(self) -> int:
+        """Steps that the tables have."""
+        return len(self.leak)
 
 
 @dataclass(frozen=True, eq=False)
 class CubaNeuron(Node):
-    """The chip's neuron (see `snn2chip.arith.step`): 12-bit decays, threshold mantissa, in weight units."""
+    """The chip's neuron (see `snn2chip.arith.step`): 12-bit decays, threshold mantissa, in weight units.
+
+    With `steps`, the time-varying one of `StepTables`, which no stock neuron is; threshold and voltage_decay are then
+    not used.
+    """
 
     threshold: int
     voltage_decay: int
     current_decay: int = 4096
+    steps: StepTables | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,13 +300,13 @@ def output_shape(node: Node, *shapes: Shape) -> Shape:
         return (shape[0], *sides)
     if isinstance(node, Flatten):
         return (int(np.prod(shape)),)
-    if isinstance(node, Norm) and shape[0] != node.gamma.shape[0]:
-        raise InputError(f"layer '{node.name}': {node.gamma.shape[0]} channels do not fit an input of {shape}")
+    if isinstance(node, (Norm, StepNorm)) and shape[0] != node.gamma.shape[-1]:
+        raise InputError(f"layer '{node.name}': {node.gamma.shape[-1]} channels do not fit an input of {shape}")
     return shape
 
 
 _ALLOWED: dict[Stage, tuple[type[Node], ...]] = {
-    "captured": (Input, Conv, Dense, Norm, AvgPool, MaxPool, Flatten, Add, LIF, Readout),
+    "captured": (Input, Conv, Dense, Norm, StepNorm, AvgPool, MaxPool, Flatten, Add, LIF, Readout),
     "folded": (Input, Conv, Dense, Flatten, Add, LIF, Readout),
     "quantized": (Input, Conv, Dense, Flatten, Add, CubaNeuron, Readout),
 }
@@ -290,6 +345,11 @@ class Network:
             for source in node.inputs:
                 if source not in self._shapes:
                     raise InputError(f"layer '{node.name}' reads '{source}', which does not come before it")
+            if isinstance(node, StepNorm) and len(node.gamma) != self.timesteps:
+                raise InputError(
+                    f"layer '{node.name}': statistics of {len(node.gamma)} time steps, but the network runs "
+                    f"{self.timesteps}; retrain it for {self.timesteps}"
+                )
             self._shapes[node.name] = output_shape(node, *(self._shapes[source] for source in node.inputs))
             self._by_name[node.name] = node
         read = {source for node in self.nodes for source in node.inputs}
@@ -361,6 +421,7 @@ class ChainLayer:
     shape    of the neurons, (C, H, W) or (F,)
     origin   trained layers by name -> slice of this layer's channels (start, stop)
     flatten  a flatten layer stands before this one
+    steps    tables of a time-varying neuron, one column a channel; threshold and voltage_decay are then not used
     """
 
     name: str
@@ -377,6 +438,7 @@ class ChainLayer:
     groups: int = 1
     flatten: bool = False
     origin: dict[str, tuple[int, int]] = field(default_factory=dict)
+    steps: StepTables | None = None
 
 
 def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *, flatten: bool = False) -> ChainLayer:
@@ -397,6 +459,7 @@ def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *
         conv.groups if conv else 1,
         flatten,
         {neuron.name: (0, shape[0])},
+        neuron.steps,
     )
 
 
@@ -423,6 +486,11 @@ class Chain:
     classes: tuple[str, ...]
     layers: tuple[ChainLayer, ...]
     made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock netx runs it: no layer has neurons that change with time."""
+        return all(layer.steps is None for layer in self.layers)
 
     @property
     def port_range(self) -> tuple[IntArray, IntArray]:

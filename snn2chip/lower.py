@@ -173,6 +173,8 @@ class _Lowering:
         self.number += 1
 
     def _relay_numbers(self, level: Level, unit: ir.CubaNeuron) -> tuple[int, int]:
+        if unit.steps is not None:
+            return 1, 0  # with a row of its own in the tables any spike makes it fire
         odd, large = self._parity(level, unit)
         for even in [True] if large else [False] if odd else [False, True]:
             found = relay.choose(
@@ -244,6 +246,8 @@ class _Lowering:
                     self._pass_on(weight, before, block, item, weight_bias[0], geometry)
                 bias[block.start : block.start + item.shape[0]] = weight_bias[1]
         one = (1, 1)
+        starts = [block.start for block in blocks[unit.name]]
+        steps = None if unit.steps is None else _beside_relays(unit.steps, starts, channels)
         return ir.ChainLayer(
             name,
             "dense" if level.stride is None else "conv",
@@ -257,6 +261,7 @@ class _Lowering:
             geometry.get("padding", (0, 0)),
             geometry.get("dilation", one),
             flatten=flatten,
+            steps=steps,
         )
 
     def _reads(self, conv: ir.Conv, block: _Block) -> Iterator[tuple[int, int, ir.Pair, ir.Pair]]:
@@ -322,6 +327,23 @@ class _Lowering:
             ky, kx = _tap(_step(phase, before), geometry)
             earlier = (phase[0] % before.stride[0], phase[1] % before.stride[1])
             weight[block.channel(channels, phase), before.channel(channels, earlier), ky, kx] = value
+
+
+def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> ir.StepTables:
+    """Tables of a layer of `channels` that holds neurons, and copies of them, at `starts`.
+
+    Relays get rows of 0: they keep nothing, and any spike is above their threshold.
+    """
+    places = np.concatenate([np.arange(start, start + len(tables.scale)) for start in starts])
+
+    def spread(table: ir.IntArray) -> ir.IntArray:
+        wide = np.zeros((len(table), channels), dtype=np.int64)
+        wide[:, places] = np.tile(table, len(starts))
+        return wide
+
+    scale = np.ones(channels)
+    scale[places] = np.tile(tables.scale, len(starts))
+    return ir.StepTables(spread(tables.leak), tables.leak_shift, spread(tables.bias), spread(tables.threshold), scale)
 
 
 def _share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:

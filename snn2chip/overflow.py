@@ -60,3 +60,20 @@ def proof(
     down = gathered * max(0, -(least + bias_low))
     up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
     return bound <= limit and down <= limit and up <= limit, bound
+
+
+def varying_peaks(
+    least: ir.IntArray, most: ir.IntArray, bias_low: ir.IntArray, bias_high: ir.IntArray, tables: ir.StepTables
+) -> ir.IntArray:
+    """Largest |v| (C,), in the units of v, that a time-varying neuron of each channel can reach before its reset.
+
+    `least` and `most` (C,) bound the sums of one step, `bias_low` and `bias_high` (C,) the synapses' own bias.
+    """
+    up, down = np.zeros(len(least), dtype=np.int64), np.zeros(len(least), dtype=np.int64)  # kept from the step before
+    peaks: ir.IntArray = np.zeros(len(least), dtype=np.int64)
+    for leak, lift, threshold in zip(tables.leak, tables.bias, tables.threshold, strict=True):
+        high = ((up * leak) >> tables.leak_shift) + 64 * (most + bias_high) + lift
+        low = -((-down * leak) >> tables.leak_shift) + 64 * (least + bias_low) + lift
+        peaks = np.maximum(peaks, np.maximum(np.abs(high), np.abs(low)))
+        up, down = np.maximum(0, np.minimum(high, threshold)), np.minimum(low, 0)
+    return peaks

@@ -67,7 +67,9 @@ def export(
         "strategy": strategy,
         "relays": relays,
         "calibration": "none" if calibration is None else f"{calibration.name}, {len(calibration)} images",
-        "scales": {layer.name: layer.scale for layer in quantize_report.layers},
+        "route": "steps" if not chain.stock else "static",
+        # those of time-varying neurons are one a channel, and stand beside their tables
+        "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
         "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
     }
     return Export(

@@ -302,7 +302,7 @@ def _thresholds(
 ) -> tuple[int, dict[int, int]]:
     """The threshold that a layer's largest weight would allow, and what relays allow by number of copies."""
     node = network[neuron]
-    if not isinstance(node, ir.LIF):
+    if not isinstance(node, ir.LIF) or node.steps is not None:  # a relay beside tables has a row of its own in them
         return chip.threshold_max, dict.fromkeys(_ALL, chip.threshold_max)
     largest = max(_largest(item) / n for item, n in zip(network.synapses_of(node), reads, strict=True))
     wanted = min(chip.threshold_max, int(chip.weight_max / max(largest, 1e-12) * node.threshold))

@@ -210,8 +210,33 @@ def _rounded(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain,
     plan = schedule(folded, chip, relays)
     # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
     wide = 2**31 - 1
-    quantized = quantize_at(folded, chip, {str(k): float(v) for k, v in scales.items()}, roundings, plan, bias_max=wide)
+    wanted_scales: dict[str, float | ir.FloatArray] = {str(k): float(v) for k, v in scales.items()}
+    wanted_scales |= _channel_scales(folded, chain)
+    quantized = quantize_at(folded, chip, wanted_scales, roundings, plan, bias_max=wide)
     return quantized, *lower(quantized, plan, chip)
+
+
+def _channel_scales(folded: ir.Network, chain: ir.Chain) -> dict[str, ir.FloatArray]:
+    """Scales of time-varying neurons, which the file keeps beside their tables, by conv or dense layer."""
+    found: dict[str, ir.FloatArray] = {}
+    for neuron in folded.of(ir.LIF):
+        for layer in chain.layers:
+            if neuron.steps is not None and layer.steps is not None and neuron.name in layer.origin:
+                start, stop = layer.origin[neuron.name]
+                found[folded.synapses_of(neuron)[0].name] = layer.steps.scale[start:stop]
+    return found
+
+
+def _tables(layer: ir.ChainLayer) -> dict[str, NDArray[Any]]:
+    """The tables of a layer by name; of stock neurons, empty ones."""
+    tables = layer.steps
+    if tables is None:
+        return {name: np.zeros((0, 0), dtype=np.int64) for name in ("leak", "step bias", "step threshold")}
+    return {
+        "leak": np.vstack([tables.leak, np.full_like(tables.leak[:1], tables.leak_shift)]),
+        "step bias": tables.bias,
+        "step threshold": tables.threshold,
+    }
 
 
 def _same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Rung:
@@ -245,6 +270,8 @@ def _same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> R
                 np.array([found.voltage_decay, found.current_decay]),
             ),
         ]
+        given = _tables(found)
+        pairs += [(trained, kind, table, given[kind]) for kind, table in _tables(wanted).items()]
         geometry = [np.array([*item.stride, *item.padding, *item.dilation, item.groups]) for item in (wanted, found)]
         pairs.append((trained, "stride, padding, dilation and groups", geometry[0], geometry[1]))
     pairs += [

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 from failures import RefusedError
 
+STEPS = "SNN2CHIP_STEPS"  # the time-varying neuron of neurons/steps.py
 COMPUTING = ("conv", "dense", "dense_rec")  # the layers that hold their input for one step
 PASSING = ("input", "flatten")
-NEURONS = ("CUBA", "LOIHI")  # what netx maps to Lava's bit-accurate LIF
+NEURONS = ("CUBA", "LOIHI", STEPS)  # what netx maps to Lava's bit-accurate LIF, and ours
 
 
 @dataclasses.dataclass(frozen=True)

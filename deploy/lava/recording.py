@@ -50,17 +50,23 @@ def _shared(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 RECORDS: dict[int, Record] = {}  # by the Lava process id of the neurons; Lava's processes inherit it
 
 
-def recording_neurons() -> tuple[type, type]:
-    """Lava's LIFReset process, and its own bit-accurate model that also keeps what each step left.
+def recording_neurons() -> dict[type, type]:
+    """For each neuron process its own bit-accurate model that also keeps what each step left.
 
-    A model that writes down its state costs next to nothing; a Lava Monitor is one more OS process for each
-    variable and hands its record over number by number (`--monitors` uses them, to check that both agree).
+    Lava's LIFReset, and the time-varying one of `neurons.steps`. A model that writes down its state costs next to
+    nothing; a Lava Monitor is one more OS process for each variable and hands its record over number by number
+    (`--monitors` uses them, to check that both agree).
     """
     from lava.proc.lif.models import PyLifResetModelBitAcc
     from lava.proc.lif.process import LIFReset
+    from neurons.steps import PyStepLifModelBitAcc, StepLIF
 
-    class Recording(PyLifResetModelBitAcc):  # type: ignore[misc]
-        """Adds no arithmetic: every line of the step is Lava's."""
+    return {LIFReset: _recording(PyLifResetModelBitAcc), StepLIF: _recording(PyStepLifModelBitAcc)}
+
+
+def _recording(model: type) -> type:
+    class Recording(model):  # type: ignore[misc,valid-type]
+        """Adds no arithmetic: every line of the step is the model's."""
 
         def reset_voltage(self, spike_vector: np.ndarray) -> None:
             self.fired = spike_vector
@@ -70,7 +76,7 @@ def recording_neurons() -> tuple[type, type]:
             super().run_spk()
             RECORDS[self.proc_params["record"]].put(self.time_step, self.fired, self.v, self.u)
 
-    return LIFReset, Recording
+    return Recording
 
 
 class Monitors:

@@ -40,6 +40,7 @@ from files import fit_input, read_input, read_layers, write
 from import_lava import import_lava
 from recording import RECORDS, Monitors, Record, recording_neurons
 from running import Run, guard_children
+from step_neurons import install as install_step_neurons
 
 
 def run(
@@ -72,6 +73,7 @@ def run(
 
     guard_children()
     import_lava()
+    install_step_neurons()
     if fast_convolution:
         install_fast_convolution()
     from lava.lib.dl.netx import hdf5
@@ -108,7 +110,7 @@ def run(
             watching.add(record, block.neuron)
     config = Loihi2SimCfg(
         select_tag="fixed_pt",
-        exception_proc_model_map=None if watching else dict([recording_neurons()]),
+        exception_proc_model_map=None if watching else recording_neurons(),
     )
 
     shown = [-1, time.monotonic()]

@@ -5,9 +5,13 @@ netx's part (lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`): ``layer/<number>/`` wit
 vDecay, vThMant, refDelay}, and for convolutions `stride`, `padding`, `dilation` as (H, W), `groups`,
 `kernelSize`, `inChannels`, `outChannels`.
 
-Our group ``snn2chip`` has attributes: format_version, timesteps, readout, coding, pixel_max, input_low, input_high,
-input_center, input_raw_shape, input_message_bits, classes (JSON), made (JSON), origin (JSON: layer number to
-{trained layer: [first channel, last channel + 1]}).
+Time-varying neurons (see `snn2chip.varying`) are *not* stock netx: `neuron/type` is ``SNN2CHIP_STEPS``, which stock
+netx refuses, and `neuron/` holds `leak`, `stepBias` and `stepThreshold`, (T, C) int32, `leakShift`, and `scale`, (C,)
+float64, as in `snn2chip.ir.StepTables`. The runner in deploy/lava loads such a file through netx with a neuron of ours.
+
+Our group ``snn2chip`` has attributes: format_version, stock_netx, timesteps, readout, coding, pixel_max, input_low,
+input_high, input_center, input_raw_shape, input_message_bits, classes (JSON), made (JSON), origin (JSON: layer number
+to {trained layer: [first channel, last channel + 1]}).
 """
 
 from __future__ import annotations
@@ -22,9 +26,10 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path
-from snn2chip.ir import Chain, ChainLayer, Shape, out_size
+from snn2chip.ir import Chain, ChainLayer, Shape, StepTables, out_size
 
 FORMAT_VERSION = 1
+STEPS = "SNN2CHIP_STEPS"  # the type of time-varying neurons
 _MAX_NEURONS = 2**28  # a layer that claims more is damaged, not large
 
 
@@ -49,6 +54,7 @@ def save(path: str | Path, chain: Chain) -> None:
             _write_layer(layers.create_group(layer.name), layer)
         own = file.create_group("snn2chip")
         own.attrs["format_version"] = FORMAT_VERSION
+        own.attrs["stock_netx"] = chain.stock
         own.attrs["timesteps"] = chain.timesteps
         own.attrs["readout"] = chain.readout
         own.attrs["coding"] = chain.coding
@@ -84,11 +90,19 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
         group["outChannels"] = layer.weight.shape[0]
     group.create_dataset("bias", data=bias.astype(np.int32), compression="gzip", compression_opts=1)
     neuron = group.create_group("neuron")
-    neuron["type"] = b"CUBA"
     neuron["iDecay"] = layer.current_decay
-    neuron["vDecay"] = layer.voltage_decay
-    neuron["vThMant"] = layer.threshold
     neuron["refDelay"] = 1
+    if layer.steps is None:
+        neuron["type"] = b"CUBA"
+        neuron["vDecay"] = layer.voltage_decay
+        neuron["vThMant"] = layer.threshold
+        return
+    neuron["type"] = STEPS.encode()
+    neuron["leak"] = layer.steps.leak.astype(np.int32)
+    neuron["leakShift"] = layer.steps.leak_shift
+    neuron["stepBias"] = layer.steps.bias.astype(np.int32)
+    neuron["stepThreshold"] = layer.steps.threshold.astype(np.int32)
+    neuron["scale"] = layer.steps.scale
 
 
 class _Reader:
@@ -152,6 +166,26 @@ class _Reader:
             raise InputError(f"{self.where}: attribute '{name}' is not a {kind.__name__} in JSON")
         return value
 
+    def table(self, name: str, shape: tuple[int, int], low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """A table of a time-varying neuron, (T, C), its values within what the neuron holds."""
+        values = self.within(name, low, high)
+        if values.shape != shape:
+            raise InputError(
+                f"{self.where}: '{name}' has shape {values.shape}; {shape[0]} time steps of {shape[1]} channels need "
+                f"{shape}"
+            )
+        return values
+
+    def positive(self, name: str, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """`count` positive numbers."""
+        item = self.group.get(name)
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f" or item.shape != (count,):
+            raise InputError(f"{self.where}: '{name}' is missing or not {count} numbers")
+        values = np.asarray(item[()], dtype=np.float64)
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise InputError(f"{self.where}: '{name}' holds values that are not positive numbers")
+        return values
+
     def attribute(self, name: str) -> Any:
         if name not in self.group.attrs:
             raise InputError(f"{self.where}: attribute '{name}' is missing")
@@ -190,6 +224,9 @@ def _load(root: _Reader) -> Chain:
     version = own.attribute("format_version")
     if version != FORMAT_VERSION:
         raise InputError(f"{own.where}: format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
+    timesteps = int(own.attribute("timesteps"))
+    if not 1 <= timesteps <= 2**20:
+        raise InputError(f"{own.where}: timesteps {timesteps} is outside 1..{2**20}")
     origin = own.decoded("origin", dict)
     count = len(layers_group.group)
     shape: Shape = ()
@@ -208,7 +245,7 @@ def _load(root: _Reader) -> Chain:
         elif kind == "flatten":
             flatten = len(shape) == 3
         elif kind in ("conv", "dense"):
-            layer = _read_layer(reader, str(number), kind, shape, flatten)
+            layer = _read_layer(reader, str(number), kind, shape, flatten, timesteps)
             places = origin.get(str(number), {})
             layer.origin.update({str(k): (int(v[0]), int(v[1])) for k, v in places.items()})
             if any(not 0 <= start < stop <= len(layer.weight) for start, stop in layer.origin.values()):
@@ -224,9 +261,6 @@ def _load(root: _Reader) -> Chain:
     readout, coding = str(own.attribute("readout")), str(own.attribute("coding"))
     if readout not in ("membrane", "spike_count") or coding not in ("direct", "poisson"):
         raise InputError(f"{own.where}: readout '{readout}', coding '{coding}': not known to this snn2chip")
-    timesteps = int(own.attribute("timesteps"))
-    if not 1 <= timesteps <= 2**20:
-        raise InputError(f"{own.where}: timesteps {timesteps} is outside 1..{2**20}")
     raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
     center = tuple(int(c) for c in np.atleast_1d(own.attribute("input_center")))
     if (
@@ -260,11 +294,25 @@ def _load(root: _Reader) -> Chain:
     )
 
 
-def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bool) -> ChainLayer:
+def _read_tables(neuron: _Reader, timesteps: int, channels: int) -> StepTables:
+    """The tables of time-varying neurons; T must be the file's own."""
+    shape = (timesteps, channels)
+    return StepTables(
+        neuron.table("leak", shape, 0, 2**16 - 1),
+        neuron.integer("leakShift", 0, 16),
+        neuron.table("stepBias", shape, -(2**23) + 1, 2**23 - 1),
+        neuron.table("stepThreshold", shape, 0, 2**23 - 1),
+        neuron.positive("scale", channels),
+    )
+
+
+def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bool, timesteps: int) -> ChainLayer:
     weight = reader.within("weight", -256, 254)
     neuron = reader.child("neuron")
-    if (neuron_type := neuron.text("type")) not in ("CUBA", "LOIHI"):
-        raise UnsupportedError(f"{neuron.where}: neuron type '{neuron_type}' is not simulated; CUBA and LOIHI are")
+    if (neuron_type := neuron.text("type")) not in ("CUBA", "LOIHI", STEPS):
+        raise UnsupportedError(
+            f"{neuron.where}: neuron type '{neuron_type}' is not simulated; CUBA, LOIHI and {STEPS} are"
+        )
     stride = padding = dilation = (0, 0)
     groups = 1
     if kind == "conv":
@@ -300,18 +348,20 @@ def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bo
             bias = stored.transpose(2, 1, 0).copy()
         else:
             raise InputError(f"{reader.where}: bias of shape {stored.shape} fits neither {out[:1]} nor {out[::-1]}")
+    steps = _read_tables(neuron, timesteps, out[0]) if neuron_type == STEPS else None
     return ChainLayer(
         name,
         "conv" if kind == "conv" else "dense",
         weight,
         bias,
         out,
-        neuron.integer("vThMant", 0, 2**17 - 1),
-        neuron.integer("vDecay", 0, 4096),
+        0 if steps else neuron.integer("vThMant", 0, 2**17 - 1),
+        0 if steps else neuron.integer("vDecay", 0, 4096),
         neuron.integer("iDecay", 1, 4096),
         stride,
         padding,
         dilation,
         groups,
         flatten,
+        steps=steps,
     )

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip import arith
-from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, input_channels
+from snn2chip.errors import InputError
+from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, StepTables, input_channels
 from snn2chip.simulate.trace import Trace
 
 FLOAT32_EXACT = 2**24
@@ -86,21 +87,51 @@ class Product:
         return y.reshape(*steps, *y.shape[1:])
 
 
+def check_steps(name: str, tables: StepTables, steps: int) -> None:
+    """Refuse more time steps than a time-varying neuron has tables for.
+
+    Raises:
+        InputError: naming the layer and both numbers.
+    """
+    if steps > tables.timesteps:
+        raise InputError(
+            f"layer '{name}': {steps} time steps of input, but tables of {tables.timesteps}; give at most "
+            f"{tables.timesteps}, or retrain the network for more"
+        )
+
+
 def integrate(sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer) -> tuple[Tensor, Tensor]:
-    """Sums (N, T, ...) int32 to (spikes bool, voltages int32); state starts at zero."""
+    """Sums (N, T, ...) int32 to (spikes bool, voltages int32); state starts at zero.
+
+    Raises:
+        InputError: more steps than a time-varying neuron has tables for.
+    """
     voltage = torch.zeros_like(sums[:, 0])
     current = torch.zeros_like(voltage)
+    tables = neuron.steps
+    if tables is not None:
+        check_steps(neuron.name, tables, sums.shape[1])
+        per_channel = (-1, *(1,) * (voltage.ndim - 2))
+        leak, lift, threshold = (
+            torch.from_numpy(table.astype(np.int32)).to(sums.device)
+            for table in (tables.leak, tables.bias, tables.threshold)
+        )
     spikes, voltages = [], []
     for step in range(sums.shape[1]):
-        current, voltage, fired = arith.step(
-            current,
-            voltage,
-            sums[:, step],
-            bias,
-            threshold=neuron.threshold,
-            voltage_decay=neuron.voltage_decay,
-            current_decay=neuron.current_decay,
-        )
+        if tables is None:
+            current, voltage, fired = arith.step(
+                current,
+                voltage,
+                sums[:, step],
+                bias,
+                threshold=neuron.threshold,
+                voltage_decay=neuron.voltage_decay,
+                current_decay=neuron.current_decay,
+            )
+        else:
+            current = arith.current_step(current, sums[:, step], neuron.current_decay)
+            kept, lifted, over = (table[step].view(per_channel) for table in (leak, lift, threshold))
+            voltage, fired = arith.step_voltage(voltage, current, bias, kept, tables.leak_shift, lifted, over)
         spikes.append(fired)
         voltages.append(voltage)
     return torch.stack(spikes, 1), torch.stack(voltages, 1)

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip import ir
+from snn2chip.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
 class FloatTrace:
     """What happened, by neuron layer: spikes (N, T, ...) bool, membranes before reset (N, T, ...) float64.
 
+    Membranes are those of the trained neuron, u, also where the folded one has v = u / gain.
     `scores` (N, K): the readout's sum over time, not divided by T.
     """
 
@@ -51,12 +53,41 @@ def _norm(node: ir.Norm, x: Tensor) -> Tensor:
     return view(node.gamma) * scaled + view(node.beta)
 
 
+def _at(table: np.ndarray, step: int, x: Tensor) -> Tensor:
+    """A per-channel row of a table (T, C), shaped for x (N, C, ...)."""
+    return torch.from_numpy(table[step].copy()).view(-1, *(1,) * (x.ndim - 2))
+
+
+def _step_norm(node: ir.StepNorm, x: Tensor, step: int) -> Tensor:
+    gamma, mean, var = (_at(table, step, x) for table in (node.gamma, node.mean, node.var))
+    return gamma * ((x - mean) / torch.sqrt(var + node.eps))
+
+
+def _neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One step: (spikes, what is kept for the next step, the membrane u before reset)."""
+    if node.steps is None:
+        membrane = x if kept is None else x + node.tau * kept
+        fired = membrane > node.threshold
+        return fired, membrane.masked_fill(fired, 0), membrane
+    table = node.steps
+    v = x + _at(table.bias, step, x)
+    if kept is not None:
+        v = v + _at(table.leak, step, x) * kept
+    fired = v > _at(table.threshold, step, x)
+    return fired, v.masked_fill(fired, 0), v * _at(table.gain, step, x)
+
+
 @torch.no_grad()
 def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> FloatTrace:
     """Run a captured or folded network on raw input (N, T, C, H, W), in float64, one step after another.
 
     `keep=False` leaves spikes and membranes out of the trace (whole data sets).
+
+    Raises:
+        InputError: more steps than the network has statistics for.
     """
+    if raw.shape[1] > network.timesteps:
+        raise InputError(f"{raw.shape[1]} time steps of input exceed the network's {network.timesteps}; give fewer")
     spikes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     membranes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     state: dict[str, Tensor] = {}
@@ -76,6 +107,8 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
                 y = _synapse(node, x)
             elif isinstance(node, ir.Norm):
                 y = _norm(node, x)
+            elif isinstance(node, ir.StepNorm):
+                y = _step_norm(node, x, step)
             elif isinstance(node, ir.AvgPool):
                 y = F.avg_pool2d(x, node.kernel)
             elif isinstance(node, ir.MaxPool):
@@ -83,9 +116,7 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
             elif isinstance(node, ir.Flatten):
                 y = x.flatten(1)
             elif isinstance(node, ir.LIF):
-                membrane = x + node.tau * state[node.name] if node.name in state else x
-                fired = membrane > node.threshold
-                state[node.name] = membrane.masked_fill(fired, 0)
+                fired, state[node.name], membrane = _neuron(node, x, state.get(node.name), step)
                 if keep:
                     spikes[node.name].append(fired)
                     membranes[node.name].append(membrane)

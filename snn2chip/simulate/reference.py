@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.ir import Chain, ChainLayer, IntArray
+from snn2chip.ir import Chain, ChainLayer, IntArray, StepTables
 from snn2chip.simulate.trace import Trace
 
 
@@ -45,6 +45,15 @@ def weighted_sums(layer: ChainLayer, x: IntArray) -> IntArray:
     return total
 
 
+def _varying(tables: StepTables, step: int, v: IntArray, driven: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
+    """One step of a time-varying neuron: membranes before the reset, and spikes."""
+    columns = (-1, *(1,) * (v.ndim - 2))
+    leak, lift, threshold = (table[step].reshape(columns) for table in (tables.leak, tables.bias, tables.threshold))
+    kept = np.sign(v) * ((np.abs(v) * leak) // 2**tables.leak_shift)
+    updated: IntArray = np.clip(kept + driven + lift, -(2**23) + 1, 2**23 - 1)
+    return updated, updated > threshold
+
+
 def run(chain: Chain, port: IntArray) -> Trace:
     """Run port integers (samples, T, ...) and keep everything."""
     x: NDArray[np.int64] = port
@@ -61,9 +70,12 @@ def run(chain: Chain, port: IntArray) -> Trace:
             seen = max(seen, int(np.abs(sums).max()))
             u = _int32(_toward_zero(u, 4096 - layer.current_decay) + sums * 64)
             u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
-            v = _int32(_toward_zero(v, 4096 - layer.voltage_decay) + u + layer.bias * 64)
-            v = np.clip(v, -(2**23) + 1, 2**23 - 1)
-            spike = v > layer.threshold * 64
+            if layer.steps is None:
+                v = _int32(_toward_zero(v, 4096 - layer.voltage_decay) + u + layer.bias * 64)
+                v = np.clip(v, -(2**23) + 1, 2**23 - 1)
+                spike = v > layer.threshold * 64
+            else:
+                v, spike = _varying(layer.steps, step, v, u + layer.bias * 64)
             v = np.where(spike, 0, v)
             fired.append(spike)
             kept.append(v)

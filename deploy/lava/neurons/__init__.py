@@ -1,0 +1,1 @@
+"""Lava processes of our own, each with its bit-accurate model."""
