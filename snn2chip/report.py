@@ -25,6 +25,7 @@ from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
 from snn2chip.lower import LowerReport
 from snn2chip.pipeline import Export
+from snn2chip.quantize import StepsReport
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
 from snn2chip.simulate.run import Simulation
@@ -98,7 +99,7 @@ def layout_rows(chain: ir.Chain, lowered: LowerReport) -> list[list[str]]:
                 what,
                 f"{item.start}..{item.stop - 1}",
                 f"{item.neurons:,}",
-                f"{layer.threshold:,}" if first else "",
+                ("tables" if layer.steps else f"{layer.threshold:,}") if first else "",
                 f"{level.limit:,}" if first and level.limit is not None else "",
                 f"{level.wanted:,}" if first and level.limit is not None else "",
             ]
@@ -122,6 +123,33 @@ def layout_table(export: Export) -> Table:
 _MANY = 20
 
 
+def _route(export: Export) -> str:
+    """Which way normalization went, and why."""
+    varying = [layer for layer in export.chain.layers if layer.steps is not None]
+    if varying:
+        return (
+            f"route: exact. BNTT over {export.chain.timesteps} steps folds into per-step tables of leak, bias and "
+            f"threshold in {len(varying)} layers, which stock netx cannot hold: the file is not stock netx, and runs "
+            f"in Lava with snn2chip's own neuron. For stock netx: `snn2chip collapse` first, at some cost in accuracy, "
+            f"or `snn2chip retrain --timesteps 1`"
+        )
+    if export.captured.of(ir.StepNorm):
+        return "route: static. BNTT of one time step is an ordinary normalization and folds into weights: stock netx"
+    return "route: static. Every normalization is the same at all steps and folds into weights: stock netx"
+
+
+def _tables_note(neuron: str, steps: StepsReport) -> str:
+    line = (
+        f"'{neuron}': tables of {steps.timesteps} steps x {steps.channels} channels: leak up to {steps.leak_max:.4g} "
+        f"(16 bits, {steps.leak_shift} behind the point, error at most {steps.leak_error:.1e}), thresholds "
+        f"{steps.threshold_min:,.4g} to {steps.threshold_max:,.4g}, scales {steps.scale_min:.4g} to "
+        f"{steps.scale_max:.4g}"
+    )
+    if steps.silent:
+        line += f"; {steps.silent} thresholds lie beyond the membrane's 24 bits: no spike there"
+    return line
+
+
 def export_notes(export: Export) -> list[str]:
     """What was folded, what is inexact, what is not proved."""
     chain, report = export.chain, export.quantize_report
@@ -137,7 +165,10 @@ def export_notes(export: Export) -> list[str]:
     lines += [f"folded: {name}: {what}" for name, what in steps]
     kind = f"graded spikes of {bits} bits, signed" if bits else "binary spikes"
     lines.append(f"input: pixel minus {list(chain.center)}, {low.min()}..{high.max()}: {kind}")
+    lines.append(_route(export))
     for layer in report.layers:
+        if layer.steps is not None:
+            lines.append(_tables_note(layer.neuron, layer.steps))
         if layer.tau != layer.tau_chip:
             lines.append(f"note: '{layer.neuron}': tau {layer.tau:.6g} becomes {layer.tau_chip:.6g} on the chip")
         if layer.clipped:

@@ -1,15 +1,17 @@
-"""Step Lava's own bit-accurate LIF models over given inputs, in one process. Lava's interpreter runs this.
+"""Step bit-accurate LIF models, Lava's own and ours, over given inputs in one process. Lava's interpreter runs this.
 
     python neuron_reference.py CASES.npz OUTPUT.npz
 
 CASES holds, for S steps of K cases of N neurons each:
 
-    model         () text            'lif' (PyLifModelBitAcc) or 'lif_reset' (PyLifResetModelBitAcc)
+    model         () text            'lif' (PyLifModelBitAcc), 'lif_reset' (PyLifResetModelBitAcc) or
+                                     'steps' (PyStepLifModelBitAcc, neurons/steps.py)
     a_in          (S, K, N) int32    what arrives at the neuron in each step
     du, dv, vth   (K,)               as Lava's LIF process takes them: du = iDecay - 1
     bias_mant     (K, N)             13 bits signed
     bias_exp      (K,)               0 to 7
-    reset_interval, reset_offset     (K,), for 'lif_reset' only; steps count from 1
+    reset_interval, reset_offset     (K,), not for 'lif'; steps count from 1
+    leak, lift, threshold            (K, T, N), for 'steps' only, and leak_shift (K,); dv and vth are then not used
 
 OUTPUT receives u and v, (S, K, N) int32, as each step leaves them, and spikes, (S, K, N) uint8. Each model
 object is Lava's, with the types that Lava's builder gives its variables; only its two ports are ours.
@@ -52,6 +54,11 @@ def neuron(model: type, case: int, cases: dict[str, np.ndarray]) -> Any:
     lif.bias_mant = cases["bias_mant"][case].astype(types["bias_mant"])
     lif.bias_exp = np.full(count, cases["bias_exp"][case], types["bias_exp"])
     lif.du, lif.dv, lif.vth = (int(cases[name][case]) for name in ("du", "dv", "vth"))
+    if "leak" in cases:
+        lif.leak, lif.lift, lif.threshold = (
+            cases[name][case].astype(np.int64) for name in ("leak", "lift", "threshold")
+        )
+        lif.leak_shift = np.array([cases["leak_shift"][case]], np.int32)
     lif.a_in, lif.s_out = Wire(), Wire()
     return lif
 
@@ -59,8 +66,10 @@ def neuron(model: type, case: int, cases: dict[str, np.ndarray]) -> Any:
 def reference(cases: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """u, v and spikes of every step, as described above."""
     from lava.proc.lif.models import PyLifModelBitAcc, PyLifResetModelBitAcc
+    from neurons.steps import PyStepLifModelBitAcc
 
-    model = {"lif": PyLifModelBitAcc, "lif_reset": PyLifResetModelBitAcc}[str(cases["model"])]
+    models = {"lif": PyLifModelBitAcc, "lif_reset": PyLifResetModelBitAcc, "steps": PyStepLifModelBitAcc}
+    model = models[str(cases["model"])]
     a_in = cases["a_in"].astype(np.int32)
     result = {name: np.zeros(a_in.shape, kind) for name, kind in (("u", "i4"), ("v", "i4"), ("spikes", "u1"))}
     for case in range(a_in.shape[1]):

@@ -30,7 +30,7 @@ def fold_and_export(
     data: DataDir = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Fold tdBN, quantize, lower and export: a file that stock lava-dl netx loads."""
+    """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it."""
     from dataclasses import asdict
 
     from snn2chip import chip as chips

@@ -83,21 +83,23 @@ def run(
 
 
 def neuron_reference(
-    cases: Mapping[str, np.ndarray], model: Literal["lif", "lif_reset"], *, full: bool = False
+    cases: Mapping[str, np.ndarray], model: Literal["lif", "lif_reset", "steps"], *, full: bool = False
 ) -> dict[str, np.ndarray]:
-    """Step Lava's own bit-accurate neuron models over `cases`: S steps of K cases of N neurons each.
+    """Step bit-accurate neuron models over `cases` in Lava's environment: S steps of K cases of N neurons each.
 
-    `cases` holds a_in (S, K, N); du, dv, vth, bias_exp (K,), du being iDecay - 1; bias_mant (K, N); and for
-    "lif_reset" reset_interval and reset_offset (K,), steps counting from 1. "lif" is PyLifModelBitAcc,
-    "lif_reset" PyLifResetModelBitAcc. Returns u and v (S, K, N) int32 as each step leaves them, and spikes
-    (S, K, N) uint8.
+    `cases` holds a_in (S, K, N); du, dv, vth, bias_exp (K,), du being iDecay - 1; bias_mant (K, N); for "lif_reset"
+    and "steps" reset_interval and reset_offset (K,), steps counting from 1; and for "steps" tables leak, lift and
+    threshold (K, T, N) and leak_shift (K,). "lif" is Lava's PyLifModelBitAcc, "lif_reset" its PyLifResetModelBitAcc,
+    "steps" the time-varying neuron of deploy/lava/neurons, in which dv and vth are not used. Returns u and v (S, K, N)
+    int32 as each step leaves them, and spikes (S, K, N) uint8.
 
     Raises:
         InputError: an array is missing or has another shape.
         SetupError: Lava's environment is not set up.
     """
     names = ["a_in", "du", "dv", "vth", "bias_mant", "bias_exp"]
-    names += ["reset_interval", "reset_offset"] if model == "lif_reset" else []
+    names += ["reset_interval", "reset_offset"] if model != "lif" else []
+    names += ["leak", "lift", "threshold", "leak_shift"] if model == "steps" else []
     arrays = {}
     for name in names:
         if name not in cases:
@@ -107,7 +109,9 @@ def neuron_reference(
         raise InputError(f"cases: a_in has shape {arrays['a_in'].shape}; give (steps, cases, neurons)")
     _, count, neurons = arrays["a_in"].shape
     for name, array in arrays.items():
-        shape = {"a_in": array.shape, "bias_mant": (count, neurons)}.get(name, (count,))
+        rows = array.shape[1] if array.ndim == 3 else 0
+        tables = dict.fromkeys(("leak", "lift", "threshold"), (count, rows, neurons))
+        shape = {"a_in": array.shape, "bias_mant": (count, neurons), **tables}.get(name, (count,))
         if array.shape != shape or array.dtype.kind not in "iu":
             raise InputError(f"cases: {name} is {array.dtype} of shape {array.shape}; give integers of shape {shape}")
     environment = _need(full)

@@ -40,7 +40,7 @@ from snn2chip import ir
 from snn2chip.chip import Chip
 from snn2chip.errors import ChipLimitError, InputError
 from snn2chip.quantize.candidate import Candidate, choose_result, measure
-from snn2chip.quantize.report import STRATEGIES, LayerReport, QuantizeReport, Strategy
+from snn2chip.quantize.report import STRATEGIES, LayerReport, QuantizeReport, StepsReport, Strategy
 from snn2chip.quantize.single import ACCUMULATOR, LayerQuantizer
 from snn2chip.quantize.varying import StepQuantizer
 from snn2chip.rounding import Rounding
@@ -48,7 +48,7 @@ from snn2chip.schedule import Schedule
 from snn2chip.simulate.dense import BINARY
 from snn2chip.simulate.floating import evaluate
 
-__all__ = ["STRATEGIES", "LayerReport", "QuantizeReport", "Strategy", "quantize", "quantize_at"]
+__all__ = ["STRATEGIES", "LayerReport", "QuantizeReport", "StepsReport", "Strategy", "quantize", "quantize_at"]
 
 
 _Job = LayerQuantizer | StepQuantizer
