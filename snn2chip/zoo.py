@@ -33,7 +33,9 @@ def _json(path: Path, made_by: str, *keys: str) -> dict[str, Any]:
 def publish(run: Path, target: Path, data_option: str = "") -> None:
     """Write model.pt, metrics.json and card.md into `target`, which holds the recipe.toml they came from.
 
-    `run` holds model.pt, model.net, export.json, simulate.json (whole test set) and verify.json (with Lava).
+    `run` holds model.pt, model.net, export.json, simulate.json (whole test set) and verify.json (with Lava). A folder
+    `static` in it, with the same files of the network that `snn2chip collapse` made, is reported beside it. A run that
+    is a stage of `snn2chip retrain` has iir.json in the folder above, whose table goes into the card.
 
     Raises:
         InputError: something is missing, verification did not pass, the simulation did not cover the test set,
@@ -53,13 +55,7 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
         raise InputError(f"'{target}' has no recipe.toml; publish into the recipe's own folder")
     if recipes.load(target) != model.recipe:
         raise InputError(f"'{target / 'recipe.toml'}' is not the recipe that '{run / 'model.pt'}' was trained with")
-    if not verified["passed"] or not any(rung["name"] == "dense = Lava" for rung in verified["rungs"]):
-        raise InputError(f"'{run / 'verify.json'}' does not show a passed verification with Lava")
-    if simulated["samples"] != model.metrics["samples"]:
-        raise InputError(
-            f"simulated {simulated['samples']} samples, the test set has {model.metrics['samples']}; "
-            f"run simulate without --limit"
-        )
+    _complete(run, model, simulated, verified)
     size = (run / "model.pt").stat().st_size
     if size > MODEL_BYTES_MAX:
         raise InputError(f"model.pt has {size:,} bytes; the zoo takes up to {MODEL_BYTES_MAX:,}")
@@ -69,14 +65,16 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
         "chip": chain.made["chip"],
         "weight_bits": chain.made["weight_bits"],
         "calibration": chain.made["calibration"],
-        "lava_samples": _lava_samples(verified),
-        "lava_mismatches": sum(rung["mismatches"] for rung in verified["rungs"] if rung["name"] == "dense = Lava"),
-        "lava_values": sum(rung["compared"] for rung in verified["rungs"] if rung["name"] == "dense = Lava"),
+        "stock_netx": chain.stock,
+        **_lava(verified),
         "versions": {key: chain.made[key] for key in ("snn2chip", "torch", "numpy")},
         "runs": 1,
     }
+    if (run / "static").is_dir():
+        metrics["static"] = _static(run / "static")
+    stages = _stages(run, name)
     try:
-        card = _card(name, model, metrics, exported, simulated, chain, data_option)
+        card = _card(name, model, metrics, exported, simulated, data_option, stages)
     except KeyError as error:
         raise InputError(f"'{run}' was made by an older snn2chip: {error} is missing; finish it again") from None
     write_json(target / "metrics.json", metrics)
@@ -85,9 +83,56 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
         shutil.copyfile(run / "model.pt", part)
 
 
-def _lava_samples(verified: dict[str, Any]) -> int:
-    decided = next(rung for rung in verified["rungs"] if rung["name"] == "folded ~ integers")
-    return int(decided["compared"])
+def _complete(run: Path, model: model_file.Model, simulated: dict[str, Any], verified: dict[str, Any]) -> None:
+    """Refuse a run that was not verified in Lava, or not simulated on the whole test set."""
+    if not verified["passed"] or not any(rung["name"] == "dense = Lava" for rung in verified["rungs"]):
+        raise InputError(f"'{run / 'verify.json'}' does not show a passed verification with Lava")
+    if simulated["samples"] != model.metrics["samples"]:
+        raise InputError(
+            f"simulated {simulated['samples']} samples, the test set has {model.metrics['samples']}; "
+            f"run simulate without --limit"
+        )
+
+
+def _lava(verified: dict[str, Any]) -> dict[str, int]:
+    """What was compared in Lava."""
+    rungs = {rung["name"]: rung for rung in verified["rungs"]}
+    return {
+        "lava_samples": int(rungs["folded ~ integers"]["compared"]),
+        "lava_mismatches": int(rungs["dense = Lava"]["mismatches"]),
+        "lava_values": int(rungs["dense = Lava"]["compared"]),
+    }
+
+
+def _static(run: Path) -> dict[str, Any]:
+    """Figures of the collapsed network in `run`, whose file stock netx loads."""
+    model = model_file.load(run / "model.pt")
+    chain = netx.load(run / "model.net")
+    simulated = _json(run / "simulate.json", "snn2chip simulate STATIC/model.net --json FILE", "samples", "accuracy")
+    verified = _json(run / "verify.json", "snn2chip verify STATIC/model.pt STATIC/model.net --json FILE", "rungs")
+    _complete(run, model, simulated, verified)
+    if not chain.stock:
+        raise InputError(f"'{run / 'model.net'}' is not stock netx; make it from what `snn2chip collapse` wrote")
+    return {
+        "float_accuracy": model.metrics["float_accuracy"],
+        "integer_accuracy": simulated["accuracy"],
+        "calibration": chain.made["calibration"],
+        **_lava(verified),
+    }
+
+
+def _stages(run: Path, name: str) -> dict[str, Any] | None:
+    """iir.json of the run that `run` is a stage of, or None."""
+    path = run.parent / "iir.json"
+    if not path.exists():
+        return None
+    content = _json(path, "snn2chip retrain", "rows", "start")
+    last = content["rows"][-1]
+    if last["sha256"] != model_file.digest(run / "model.pt"):
+        raise InputError(
+            f"'{path}' ends with another model than '{run / 'model.pt'}'; publish the last stage of {name}"
+        )
+    return content
 
 
 def _card(
@@ -96,12 +141,12 @@ def _card(
     metrics: dict[str, Any],
     exported: dict[str, Any],
     simulated: dict[str, Any],
-    chain: Any,
     data_option: str,
+    stages: dict[str, Any] | None,
 ) -> str:
     train = model.recipe.train
     parameters = sum(value.numel() for value in model.network.parameters())
-    run = f"runs/{name}"
+    run = f"runs/{name}" if stages is None else f"runs/{stages['start']['recipe']}-iir/T{metrics['timesteps']}"
     data = f" {data_option}" if data_option else ""
     data_dir = data.replace("--data ", "--data-dir ")
     rows = "\n".join(
@@ -111,13 +156,10 @@ def _card(
     )
     spikes = sum(simulated["spikes"].values()) / simulated["samples"]
     source = " (JPEG)" if metrics.get("source") == "JPEG" else ""
-    init = f" --init runs/{metrics['init']}/model.pt" if metrics.get("init") else ""
-    lava = (
-        f"{metrics['lava_samples']} samples, {metrics['lava_values']:,} spikes and voltages, "
-        f"{metrics['lava_mismatches']} mismatches"
-    )
-    images = re.search(r"(\d+) images", metrics["calibration"])
-    calibration = f" --calibration {images[1]}" if images and images[1] != "64" else ""
+    made = _made_by(model.recipe, metrics, stages, run, data)
+    calibration = _calibration(metrics)
+    kind = "stock netx" if metrics["stock_netx"] else "not stock netx: time-varying neurons (docs/bntt.md)"
+    extra = _stages_section(stages) + _static_section(metrics, run, data, data_dir)
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
     return f"""# {name}
 
@@ -131,7 +173,8 @@ def _card(
 | time steps | {metrics["timesteps"]} |
 | parameters | {parameters:,} |
 | spikes a sample | {spikes:,.0f} |
-| Lava (netx) | {lava} |
+| Lava (netx) | {_compared(metrics)} |
+| file | {kind} |
 | target | {metrics["chip"]}, {metrics["weight_bits"]}-bit weights; scales from {metrics["calibration"]} |
 | training | {train.epochs} epochs, {metrics["training_seconds"] / 60:.0f} minutes on {metrics["hardware"]}, \
 {train.precision} |
@@ -140,7 +183,7 @@ def _card(
 
 Made by these commands, and written by the last:
 
-    snn2chip train {name} --out {run}{data}{init}
+    {made}
     snn2chip fold-and-export {run}/model.pt --json {run}/export.json{calibration}{data}
     snn2chip simulate {run}/model.net --json {run}/simulate.json{data_dir}
     snn2chip verify {run}/model.pt {run}/model.net --samples {metrics["lava_samples"]} --json {run}/verify.json{data}
@@ -151,7 +194,82 @@ On the chip:
 | layer | fan-in | neurons | synapses | threshold | weights | no overflow |
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
+{extra}"""
+
+
+def _compared(metrics: dict[str, Any]) -> str:
+    return (
+        f"{metrics['lava_samples']} samples, {metrics['lava_values']:,} spikes and voltages, "
+        f"{metrics['lava_mismatches']} mismatches"
+    )
+
+
+def _calibration(metrics: dict[str, Any]) -> str:
+    images = re.search(r"(\d+) images", metrics["calibration"])
+    return f" --calibration {images[1]}" if images and images[1] != "64" else ""
+
+
+def _made_by(
+    recipe: recipes.Recipe, metrics: dict[str, Any], stages: dict[str, Any] | None, run: str, data: str
+) -> str:
+    """The command that trained a network."""
+    if stages is None:
+        init = f" --init runs/{metrics['init']}/model.pt" if metrics.get("init") else ""
+        return f"snn2chip train {recipe.name} --out {run}{data}{init}"
+    start, rows = stages["start"], stages["rows"]
+    last = rows[-1]
+    step = rows[0]["timesteps"] - rows[1]["timesteps"]
+    options = f"--timesteps {last['timesteps']} --step {step} --epochs {rows[1]['epochs']}"
+    options += f" --final-epochs {last['epochs']} --lr {recipe.train.lr:g}"
+    return f"snn2chip retrain runs/{start['recipe']}/model.pt {options}{data}"
+
+
+def _stages_section(stages: dict[str, Any] | None) -> str:
+    """The table of a retraining: what every T gives and costs."""
+    if stages is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['timesteps']} | {100 * row['accuracy']:.2f} % | {row['spikes']:,.0f} | {row['rate']:.4f} | "
+        f"{row['accumulates']:,.0f} | {row['multiply_accumulates']:,.0f} | {row['epochs']} |"
+        for row in stages["rows"]
+    )
+    ann = stages["rows"][0]["ann_multiply_accumulates"]
+    return f"""
+Iterative retraining from {stages["start"]["recipe"]} (the first row), float32, means per sample:
+
+| T | accuracy | spikes | spikes a neuron and step | accumulates | multiply-accumulates | epochs |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+{rows}
+
+The same network without spikes takes {ann:,} multiply-accumulates.
 """
+
+
+def _static_section(metrics: dict[str, Any], run: str, data: str, data_dir: str) -> str:
+    """What one normalization for all steps costs."""
+    static = metrics.get("static")
+    if static is None:
+        return ""
+    folder = f"{run}/static"
+    return f"""
+Beside it, for stock netx, the same network with one normalization for all steps (docs/static-route.md), no training
+after it:
+
+| | float32 | chip integers | Lava (stock netx) |
+| --- | ---: | ---: | --- |
+| exact, time-varying neurons | {100 * metrics["float_accuracy"]:.2f} % | {100 * metrics["integer_accuracy"]:.2f} % | |
+| static | {100 * static["float_accuracy"]:.2f} % | {100 * static["integer_accuracy"]:.2f} % | {_compared(static)} |
+
+    snn2chip collapse {run}/model.pt -o {folder}/model.pt{data}
+    snn2chip fold-and-export {folder}/model.pt{_calibration(static)}{data}
+    snn2chip simulate {folder}/model.net --json {folder}/simulate.json{data_dir}
+    snn2chip verify {folder}/model.pt {folder}/model.net --samples {static["lava_samples"]} \\
+        --json {folder}/verify.json{data}
+"""
+
+
+def _kind(metrics: dict[str, Any]) -> str:
+    return "" if metrics.get("stock_netx", True) else ", not stock netx"
 
 
 RESULTS_START, RESULTS_END = "<!-- results:", "<!-- /results -->"
@@ -171,7 +289,7 @@ def results_table(models: Path) -> str:
         rows.append(
             f"| [{name}](models/{name}/card.md) | {data}, {metrics['samples']:,} images | {metrics['timesteps']} | "
             f"{100 * metrics['float_accuracy']:.2f} % | {100 * metrics['integer_accuracy']:.2f} % | "
-            f"{metrics['lava_mismatches']} of {metrics['lava_values']:,} | {parameters:,} |"
+            f"{metrics['lava_mismatches']} of {metrics['lava_values']:,}{_kind(metrics)} | {parameters:,} |"
         )
     return "\n".join(rows)
 

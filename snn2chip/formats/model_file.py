@@ -14,6 +14,7 @@ A dictionary of tensors and plain values that `torch.load(weights_only=True)` re
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import pickletools
 import platform
@@ -30,7 +31,7 @@ import snn2chip
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
-from snn2chip.nn import LIF, DirectInput, TDBatchNorm
+from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
 from snn2chip.nn.build import SpikingNetwork, build
 
 FORMAT, VERSION = "snn2chip-model", 1
@@ -138,6 +139,12 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def digest(path: str | Path) -> str:
+    """SHA-256 of a file, which says that two are the same."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _holds_code(path: Path, refusal: str) -> bool:
     """Whether torch refused a pickle for the functions or classes it names; of its kinds torch says so of some only."""
     if any(words in refusal for words in ("GLOBAL", "unrecognized function", "unsupported class")):
@@ -158,7 +165,7 @@ def _check_values(network: SpikingNetwork, path: str | Path) -> None:
     """Refuse constants that no training gives: they come from outside, and everything later relies on them."""
     if isinstance(network.encoder, DirectInput) and bool((network.encoder.std <= 0).any()):
         raise InputError(f"'{path}': the input's standard deviation {network.encoder.std.tolist()} is not positive")
-    for name, module in network.body.named_children():
+    for name, module in network.body.named_modules():
         if isinstance(module, LIF):
             tau, threshold = float(module.tau.detach()), float(module.threshold.detach())
             if not (0 < tau <= 1 and threshold > 0):
@@ -166,7 +173,7 @@ def _check_values(network: SpikingNetwork, path: str | Path) -> None:
                     f"'{path}': layer '{name}': tau {tau:g} must be in (0, 1] and threshold {threshold:g} positive; "
                     f"train again"
                 )
-        if isinstance(module, TDBatchNorm) and bool((module.running_var < 0).any()):
+        if isinstance(module, (TDBatchNorm, BNTT)) and bool((module.running_var < 0).any()):
             raise InputError(f"'{path}': layer '{name}': a running variance is negative; train again")
 
 
