@@ -124,8 +124,11 @@ Layer = Annotated[
 
 
 class NeuronSpec(_Table):
-    """The iterative LIF neuron, the same in every layer."""
+    """The iterative LIF neuron, the same in every layer; or a ReLU in its place."""
 
+    kind: Literal["lif", "relu"] = Field(
+        "lif", description="lif; or relu for a network to start a spiking one from (train --init), at T = 1"
+    )
     tau: float = Field(0.25, gt=0, le=1, description="leak factor; 1 never leaks")
     threshold: float = Field(0.5, gt=0, description="Vth, also tdBN's")
     surrogate: SurrogateName = Field("rectangular", description="derivative that stands in for the spike's")
@@ -161,6 +164,14 @@ class ModelSpec(_Table):
         if last.neuron != (self.readout == "spike_count"):
             want = "true" if self.readout == "spike_count" else "false"
             raise ValueError(f"readout '{self.readout}' needs neuron = {want} in the last layer")
+        if self.neuron.kind == "relu":
+            if (self.timesteps, self.coding) != (1, "direct"):
+                raise ValueError(
+                    f"neuron.kind 'relu' knows no time: it needs timesteps = 1 and coding = 'direct', not "
+                    f"{self.timesteps} and '{self.coding}'"
+                )
+            if self.readout == "spike_count":
+                raise ValueError("neuron.kind 'relu' gives no spikes to count: use readout = 'membrane'")
         if not any(getattr(layer, "neuron", layer.type == "residual") for layer in self.layers):
             raise ValueError("the network has no neuron: give a layer neuron = true")
         return self
@@ -197,6 +208,9 @@ class TrainSpec(_Table):
     grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast of convolutions and products; the membrane stays float32"
+    )
+    balance_percentile: float = Field(
+        99.7, ge=0, le=100, description="of a layer's currents: its threshold when train --init gives a ReLU network"
     )
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and Poisson input")
 
@@ -278,7 +292,12 @@ def parse(values: dict[str, Any], source: str = "recipe") -> Recipe:
         raise RecipeError(_describe(error, source)) from None
 
 
-def _override(values: dict[str, Any], setting: str) -> None:
+def override(values: dict[str, Any], setting: str) -> None:
+    """Change one value of a dictionary laid out as a recipe file, given as ``key=value`` with the key dotted.
+
+    Raises:
+        RecipeError: not of that form, or the key goes through what is no table.
+    """
     key, separator, text = setting.partition("=")
     if not separator or not key.strip():
         raise RecipeError(f"--set '{setting}': expected key=value, e.g. --set train.epochs=3")
@@ -313,5 +332,5 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe '{path}' is not valid TOML: {error}") from None
     for setting in overrides:
-        _override(values, setting)
+        override(values, setting)
     return parse(values, source=path.name if path.name != "recipe.toml" else f"recipe '{path.parent.name}'")

@@ -27,6 +27,11 @@ class _Path(Protocol):
     def nodes(self) -> tuple[ir.Node, ...]: ...
 
 
+def _trained(node: ir.Node) -> str:
+    """The trained layer's name, whichever path sees it."""
+    return node.name.partition(":")[0]
+
+
 def common_norm(node: ir.LIF | ir.Readout, paths: Sequence[_Path]) -> list[ir.StepNorm]:
     """The BNTT that all currents of a neuron pass, as each path sees it; nothing without any.
 
@@ -37,7 +42,13 @@ def common_norm(node: ir.LIF | ir.Readout, paths: Sequence[_Path]) -> list[ir.St
     norms = [item for items in found for item in items]
     if not norms:
         return []
-    names = "', '".join(dict.fromkeys(item.name.partition(":")[0] for item in norms))
+    for first, *more in filter(None, found):
+        if more:
+            raise UnsupportedError(
+                f"layer '{_trained(more[0])}': a normalization after the BNTT '{_trained(first)}'; one of them is "
+                f"enough"
+            )
+    names = "', '".join(dict.fromkeys(_trained(item) for item in norms))
     if isinstance(node, ir.Readout):
         raise UnsupportedError(
             f"layer '{names}': BNTT without a neuron after it: its gain changes with time, which no readout undoes; "

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from snn2chip.encode import Encoder
 from snn2chip.errors import InputError
 from snn2chip.nn import (
+    BNTT,
     LIF,
     AvgPool2d,
     Conv2d,
@@ -30,6 +31,7 @@ from snn2chip.nn import (
     SpikeCountReadout,
     TDBatchNorm,
 )
+from snn2chip.nn.early_exit import ExitReport, early_exit
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.nn.neuron import lif_forward
 from snn2chip.nn.surrogate import SURROGATES, SurrogateName
@@ -266,6 +268,131 @@ def test_tdbn_brings_currents_to_threshold_scale() -> None:
     y = TDBatchNorm(6, alpha=0.5, threshold=0.8)(torch.randn(4, 16, 6, 8, 8) * 7 - 3)
     assert torch.allclose(y.mean((0, 1, 3, 4)), torch.zeros(6), atol=1e-5)
     assert torch.allclose(y.std((0, 1, 3, 4)), torch.full((6,), 0.4), atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------ batch norm through time
+
+
+def bntt_pair(steps: int, channels: int, seed: int, *, image: bool) -> tuple[BNTT, list[nn.BatchNorm2d]]:
+    """A BNTT with gammas of its own at every step, and one BatchNorm2d a step with the same ones, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    ours = BNTT(channels, steps, scale=0.7, eps=1e-3, momentum=0.2).double()
+    kind = nn.BatchNorm2d if image else nn.BatchNorm1d
+    theirs = [kind(channels, eps=1e-3, momentum=0.2).double() for _ in range(steps)]
+    with torch.no_grad():
+        ours.log_weight.add_(torch.randn(steps, channels, generator=generator, dtype=torch.float64))
+        for gamma, norm in zip(ours.weight, theirs, strict=True):
+            norm.weight.copy_(gamma)
+    return ours, theirs  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("image", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_bntt_is_a_batch_norm_of_its_own_at_every_step(steps: int, image: bool) -> None:
+    """Outputs, running statistics and gradients are those of a loop over torch's BatchNorm, and eval uses them."""
+    ours, theirs = bntt_pair(steps, 5, 1, image=image)
+    generator = torch.Generator().manual_seed(2)
+    shape = (steps, 4, 5, 6, 7) if image else (steps, 4, 5)
+    for _ in range(3):
+        x = 2 + 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        x *= 1 + torch.arange(steps).view(-1, *(1,) * (len(shape) - 1))  # every step has a scale of its own
+        above = torch.randn(shape, generator=generator, dtype=torch.float64)
+        mine, loop = x.clone().requires_grad_(), x.clone().requires_grad_()
+        for module in (ours, *theirs):
+            module.zero_grad()
+        y = ours(mine)
+        expected = torch.stack([norm(step) for norm, step in zip(theirs, loop, strict=True)])
+        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+        (y * above).sum().backward()
+        (expected * above).sum().backward()
+        torch.testing.assert_close(mine.grad, loop.grad, rtol=1e-12, atol=1e-12)
+        assert ours.log_weight.grad is not None
+        for step, norm in enumerate(theirs):
+            torch.testing.assert_close(ours.running_mean[step], norm.running_mean, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(ours.running_var[step], norm.running_var, rtol=1e-12, atol=1e-12)
+            # d gamma / d log gamma = gamma
+            torch.testing.assert_close(ours.log_weight.grad[step], norm.weight.grad * norm.weight)
+    ours.eval()
+    kept = ours.running_mean.clone()
+    torch.testing.assert_close(
+        ours(x),
+        torch.stack([norm.eval()(step) for norm, step in zip(theirs, x, strict=True)]),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    assert torch.equal(ours.running_mean, kept)
+
+
+def test_bntt_starts_at_its_scale_and_stays_positive() -> None:
+    """gamma is `scale` everywhere at the start, and no gradient step makes it 0 or negative."""
+    norm = BNTT(3, 2, scale=0.5)
+    torch.testing.assert_close(norm.weight, torch.full((2, 3), 0.5))
+    assert norm.scale == 0.5
+    optimizer = torch.optim.SGD(norm.parameters(), lr=5.0)
+    for _ in range(20):
+        optimizer.zero_grad()
+        norm(torch.randn(2, 8, 3)).square().sum().backward()
+        optimizer.step()
+    assert float(norm.weight.detach().min()) > 0
+    assert float(norm.weight.detach().max()) < 0.5
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_bntt_refuses_another_number_of_steps(steps: int) -> None:
+    """Steps without statistics, or statistics without steps, are named with both numbers."""
+    with pytest.raises(InputError, match=f"an input of {steps} steps, but statistics of 3"):
+        BNTT(2, 3)(torch.zeros(steps, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"timesteps": 0}, "BNTT: timesteps 0 is not at least 1"),
+        ({"timesteps": 2, "scale": 0.0}, "BNTT: scale 0.0 is not a positive number"),
+        ({"timesteps": 2, "eps": math.inf}, "BNTT: eps inf is not a positive number"),
+    ],
+)
+def test_bntt_refuses_constants_that_make_no_sense(arguments: dict[str, float], message: str) -> None:
+    """By name, with the value."""
+    with pytest.raises(InputError) as caught:
+        BNTT(2, **arguments)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+# ---------------------------------------------------------------------------------------- early exit in time
+
+
+def test_early_exit_is_the_last_step_that_any_layer_needs() -> None:
+    """A layer's mean gamma relative to its start decides, at all later steps; the last layer to need one counts."""
+    first, second = BNTT(2, 5, scale=0.5), BNTT(3, 5, scale=2.0)
+    with torch.no_grad():
+        first.log_weight.copy_(torch.tensor([0.5, 0.2, 0.04, 0.06, 0.01]).log()[:, None].expand(5, 2))
+        second.log_weight.copy_(torch.tensor([2.0, 0.1, 0.21, 0.19, 0.1]).log()[:, None].expand(5, 3))
+    body = nn.Sequential(first, second)
+    found = early_exit(body)
+    # of 0.5: 0.05 is the limit, step 4 is above it although step 3 is not; of 2: 0.2
+    assert (found.steps, found.timesteps, found.layers) == (5, 4, {"0": 4, "1": 3})
+    assert early_exit(body, 0.13).layers == {"0": 2, "1": 1}
+    assert early_exit(body, 0.13).timesteps == 2
+    assert early_exit(body, 0.01).timesteps == 5
+    assert early_exit(body, 9.0) == ExitReport(9.0, 5, 1, {"0": 0, "1": 0})
+
+
+def test_early_exit_takes_the_mean_over_channels() -> None:
+    """One channel with a large gamma can keep a layer alive."""
+    norm = BNTT(4, 2)
+    with torch.no_grad():
+        norm.log_weight.copy_(torch.tensor([[1.0] * 4, [0.5, 1e-3, 1e-3, 1e-3]]).log())
+    assert early_exit(norm).timesteps == 2  # mean 0.126
+    assert early_exit(norm, 0.13).timesteps == 1
+
+
+def test_early_exit_needs_bntt_and_a_limit() -> None:
+    """Refused by name."""
+    with pytest.raises(InputError, match="no BNTT layer"):
+        early_exit(nn.Sequential(TDBatchNorm(2)))
+    with pytest.raises(InputError, match=r"limit 0.0 is not positive"):
+        early_exit(BNTT(2, 2), 0.0)
 
 
 # ---------------------------------------------------------------------------------------------- stateless layers

@@ -16,11 +16,13 @@ from pydantic import BaseModel
 
 from snn2chip import recipe, resources
 from snn2chip.capture import capture
+from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.fold import fold
-from snn2chip.nn import TDBatchNorm, build
+from snn2chip.nn import BNTT, LIF, TDBatchNorm, build
 from snn2chip.simulate.floating import evaluate
+from snn2chip.train.loop import Trainer
 
 # the images that each data set has, without fetching it; a folder's small, as its recipes take any size
 SHAPES = {
@@ -89,9 +91,13 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     if made.data.image_size is not None:
         build(made.model, (shape[0], made.data.image_size, made.data.image_size), classes)
     torch.manual_seed(0)
-    network = build(made.model, shape, classes, max_value=high)
+    model = made.model
+    if name.startswith("vgg"):  # tens of steps of many millions of weights: narrower here
+        assert build(model, shape, classes).timesteps == model.timesteps
+        model = model.model_copy(update={"width": 1 / 16})
+    network = build(model, shape, classes, max_value=high)
     for module in network.modules():
-        if isinstance(module, TDBatchNorm):
+        if isinstance(module, (TDBatchNorm, BNTT)):
             module.momentum = 1.0  # statistics of these images: without them hardly a neuron fires below
     images = torch.randint(0, high + 1, (2, *shape))
     scores = network.train()(images)
@@ -109,6 +115,56 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
         assert torch.equal(mine.spikes[lif], spikes), lif
         assert 0.02 < float(spikes.double().mean()) < 0.5, lif
     assert recipe.parse(made.model_dump(mode="json")) == made
+
+
+@pytest.mark.parametrize("name", ["vgg9-bntt", "vgg11-bntt", "vgg16-bntt"])
+def test_networks_of_the_bntt_family_train(name: str, tmp_path: Path) -> None:
+    """At a fraction of their width: BNTT after every layer but the last, and a step that moves every parameter."""
+    changes = ["model.width=0.03", "train.batch_size=4", "train.precision=float32"]
+    made = recipe.load(name, [*changes, "model.timesteps=3", "train.warmup_epochs=0"])
+    shape, classes, high = SHAPES[made.data.name]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, high + 1, (8, *shape), generator=generator, dtype=torch.uint8)
+    names = tuple(str(index) for index in range(classes))
+    sets = ImageSet("random", images, torch.arange(8), names, high, "random")
+    trainer = Trainer(made, sets, sets, tmp_path, fuse=False)
+    layers = [type(module) for module in trainer.network.modules()]
+    assert layers.count(BNTT) == layers.count(LIF) == int(name.removeprefix("vgg").removesuffix("-bntt")) - 1
+    assert TDBatchNorm not in layers
+    before = {key: value.detach().clone() for key, value in trainer.network.named_parameters()}
+    next(trainer.run())
+    for key, value in trainer.network.named_parameters():
+        assert bool(torch.isfinite(value).all()), key
+    assert not torch.equal(before["body.dense2.weight"], trainer.network.get_parameter("body.dense2.weight"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timesteps": 2}, r"'model': neuron\.kind 'relu' knows no time: it needs timesteps = 1 .* not 2 and 'direct'"),
+        ({"coding": "poisson"}, r"needs timesteps = 1 and coding = 'direct', not 1 and 'poisson'"),
+        ({"readout": "spike_count"}, r"readout 'spike_count' needs neuron = true|no spikes to count"),
+    ],
+)
+def test_relu_networks_have_one_step_and_direct_input(change: dict[str, Any], message: str) -> None:
+    """Refused with what was given; as it should be, it builds."""
+    values = changed("model.neuron", {"kind": "relu"})
+    values["model"]["timesteps"] = 1
+    assert "ReLU" in str(build(recipe.parse(values).model, (1, 8, 8), 10))
+    values["model"] |= change
+    with pytest.raises(RecipeError, match=message):
+        recipe.parse(values)
+    if "readout" in change:
+        values["model"]["layers"][-1]["neuron"] = True
+        with pytest.raises(RecipeError, match="gives no spikes to count"):
+            recipe.parse(values)
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 100.5])
+def test_a_percentile_is_one(percentile: float) -> None:
+    """0 to 100."""
+    with pytest.raises(RecipeError, match=r"'train\.balance_percentile'"):
+        recipe.parse(changed("train.balance_percentile", percentile))
 
 
 def test_building_is_reproducible() -> None:

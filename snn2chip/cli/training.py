@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +22,41 @@ from snn2chip.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from rich.console import Console
+
+    from snn2chip.train.iir import Stage
+    from snn2chip.train.loop import Trainer
+
+
+def _follow(trainer: Trainer, console: Console) -> None:
+    """Run a training to its end: a bar, a line an epoch, curves.png."""
+    from snn2chip.train import curves
+
+    with progress_bar("training") as show:
+        for event in trainer.run():
+            show(event.epoch * event.steps + event.step, event.epochs * event.steps)
+            if event.metrics is not None:
+                row = event.metrics
+                console.print(
+                    f"epoch {int(row['epoch']):3d}/{event.epochs}  loss {row['train_loss']:.4f}  "
+                    f"training {100 * row['train_accuracy']:.2f} %  test {100 * row['test_accuracy']:.2f} %  "
+                    f"{row['seconds']:.1f} s"
+                )
+                curves.plot(trainer.progress.history, trainer.out / "curves.png", trainer.recipe.name)
+
+
+def _exit_line(trainer: Trainer) -> str | None:
+    """What BNTT's gammas say about stopping early; None for a network without BNTT."""
+    found = trainer.metrics.get("early_exit")
+    if found is None:
+        return None
+    steps, limit = trainer.metrics["timesteps"], f"{found['limit']:g} of what it started at"
+    if found["timesteps"] == steps:
+        return f"early exit: none, at the last of {steps} steps a layer's mean gamma is at least {limit}"
+    return (
+        f"early exit: after step {found['timesteps']} of {steps} every layer's mean gamma is below {limit}; "
+        f"test accuracy {100 * found['accuracy']:.2f} % with {found['timesteps']} steps"
+    )
 
 
 @app.command()
@@ -42,7 +76,6 @@ def train(
 ) -> None:
     """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out."""
     from snn2chip import recipe as recipes
-    from snn2chip.train import curves
     from snn2chip.train.loop import Trainer
 
     chosen = recipes.load(recipe, settings or [])
@@ -60,17 +93,7 @@ def train(
     for note in trainer.notes:
         console.print(f"note: {note}")
     try:
-        with progress_bar("training") as show:
-            for event in trainer.run():
-                show(event.epoch * event.steps + event.step, event.epochs * event.steps)
-                if event.metrics is not None:
-                    row = event.metrics
-                    console.print(
-                        f"epoch {int(row['epoch']):3d}/{event.epochs}  loss {row['train_loss']:.4f}  "
-                        f"training {100 * row['train_accuracy']:.2f} %  test {100 * row['test_accuracy']:.2f} %  "
-                        f"{row['seconds']:.1f} s"
-                    )
-                    curves.plot(trainer.progress.history, out / "curves.png", chosen.name)
+        _follow(trainer, console)
     except KeyboardInterrupt:
         if (out / "checkpoint.pt").exists():
             print(f"interrupted: go on with --resume --out {out}", file=sys.stderr)
@@ -80,3 +103,91 @@ def train(
         f"test accuracy {100 * trainer.metrics['float_accuracy']:.2f} % on {len(test):,} images (float32); "
         f"wrote {out / 'model.pt'}"
     )
+    if line := _exit_line(trainer):
+        console.print(line)
+
+
+@app.command()
+@guarded
+def retrain(
+    model: Annotated[Path, typer.Argument(help="model.pt of the trained network to start from.")],
+    timesteps: Annotated[int, typer.Option(help="Time steps T of the last stage, fewer than the model's.")],
+    step: Annotated[int, typer.Option(help="By how much T falls from stage to stage.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of every stage; default a tenth of the recipe's, at least 1.")
+    ] = None,
+    final_epochs: Annotated[int | None, typer.Option(help="Epochs of the last stage; default as the others.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Largest learning rate of every stage; default half of the recipe's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value of every stage's recipe. May be repeated.")
+    ] = None,
+    data: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the stages; default runs/RECIPE-iir.")] = None,
+    device: DeviceOption = Device.AUTO,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take finished stages as they are and go on where it stopped.")
+    ] = False,
+) -> None:
+    """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out."""
+    from snn2chip.formats import model_file
+    from snn2chip.train import curves
+    from snn2chip.train.iir import Iir, table
+
+    base = model_file.load(model).recipe
+    out = out or Path("runs") / f"{base.name}-iir"
+    run = Iir(
+        model,
+        out,
+        timesteps=timesteps,
+        step=step,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        lr=lr,
+        settings=settings or [],
+        resume=resume,
+    )
+    console = console_of()
+    spec = run.stages[0].recipe.data
+    training = load_data(spec.name, "train", data, size=spec.image_size)
+    test = load_data(spec.name, "test", data, size=spec.image_size)
+    where = device_of(device)
+    way = " > ".join(str(t) for t in (run.start.network.timesteps, *(stage.timesteps for stage in run.stages)))
+    console.print(f"{base.name}: T = {way}, {len(training):,} training and {len(test):,} test images on {where}")
+    rows: list[dict[str, Any]] = []
+
+    def measured(stage: Stage | None) -> None:
+        with progress_bar("measuring") as show:
+            rows.append(run.measure(stage, test, device=where, progress=show))
+        row = rows[-1]
+        console.print(
+            f"T = {row['timesteps']}: test {row['accuracy']:.2%}, {row['spikes']:,.0f} spikes, "
+            f"{row['accumulates']:,.0f} accumulates and {row['multiply_accumulates']:,.0f} MACs a sample"
+        )
+        curves.plot_timesteps(rows, out / "iir.png", base.name)
+
+    try:
+        with run.hold():
+            measured(None)
+            for stage in run.stages:
+                trainer = run.trainer(stage, training, test, device=where)
+                if trainer is None:
+                    console.print(f"T = {stage.timesteps}: '{stage.model}' is finished")
+                else:
+                    going = "goes on" if stage.started else "starts"
+                    console.print(
+                        f"T = {stage.timesteps}: {going} from '{stage.source}', epochs: {stage.recipe.train.epochs}"
+                    )
+                    for note in trainer.notes:
+                        console.print(f"note: {note}")
+                    _follow(trainer, console)
+                    if line := _exit_line(trainer):
+                        console.print(line)
+                measured(stage)
+    except KeyboardInterrupt:
+        print(f"interrupted: go on with --resume and the same options, --out {out}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for line in table(rows):
+        console.print(line)
+    console.print(f"wrote {out / 'iir.json'}, iir.png and a model.pt for every T")

@@ -76,8 +76,10 @@ class _Builder:
         """Channels or features under the recipe's width factor."""
         return max(1, round(channels * self.spec.width))
 
-    def lif(self) -> LIF:
+    def lif(self) -> LIF | nn.ReLU:
         neuron = self.spec.neuron
+        if neuron.kind == "relu":
+            return nn.ReLU()  # under the name of the LIF whose place it keeps
         return LIF(
             neuron.tau,
             neuron.threshold,

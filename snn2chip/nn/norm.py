@@ -92,7 +92,7 @@ class BNTT(nn.Module):
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"BNTT: {name} {value} is not a positive number")
         self.channels, self.timesteps = channels, timesteps
-        self.eps, self.momentum = eps, momentum
+        self.scale, self.eps, self.momentum = scale, eps, momentum
         self.log_weight = nn.Parameter(torch.full((timesteps, channels), math.log(scale)))
         self.running_mean: Tensor
         self.running_var: Tensor

@@ -183,7 +183,8 @@ class StepQuantizer:
                     ("percentile", np.where(top > 0, self.chip.weight_odd_max / np.where(top > 0, top, 1), full))
                 )
         if calibrated and strategy in ("auto", "error"):
-            plan += [("error", full * share) for share in (1.0, *_GRID)]
+            shares = _GRID if strategy == "auto" else (1.0, *_GRID)  # all of the range is the rule 'max'
+            plan += [("error", full * share) for share in shares]
         limit = self._limit()
         for rule, wanted in plan:
             scale = np.minimum(wanted, limit)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.ir import Chain, ChainLayer, IntArray, StepTables
+from snn2chip.simulate.dense import check_steps
 from snn2chip.simulate.trace import Trace
 
 
@@ -55,13 +56,19 @@ def _varying(tables: StepTables, step: int, v: IntArray, driven: IntArray) -> tu
 
 
 def run(chain: Chain, port: IntArray) -> Trace:
-    """Run port integers (samples, T, ...) and keep everything."""
+    """Run port integers (samples, T, ...) and keep everything.
+
+    Raises:
+        InputError: more steps than a time-varying neuron has tables for.
+    """
     x: NDArray[np.int64] = port
     spikes: dict[str, NDArray[np.uint8]] = {}
     voltages: dict[str, NDArray[np.int32]] = {}
     counts: dict[str, int] = {}
     largest: dict[str, int] = {}
     for layer in chain.layers:
+        if layer.steps is not None:
+            check_steps(layer.name, layer.steps, port.shape[1])
         u = np.zeros((len(x), *layer.shape), dtype=np.int64)
         v = np.zeros_like(u)
         fired, kept, seen = [], [], 0

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,11 +23,15 @@ from snn2chip.data import Augment, AugmentSpec, ImageSet
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, write_text
 from snn2chip.formats import model_file
-from snn2chip.nn import BNTT, PoissonInput, SpikingNetwork
+from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork
+from snn2chip.nn.early_exit import early_exit
 from snn2chip.nn.fuse import fuse_neurons
-from snn2chip.recipe import Recipe, TrainSpec, parse
+from snn2chip.recipe import Recipe, parse
 from snn2chip.train.allocator import keep_pages
-from snn2chip.train.warm import start_from
+from snn2chip.train.balance import balance
+from snn2chip.train.optimization import learning_rate, make_optimizer
+from snn2chip.train.surroundings import processor_name, whole
+from snn2chip.train.warm import shorten, start_from
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -73,33 +73,6 @@ def _mix(*parts: int) -> int:
     return state >> 1
 
 
-def learning_rate(spec: TrainSpec, step: int, steps_per_epoch: int) -> float:
-    """Linear warm-up over `warmup_epochs`, then half a cosine down to zero at the last step."""
-    total = spec.epochs * steps_per_epoch
-    warmup = min(spec.warmup_epochs * steps_per_epoch, total - 1)
-    if step < warmup:
-        return spec.lr * (step + 1) / (warmup + 1)
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-
-def make_optimizer(network: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
-    """AdamW or SGD (Nesterov); weight decay only on weights of two or more dimensions, never on BNTT's gammas."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    exempt = {id(module.log_weight) for module in network.modules() if isinstance(module, BNTT)}
-    decays = [p.ndim > 1 and id(p) not in exempt for p in parameters]
-    groups = [
-        {
-            "params": [p for p, decay in zip(parameters, decays, strict=True) if decay],
-            "weight_decay": spec.weight_decay,
-        },
-        {"params": [p for p, decay in zip(parameters, decays, strict=True) if not decay], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=spec.momentum > 0)
-    return torch.optim.AdamW(groups, lr=spec.lr)
-
-
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in units of image / max_value."""
     mean, std = [], []
@@ -136,44 +109,6 @@ def evaluate(
         if progress is not None:
             progress(start + len(batch), len(images))
     return correct / len(images)
-
-
-def processor_name() -> str:
-    """What the CPU calls itself, and how many of them there are."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name}, {os.cpu_count()} processors"
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Hold a Ctrl-C back until the block is done: half of a step is no state to resume from.
-
-    A second one is not held back. Handlers of others, and other threads, are left alone.
-    """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    asked = False
-
-    def hold(_number: int, _frame: object) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt
 
 
 def _order(count: int, seed: int) -> Tensor:
@@ -220,7 +155,10 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.init = init
         if init is not None:
-            self.notes += start_from(self.network, model_file.load(init).network, f"--init '{init}'")
+            trained = model_file.load(init).network
+            self.notes += start_from(self.network, trained, f"--init '{init}'")
+            if any(isinstance(module, nn.ReLU) for module in trained.modules()) and not resume:
+                self._balance()
         if fuse and (note := fuse_neurons(self.network, self.device)):
             self.notes.append(note)
         self.optimizer = make_optimizer(self.network, recipe.train)
@@ -238,6 +176,18 @@ class Trainer:
             self._restore()
         elif (out / "checkpoint.pt").exists():
             (out / "checkpoint.pt").unlink()
+
+    def _balance(self) -> None:
+        """Thresholds for a network whose weights come from ReLUs, from one batch of training images."""
+        spec = self.recipe.train
+        if not any(isinstance(module, LIF) for module in self.network.modules()):
+            return
+        rows = _order(len(self.train_set), _mix(spec.seed, 3))[: spec.batch_size]
+        set_to = balance(self.network, self.train_set.images[rows].to(self.device), spec.balance_percentile)
+        self.notes.append(
+            f"thresholds set to percentile {spec.balance_percentile:g} of the currents: "
+            + ", ".join(f"{name} {value:.4g}" for name, value in set_to.items())
+        )
 
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding after every step and epoch; writes everything when done.
@@ -262,7 +212,7 @@ class Trainer:
                 started = time.monotonic()
                 while progress.step < self.steps_per_epoch:
                     # the first step compiles, which takes long and has nothing to lose
-                    with _whole() if self._stepped else nullcontext():
+                    with whole() if self._stepped else nullcontext():
                         self._half = True
                         self._step(order)
                         self._half, self._stepped = False, True
@@ -343,7 +293,7 @@ class Trainer:
                 self._half = True  # not worth a checkpoint
                 raise self._diverged(f"'{name}' is no longer finite")
         accuracy = evaluate(self.network, self.test_set, device=self.device, precision=self.recipe.train.precision)
-        with _whole():
+        with whole():
             p.history.append(
                 {
                     "epoch": p.epoch + 1,
@@ -420,6 +370,8 @@ class Trainer:
             "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
             "hardware": f"{self._processor()}, {torch.get_num_threads()} threads",
         }
+        if any(isinstance(module, BNTT) for module in network.modules()):
+            metrics["early_exit"] = self._early_exit(network)
         model_file.save(
             self.out / "model.pt",
             network,
@@ -429,3 +381,12 @@ class Trainer:
             metrics=metrics,
         )
         self.metrics = metrics
+
+    def _early_exit(self, network: SpikingNetwork) -> dict[str, Any]:
+        """After how many steps the gammas say that no more is to come, and the accuracy there."""
+        found = early_exit(network)
+        short = {"limit": found.limit, "timesteps": found.timesteps, "layers": dict(found.layers)}
+        if found.timesteps < network.timesteps:
+            fewer = shorten(network, self.recipe, found.timesteps, len(self.test_set.classes))
+            short["accuracy"] = evaluate(fewer, self.test_set)
+        return short

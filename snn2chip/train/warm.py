@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError
-from snn2chip.nn import BNTT, LIF, SpikingNetwork, TDBatchNorm
+from snn2chip.formats import model_file
+from snn2chip.nn import BNTT, LIF, DirectInput, SpikingNetwork, TDBatchNorm
+from snn2chip.recipe import Recipe, parse
 
 
 def _leaves(body: nn.Module) -> dict[str, nn.Module]:
@@ -27,9 +29,14 @@ def fit_steps(table: Tensor, timesteps: int) -> Tensor:
     return torch.cat([kept, kept[-1:].expand(timesteps - len(kept), *kept.shape[1:])])
 
 
-def _neuron(old: LIF, new: LIF) -> None:
+def _neuron(name: str, old: LIF, new: LIF) -> None:
     tau, threshold = old.tau.detach(), old.threshold.detach()
     if new.tau_logit is not None:
+        if float(tau) >= 1:
+            raise InputError(
+                f"layer '{name}': tau 1 (no leak) cannot become a trainable one, which is below 1; "
+                f"set model.neuron.trainable_tau = false"
+            )
         new.tau_logit.copy_(torch.logit(tau))
     else:
         new.get_buffer("fixed_tau").copy_(tau)
@@ -42,6 +49,15 @@ def _neuron(old: LIF, new: LIF) -> None:
 def _steps(old: BNTT, new: BNTT) -> None:
     for name, value in old.state_dict().items():
         new.state_dict()[name].copy_(fit_steps(value, new.timesteps))
+
+
+def _scaled(old: TDBatchNorm, new: TDBatchNorm) -> None:
+    """The same function: alpha and the threshold in tdBN's gain are the recipe's, gamma makes up for another one."""
+    new.load_state_dict(old.state_dict())
+    gain, wanted = new.alpha * new.threshold, old.alpha * old.threshold
+    if gain != wanted:
+        new.weight.mul_(wanted / gain)
+    new.running_var.add_(old.eps - new.eps).clamp_(min=0)
 
 
 def _per_step(name: str, old: TDBatchNorm, new: BNTT, synapse: nn.Module | None) -> str | None:
@@ -71,7 +87,8 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
     """Give `network` the weights, statistics and neuron constants of `trained`; returns what could not go along.
 
     The layers must be the same by name and size. T may differ (see `fit_steps`), tau and the threshold may be
-    trainable in one and fixed in the other, and a tdBN may become a BNTT (its beta is left out).
+    trainable in one and fixed in the other, and a tdBN may become a BNTT (its beta is left out). Where the trained
+    network has a ReLU, a LIF keeps its constants: its threshold is to be balanced (`snn2chip.train.balance`).
 
     Raises:
         InputError: a layer is missing on one side, or has another kind or size.
@@ -82,7 +99,11 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
     for name in [*new, *(name for name in old if name not in new)]:
         ours, theirs = new.get(name), old.get(name)
         if isinstance(ours, LIF) and isinstance(theirs, LIF):
-            _neuron(theirs, ours)
+            _neuron(name, theirs, ours)
+        elif isinstance(ours, LIF) and isinstance(theirs, nn.ReLU):
+            pass
+        elif isinstance(ours, TDBatchNorm) and isinstance(theirs, TDBatchNorm) and ours.channels == theirs.channels:
+            _scaled(theirs, ours)
         elif isinstance(ours, BNTT) and isinstance(theirs, BNTT) and ours.channels == theirs.channels:
             _steps(theirs, ours)
         elif isinstance(ours, BNTT) and isinstance(theirs, TDBatchNorm) and ours.channels == theirs.channels:
@@ -96,11 +117,22 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
             if ours is None or theirs is None or type(ours) is not type(theirs) or shapes[0] != shapes[1]:
                 raise InputError(
                     f"{source}: '{name}' is {_say(theirs)} there and {_say(ours)} in the recipe; the layers must be "
-                    f"the same (time steps may differ, and tdBN may become BNTT)"
+                    f"the same (time steps may differ, tdBN may become BNTT, a ReLU a LIF)"
                 )
             ours.load_state_dict(theirs.state_dict())
         previous = ours
     return notes
+
+
+def shorten(network: SpikingNetwork, recipe: Recipe, timesteps: int, classes: int) -> SpikingNetwork:
+    """A copy of a trained network that stops after its first `timesteps` steps, in eval mode, on the CPU."""
+    values = recipe.model_dump(mode="json")
+    values["model"]["timesteps"] = timesteps
+    encoder = network.encoder
+    constants = [encoder.mean.tolist(), encoder.std.tolist()] if isinstance(encoder, DirectInput) else []
+    fewer = model_file.build_network(parse(values), network.input_shape, classes, encoder.max_value, *constants)
+    start_from(fewer, network, "the network itself")
+    return fewer.eval()
 
 
 def _say(module: nn.Module | None) -> str:
