@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snn2chip import ir
+from snn2chip.errors import UnsupportedError
 from snn2chip.overflow import Bounds
 from snn2chip.quantize.report import Strategy
 from snn2chip.rounding import Rounding
@@ -16,6 +18,19 @@ from snn2chip.simulate.dense import Product, exact_products, integrate
 
 _SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
 _PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
+
+
+def require_weights(synapses: Sequence[ir.Synapse]) -> None:
+    """Refuse a layer of neurons that nothing drives.
+
+    Raises:
+        UnsupportedError: every weight is 0.
+    """
+    if not any(item.weight.any() for item in synapses):
+        raise UnsupportedError(
+            f"layer '{synapses[0].name}': every weight is 0, and netx cannot load such a layer; train it, or "
+            f"leave it out"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,9 +9,9 @@ import numpy as np
 
 from snn2chip import ir
 from snn2chip.chip import Chip
-from snn2chip.errors import ChipLimitError, UnsupportedError
+from snn2chip.errors import ChipLimitError
 from snn2chip.overflow import Bounds, output_bounds, proof
-from snn2chip.quantize.candidate import Candidate
+from snn2chip.quantize.candidate import Candidate, require_weights
 from snn2chip.quantize.report import Strategy
 from snn2chip.relay import choose
 from snn2chip.rounding import ROUNDINGS, Rounding, round_weights
@@ -55,11 +55,7 @@ class LayerQuantizer:
                 f"layer '{self.name}': voltage decay {self.decay} (tau {neuron.tau if neuron else 1}) exceeds "
                 f"{chip.decay_max} ({chip.name}); use tau of at least 1/4096"
             )
-        if not self.size.max(initial=0) > 0:
-            raise UnsupportedError(
-                f"layer '{synapses[0].name}': every weight is 0, and netx cannot load such a layer; train it, or "
-                f"leave it out"
-            )
+        require_weights(synapses)
 
     @property
     def name(self) -> str:

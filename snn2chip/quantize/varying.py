@@ -24,9 +24,9 @@ import numpy as np
 
 from snn2chip import ir
 from snn2chip.chip import Chip
-from snn2chip.errors import ChipLimitError, UnsupportedError
+from snn2chip.errors import ChipLimitError
 from snn2chip.overflow import Bounds, output_bounds, varying_peaks
-from snn2chip.quantize.candidate import Candidate
+from snn2chip.quantize.candidate import Candidate, require_weights
 from snn2chip.quantize.report import StepsReport, Strategy
 from snn2chip.rounding import ROUNDINGS, Rounding, rounded
 from snn2chip.schedule import Level
@@ -94,11 +94,7 @@ class StepQuantizer:
             ],
             axis=0,
         )
-        if not self.size.max(initial=0) > 0:
-            raise UnsupportedError(
-                f"layer '{synapses[0].name}': every weight is 0, and netx cannot load such a layer; train it, or "
-                f"leave it out"
-            )
+        require_weights(synapses)
 
     @property
     def name(self) -> str:

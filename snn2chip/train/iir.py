@@ -10,7 +10,6 @@ recipe, and what it takes over, is in `stage_recipe` and in `snn2chip.train.warm
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,11 +113,6 @@ def _differences(kept: Any, asked: Any, where: str = "") -> list[str]:
     return [] if kept == asked else [f"{where} is {kept!r} there, {asked!r} was asked for"]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Iir:
     """The stages from a trained model down to `timesteps` steps, in the folder `out`.
 
@@ -155,7 +149,7 @@ class Iir:
     ) -> None:
         start = model_file.load(model)
         self.source, self.out, self.start = model, out, start
-        self.start_hash = _sha256(model)
+        self.start_hash = model_file.digest(model)
         base = start.recipe
         for option, value in (("--epochs", epochs), ("--final-epochs", final_epochs)):
             if value is not None and value < 1:
@@ -305,7 +299,7 @@ class Iir:
         What an earlier run measured of the very same model.pt on as many images stands.
         """
         path = self.source if stage is None else stage.model
-        digest = _sha256(path)
+        digest = model_file.digest(path)
         row = self.known.get(digest)
         if row is None or (row["dataset"], row["samples"]) != (test.name, len(test)):
             model = model_file.load(path)
