@@ -172,7 +172,8 @@ class StepQuantizer:
         if calibrated and strategy in ("auto", "percentile"):
             for share in _PERCENTILES:
                 tops = [
-                    np.percentile(np.abs(item.weight).reshape(len(full), -1), share, axis=1) for item in self.synapses
+                    np.percentile(np.abs(item.weight).reshape(len(full), -1), share, axis=1) / n
+                    for item, n in zip(self.synapses, self.reads, strict=True)
                 ]
                 top = np.maximum(np.max(tops, axis=0), self.size / 4)
                 plan.append(
