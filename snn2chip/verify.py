@@ -8,6 +8,7 @@ integers = file        every weight, bias, threshold and decay of the file is th
 graph = chain          the rounded network as it branches, and the file's chain in the dense engine: every spike and
                        voltage of every trained layer, and every relay's spikes those of its source
 reference = dense      both engines on the file: every spike and voltage
+dense = ONNX Runtime   the file's ONNX, when asked for: every spike, voltage and score
 dense = Lava           the file through lava-dl's own netx: every spike and voltage
 """
 
@@ -379,6 +380,7 @@ def verify(
     labels: NDArray[Any] | None = None,
     net_path: Path | None = None,
     with_lava: bool = True,
+    with_onnx: bool = False,
     fast_convolution: bool = False,
     say: Callable[[str], None] = lambda _message: None,
 ) -> Verdict:
@@ -389,8 +391,10 @@ def verify(
 
     Raises:
         InputError: model, file and images do not belong together.
-        SetupError: Lava was asked for and is not there.
+        SetupError: Lava or ONNX was asked for and is not there.
     """
+    if with_onnx:
+        from snn2chip.formats import onnx_runtime  # of an optional package; if that is missing, now is the time
     say("torch = captured")
     captured = capture(model.network, model.classes)
     if (chain.raw_shape, chain.timesteps) != (captured.input.shape, captured.timesteps):
@@ -433,6 +437,12 @@ def verify(
     slow = reference.run(chain, port)
     rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense)))
 
+    if with_onnx:
+        say("ONNX Runtime")
+        found = onnx_runtime.run(chain, raw)
+        counted = _with_scores(_traces(dense, found, chain), dense.scores, found.scores, "readout")
+        detail = f"spikes and voltages of {len(chain.layers)} layers, scores"
+        rungs.append(_rung("dense = ONNX Runtime", counted, detail))
     if with_lava:
         if net_path is None:
             raise InputError("verify: Lava needs the .net file's path")

@@ -24,7 +24,7 @@ from snn2chip import lava, resources
 from snn2chip.formats import netx
 
 COMMANDS = (
-    "train", "fold-and-export", "collapse", "export", "simulate", "encode", "verify", "lava", "lava setup",
+    "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "encode", "verify", "lava", "lava setup",
     "lava run", "report", "publish", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3

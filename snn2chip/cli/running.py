@@ -108,6 +108,7 @@ def verify(
     net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
     samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
     lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Run the file's ONNX in ONNX Runtime too.")] = False,
     fast_convolution: FastConvolution = False,
     data: DataDir = None,
     json_file: JsonOption = None,
@@ -138,7 +139,7 @@ def verify(
 
         def say(_stage: str) -> None:
             nonlocal done
-            show(done, 6)
+            show(done, 6 + onnx)
             done += 1
 
         verdict = ladder.verify(
@@ -148,6 +149,7 @@ def verify(
             labels=labels,
             net_path=net,
             with_lava=lava,
+            with_onnx=onnx,
             fast_convolution=fast_convolution,
             say=say,
         )

@@ -1,0 +1,82 @@
+"""The command that writes a network in other formats than the chip's."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snn2chip.cli.shared import app, console_of, guarded
+from snn2chip.errors import InputError
+
+if TYPE_CHECKING:
+    from snn2chip.ir import Chain, Network
+
+
+class Format(StrEnum):
+    """What `snn2chip export` writes."""
+
+    ONNX = "onnx"
+    NIR = "nir"
+
+
+def _read(path: Path) -> Chain | Network:
+    """A model.net as its chain, a model.pt as its folded network; files are told apart by what they hold."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    if start == b"\x89HDF\r\n\x1a\n":
+        from snn2chip.formats import netx
+
+        return netx.load(path)
+    from snn2chip.capture import capture
+    from snn2chip.fold import fold
+    from snn2chip.formats import model_file
+
+    model = model_file.load(path)
+    return fold(capture(model.network, model.classes))[0]
+
+
+@app.command()
+@guarded
+def export(
+    net: Annotated[
+        Path, typer.Argument(help="model.net for the chip's integers, or model.pt for the folded float network.")
+    ],
+    form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Default: beside NET, .onnx, or -float.onnx of a model.pt; .nir for NIR."),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Spikes and voltages of every layer as outputs too.")] = False,
+) -> None:
+    """Write a network as ONNX of standard operators: model.net spike for spike, or model.pt folded, in float32.
+
+    Or a model.pt as NIR, folded, in float64.
+    """
+    if form is Format.NIR:
+        from snn2chip.formats.nir import export_nir
+
+        if trace:
+            raise InputError("--trace is for ONNX: in a NIR graph every neuron can be read anyway; leave it out")
+        written = export_nir(net, output)
+        console_of().print("the folded network in float64, as NIR; see docs/nir.md for its time step and input")
+        console_of().print(f"wrote {written}")
+        return
+    from snn2chip.formats import onnx
+    from snn2chip.ir import Chain
+
+    source = _read(net)
+    exact = isinstance(source, Chain)
+    output = output or net.with_name(f"{net.stem}.onnx" if exact else f"{net.stem}-float.onnx")
+    if output.resolve() == net.resolve():
+        raise InputError(f"-o '{output}' is the network itself; name another file")
+    onnx.save(output, source, trace=trace)
+    what = "the chip's integers, exactly" if exact else "the folded network in float32"
+    way = "written out" if source.timesteps <= onnx.UNROLL_MOST else "as a loop"
+    console_of().print(f"{what}; {source.timesteps} time steps {way}")
+    console_of().print(f"wrote {output}")

@@ -1,0 +1,84 @@
+"""Reading HDF5 that may be damaged or made to harm, before the nir package reads all of it into memory."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from snn2chip.errors import InputError
+
+_OBJECTS = 200_000  # groups and arrays; a file of the largest networks has some thousands
+_DEPTH = 8
+_BYTES = 2**33
+_SQUEEZED = 1100  # deflate, the best that NIR files are compressed with, makes 1032 bytes of one
+
+
+def checked(path: Path) -> io.BytesIO:
+    """The bytes of an HDF5 file whose arrays are what they claim: no links elsewhere, no loops, no claimed terabytes.
+
+    Raises:
+        InputError: unreadable, truncated, damaged, or larger than any network.
+    """
+    if not path.is_file():
+        raise InputError(f"cannot read '{path}': no such file")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    memory = io.BytesIO(content)
+    try:
+        with h5py.File(memory, "r") as file:
+            _walk(file, str(path))
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError, ...
+        raise InputError(f"'{path}' is damaged or not an HDF5 file: {first_line(error)}") from None
+    memory.seek(0)
+    return memory
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+
+
+def _walk(file: Any, path: str) -> None:
+    waiting: list[tuple[Any, str, int]] = [(file, path, 0)]
+    objects = total = 0
+    while waiting:
+        group, where, depth = waiting.pop()
+        for name in group:
+            objects += 1
+            inside = f"{where}/{name}"
+            if objects > _OBJECTS or depth > _DEPTH:
+                raise InputError(f"'{path}' is damaged: more than {_OBJECTS:,} objects, or groups that hold themselves")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise InputError(f"{inside}: a link to elsewhere, which no NIR file has")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                waiting.append((item, inside, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                total += _claimed(item, inside)
+                if total > _BYTES:
+                    raise InputError(f"'{path}': arrays of more than {_BYTES:,} bytes; no network that is read here")
+            else:
+                raise InputError(f"{inside}: neither a group nor an array")
+
+
+def _claimed(item: Any, where: str) -> int:
+    """The bytes that reading an array takes, which must be in some proportion to those that are stored."""
+    if item.shape is None:
+        raise InputError(f"{where}: an array without values")
+    text = h5py.check_string_dtype(item.dtype)
+    if item.dtype.itemsize > (2**16 if text is not None else 8) or (text is None and item.dtype.kind not in "fiub"):
+        raise InputError(f"{where}: values of type {item.dtype}, which no NIR file has")
+    if item.is_virtual or item.external:
+        raise InputError(f"{where}: values in another file, which no NIR file has")
+    size = int(item.size) * int(item.dtype.itemsize)
+    stored = int(item.id.get_storage_size())
+    if size > _SQUEEZED * stored + 1024:
+        raise InputError(f"{where}: {size:,} bytes claimed, {stored:,} stored; the file is damaged")
+    return size

@@ -1,0 +1,380 @@
+"""NIR to the folded network: graphs that snn2chip wrote come back as they were, others as far as they mean the same."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from snn2chip import ir
+from snn2chip.errors import InputError, SetupError, UnsupportedError
+from snn2chip.fold import fold
+from snn2chip.formats import nir_nodes
+from snn2chip.formats.nir_fields import Fields, short
+from snn2chip.formats.nir_file import checked, first_line
+from snn2chip.formats.nir_layers import INSTEAD, MAKE, Given
+
+if TYPE_CHECKING:
+    from nir import NIRGraph
+
+FORMAT_VERSION = 1
+_PIXELS = 2**24  # of an input; more is damage
+_WEIGHTS = 2**28  # of a layer after pooling is folded into it
+
+
+def load(
+    path: str | Path,
+    *,
+    timesteps: int | None = None,
+    high: int | None = None,
+    dt: float | None = None,
+) -> ir.Network:
+    """Read a NIR file into a folded network.
+
+    What a file of other makers does not say is asked for: see `convert`.
+
+    Raises:
+        SetupError: the nir package is not installed.
+        InputError: unreadable, truncated, damaged, or incomplete; named by node.
+        UnsupportedError: a node that no network of ours has, by name and type.
+    """
+    path = Path(path)
+    try:
+        nir = importlib.import_module("nir")
+    except ImportError:
+        raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
+    content = checked(path)
+    try:
+        graph = nir.read(content, type_check=False)  # shapes are checked here, with names
+    except Exception as error:  # nir raises whatever Python does: KeyError, AssertionError, TypeError, ...
+        raise InputError(f"'{path}' is damaged or no NIR graph: {type(error).__name__} {first_line(error)}") from None
+    try:
+        return convert(graph, timesteps=timesteps, high=high, dt=dt)
+    except InputError as error:
+        # one line, whatever names are in the file
+        raise type(error)(f"'{path}': {' '.join(str(error).split())}") from None
+
+
+def convert(
+    graph: NIRGraph, *, timesteps: int | None = None, high: int | None = None, dt: float | None = None
+) -> ir.Network:
+    """A NIR graph in memory as a folded network.
+
+    timesteps  steps a sample; needed where the metadata says nothing (and replaces it where it does)
+    high       the largest input value, integers from 0; needed where the metadata says nothing
+    dt         seconds a step; that of the metadata, or 1e-4
+
+    A graph whose layers do not alternate as those of a folded network, say with average pooling, is folded.
+
+    Raises:
+        InputError: a graph that is incomplete or contradicts itself; named by node.
+        UnsupportedError: a node that no network of ours has, by name and type; loops.
+    """
+    try:
+        return _Reader(graph, timesteps, high, dt).network()
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # fields of the wrong type in nodes that nir has built unseen
+        raise InputError(f"no NIR graph that can be read: {type(error).__name__} {first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the metadata of the graph says."""
+
+    timesteps: int
+    coding: Literal["direct", "poisson"]
+    pixel_max: int
+    low: int
+    high: int
+    center: ir.IntArray
+    readout: Literal["membrane", "spike_count"] | None
+    classes: list[str] | None
+
+
+class _Reader:
+    """One graph on its way to a network."""
+
+    def __init__(self, graph: NIRGraph, timesteps: int | None, high: int | None, dt: float | None) -> None:
+        metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
+        self.meta = Fields("the graph", metadata)
+        self.ours = "snn2chip_version" in metadata
+        if self.ours and (version := self.meta.integer("format_version", 1, 2**20)) != FORMAT_VERSION:
+            raise InputError(f"format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
+        self.asked = timesteps, high
+        self.dt = dt if dt is not None else self.meta.number("dt") if self.ours else nir_nodes.DT
+        if not self.dt > 0:
+            raise InputError(f"dt {self.dt:g} is not a positive time")
+        self.graph = graph
+        self.kinds: dict[str, str] = {name: type(node).__name__ for name, node in graph.nodes.items()}
+        self.fields = {name: Fields(name, vars(node)) for name, node in graph.nodes.items()}
+        self.own = {
+            name: Fields(name, node.metadata if isinstance(node.metadata, dict) else {})
+            for name, node in graph.nodes.items()
+        }
+        self.names = self._names()
+        self.into: dict[str, list[str]] = {name: [] for name in graph.nodes}
+        for source, target in dict.fromkeys((str(a), str(b)) for a, b in graph.edges):
+            for end in (source, target):
+                if end not in self.into:
+                    raise InputError(f"an edge from '{source}' to '{target}', but no node '{end}'")
+            self.into[target].append(source)
+        self.made: dict[str, ir.Node] = {}  # by our names
+        self.shapes: dict[str, ir.Shape] = {}  # by our names
+        self.areas: dict[str, int] = {}  # pixels under one of the pools on the way to a node
+        self.summed = False  # an I stands before the output
+
+    def _names(self) -> dict[str, str]:
+        """Our names of NIR's nodes."""
+        names = {name: own.text("name") if "name" in own else name for name, own in self.own.items()}
+        if len(set(names.values())) != len(names):
+            twice = next(name for name in names.values() if list(names.values()).count(name) > 1)
+            raise InputError(f"two nodes are named '{twice}' by their metadata")
+        return names
+
+    def _one(self, kind: str) -> str:
+        found = [name for name, is_a in self.kinds.items() if is_a == kind]
+        if len(found) != 1:
+            raise UnsupportedError(f"{len(found)} nodes of type {kind} ({', '.join(found)}); a network of ours has one")
+        return found[0]
+
+    def _order(self) -> list[str]:
+        """NIR's nodes, sources first.
+
+        Raises:
+            UnsupportedError: a loop.
+        """
+        order: list[str] = []
+        missing = {name: len(sources) for name, sources in self.into.items()}
+        readers: dict[str, list[str]] = {name: [] for name in self.into}
+        for name, sources in self.into.items():
+            for source in sources:
+                readers[source].append(name)
+        ready = [name for name, count in missing.items() if not count]
+        while ready:
+            name = ready.pop()
+            order.append(name)
+            for reader in readers[name]:
+                missing[reader] -= 1
+                if not missing[reader]:
+                    ready.append(reader)
+        if len(order) < len(missing):
+            name = next(name for name in missing if name not in set(order))
+            raise UnsupportedError(
+                f"layer '{name}': {self.kinds[name]} in a loop or after one; recurrent networks are not read"
+            )
+        return order
+
+    def network(self) -> ir.Network:
+        """The whole graph."""
+        source, output = self._one("Input"), self._one("Output")
+        for name, kind in self.kinds.items():
+            if kind not in (*MAKE, "I") and name not in (source, output):
+                raise UnsupportedError(
+                    f"layer '{name}': a node of type {kind} has no counterpart; "
+                    f"{INSTEAD.get(kind, 'what is read: ' + ', '.join(MAKE))}"
+                )
+        order = self._order()
+        self._input(source)
+        for name in order:
+            if name not in (source, output) and "role" not in self.own[name]:
+                if self.kinds[name] == "I":
+                    self._integrator(name, output)
+                else:
+                    self._put(MAKE[self.kinds[name]](self._given(name, self._driver(name))))
+        readout = self._readout(output)
+        self._put(readout)
+        self._biases()
+        nodes = self._sorted()
+        said = self.said
+        classes = said.classes
+        if classes is None:
+            shape = self.shapes[readout.inputs[0]]
+            if len(shape) != 1:
+                raise UnsupportedError(f"layer '{output}': an output of shape {shape}; scores of classes are flat")
+            classes = [str(number) for number in range(shape[0])]
+        if self._alternates(nodes):
+            return ir.Network("folded", said.timesteps, tuple(classes), tuple(nodes))
+        first = nodes[0]
+        assert isinstance(first, ir.Input)  # the first that was put
+        # the fold centres the input itself, at the same place
+        nodes[0] = replace(first, center=np.zeros_like(first.center), shift=(0.0 - first.center).astype(np.float64))
+        return fold(ir.Network("captured", said.timesteps, tuple(classes), tuple(nodes)))[0]
+
+    def _put(self, node: ir.Node) -> None:
+        if node.name in self.made:
+            raise InputError(f"two layers are named '{node.name}'")
+        self.shapes[node.name] = ir.output_shape(node, *(self.shapes[source] for source in node.inputs))
+        self.made[node.name] = node
+        reached = [self.areas.get(source, 1) for source in node.inputs] or [1]
+        if isinstance(node, ir.AvgPool):
+            self.areas[node.name] = max(reached) * node.kernel[0] * node.kernel[1]
+        elif isinstance(node, ir.Flatten):
+            self.areas[node.name] = max(reached)
+        elif isinstance(node, (ir.Conv, ir.Dense)) and node.weight.size * max(reached) > _WEIGHTS:
+            raise InputError(f"layer '{node.name}': more than {_WEIGHTS:,} weights with the pooling before it")
+
+    def _given(self, name: str, driver: str) -> Given:
+        shape = self.shapes[driver]
+        return Given(self.kinds[name], self.fields[name], self.own[name], self.names[name], driver, shape, self.dt)
+
+    def _driver(self, name: str) -> str:
+        """Our name of what a node reads: a node, or an add of all that it reads."""
+        sources = [self.names[source] for source in self.into[name] if "role" not in self.own[source]]
+        own = self.own[name]
+        if len(sources) == 1 and "add" not in own:
+            return sources[0]
+        if not sources:
+            raise InputError(f"layer '{self.names[name]}': {self.kinds[name]} reads nothing")
+        add = ir.Add(own.text("add") if "add" in own else f"{self.names[name]}.add", tuple(sources))
+        self._put(add)
+        return add.name
+
+    # -------------------------------------------------------------------------------------------------- nodes
+
+    def _input(self, name: str) -> None:
+        kind = self.fields[name].values.get("input_type")
+        sides = np.asarray(kind.get("input") if isinstance(kind, dict) else None)
+        if sides.dtype.kind not in "iu" or sides.ndim != 1 or sides.size not in (1, 3) or sides.min() < 1:
+            raise InputError(f"layer '{name}': an input of shape {short(sides)}; (C, H, W) or (F,) are read")
+        shape = tuple(int(side) for side in sides)
+        if np.prod(np.array(shape, dtype=np.float64)) > _PIXELS:
+            raise InputError(f"layer '{name}': an input of shape {shape} has more than {_PIXELS:,} values")
+        said = self.said = self._source(shape)
+        ones, zeros = np.ones(shape[0]), np.zeros(shape[0])
+        self._put(
+            ir.Input(
+                self.names[name], (), shape, said.coding, said.pixel_max, said.low, said.high, said.center, ones, zeros
+            )
+        )
+
+    def _source(self, shape: ir.Shape) -> _Source:
+        timesteps, high = self.asked
+        if timesteps is not None and timesteps < 1:
+            raise InputError(f"timesteps {timesteps} is less than 1")
+        if high is not None and not 1 <= high <= 2**24:
+            raise InputError(f"the largest input value {high} is outside 1..{2**24}")
+        if not self.ours:
+            if timesteps is None or high is None:
+                missing = "how many time steps a sample has" if timesteps is None else "its largest input value"
+                raise InputError(f"the graph does not say {missing}; give timesteps= and high=")
+            center = np.zeros(shape[0], dtype=np.int64)
+            return _Source(timesteps, "direct", high, 0, high, center, None, None)
+        meta = self.meta
+        low, top = meta.integer("low", -(2**24), 2**24), meta.integer("high", -(2**24), 2**24)
+        center = np.atleast_1d(np.asarray(meta.values.get("center")))
+        if center.dtype.kind not in "iu" or center.shape != shape[:1] or center.min() < low or center.max() > top:
+            raise meta.fail("center", f"{shape[0]} integers {low}..{top}, one a channel")
+        return _Source(
+            meta.integer("timesteps", 1, 2**20) if timesteps is None else timesteps,
+            "direct" if meta.text("coding", "direct", "poisson") == "direct" else "poisson",
+            meta.integer("pixel_max", 1, 2**24),
+            low,
+            top if high is None else high,
+            center.astype(np.int64),
+            "membrane" if meta.text("readout", "membrane", "spike_count") == "membrane" else "spike_count",
+            meta.names("classes"),
+        )
+
+    # ------------------------------------------------------------------------------------------- readout, biases
+
+    def _readout(self, output: str) -> ir.Readout:
+        driver = self._driver(output)
+        kind = self.said.readout
+        if kind is None and self.summed:
+            kind = "membrane"
+        elif kind is None:
+            kind = "spike_count" if isinstance(self.made[driver], ir.LIF) else "membrane"
+        return ir.Readout(self.names[output], (driver,), kind)
+
+    def _integrator(self, name: str, output: str) -> None:
+        """I before the output: the readout by membrane, written out."""
+        driver = self._driver(name)
+        readers = [reader for reader, sources in self.into.items() if name in sources]
+        if readers != [output] or self.into[output] != [name]:
+            raise UnsupportedError(f"layer '{name}': I, an integrator, is read right before the output only")
+        gain = self.dt * self.fields[name].uniform("r", self.shapes[driver])
+        if not abs(gain - 1) < nir_nodes.CLOSE:
+            raise UnsupportedError(f"layer '{name}': I with R dt = {gain:g}; the scores of ours are sums, R = 1 / dt")
+        self.names[name] = driver  # who reads it, reads what drives it
+        self.summed = True
+
+    def _biases(self) -> None:
+        """Biases of every neuron go back into their convolutions."""
+        promised = {self.names[name] for name, own in self.own.items() if own.values.get("bias") == "neuron"}
+        for name, own in self.own.items():
+            if "role" in own and own.text("role", "one", "bias") == "bias":
+                target = own.text("of")
+                conv = self.made.get(target)
+                readers, wanted = (
+                    {reader for reader, sources in self.into.items() if end in sources}
+                    for end in (name, next((end for end, called in self.names.items() if called == target), name))
+                )
+                if not isinstance(conv, ir.Conv) or target not in promised or readers != wanted:
+                    raise own.fail("of", "the convolution whose bias it holds")
+                promised.discard(target)
+                self.made[target] = replace(conv, bias=self._bias(name, self.shapes[target]))
+        if promised:
+            raise InputError(f"layer '{promised.pop()}': the node with its bias of every neuron is missing")
+
+    def _bias(self, name: str, shape: ir.Shape) -> ir.FloatArray:
+        """The values in a node that spreads the pixel of value 1; both must be what snn2chip writes."""
+        source = next(iter(self.made.values()))
+        assert isinstance(source, ir.Input)  # the first that was put
+        for pixel in self.into[name]:
+            one = self._plain_conv(pixel)
+            kernel = self._plain_conv(name)
+            weight_shape, stride = nir_nodes.constant_image(source.shape)
+            is_one = one.weight.shape == weight_shape and not one.weight.any() and one.stride == stride
+            is_one = is_one and one.padding == (0, 0) and one.bias is not None and bool((one.bias == 1).all())
+            if len(self.into[name]) == 1 and is_one and [self.names[n] for n in self.into[pixel]] == [source.name]:
+                bias = nir_nodes.bias_of_kernel(kernel.weight.astype(np.float64), kernel.padding, shape)
+                plain = kernel.stride == (1, 1) and (kernel.bias is None or not kernel.bias.any())
+                if bias is not None and plain:
+                    return bias
+        raise InputError(f"layer '{name}': not the bias of every neuron that its metadata says; export it again")
+
+    def _plain_conv(self, name: str) -> ir.Conv:
+        """A node with a role as a convolution."""
+        if self.kinds[name] != "Conv2d":
+            raise InputError(f"layer '{name}': {self.kinds[name]} in the place of a convolution; export it again")
+        conv = MAKE["Conv2d"](self._given(name, next(iter(self.made))))
+        assert isinstance(conv, ir.Conv)
+        return conv
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def _sorted(self) -> list[ir.Node]:
+        """The nodes in the order that they were written in, or any that is possible."""
+        if self.ours and "order" in self.meta:
+            order = self.meta.names("order")
+            if sorted(order) != sorted(self.made):
+                raise InputError("the order of layers in the metadata does not name the graph's nodes; export it again")
+            return [self.made[name] for name in order]
+        return list(self.made.values())
+
+    def _alternates(self, nodes: list[ir.Node]) -> bool:
+        """Whether every neuron reads a conv or dense layer or a sum of some, and those read neurons or the input."""
+        if not all(isinstance(node, _FOLDED) for node in nodes):
+            return False
+        for node in nodes[1:]:
+            read = [self.made[source] for source in node.inputs]
+            if isinstance(node, (ir.LIF, ir.Add)):
+                allowed: tuple[type[ir.Node], ...] = (
+                    ir.Conv,
+                    ir.Dense,
+                    *((ir.Add,) if isinstance(node, ir.LIF) else ()),
+                )
+            elif isinstance(node, ir.Readout):
+                allowed = (ir.Conv, ir.Dense, ir.Add, ir.LIF)
+            else:
+                allowed = (ir.Input, ir.LIF, *(() if isinstance(node, ir.Flatten) else (ir.Flatten,)))
+            if not all(isinstance(source, allowed) for source in read):
+                return False
+        return True
+
+
+_FOLDED = (ir.Input, ir.Conv, ir.Dense, ir.Flatten, ir.Add, ir.LIF, ir.Readout)
