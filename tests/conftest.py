@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,12 @@ def run_in_process(*arguments: str | Path) -> Outcome:
             code = stop.code
     assert code is None or isinstance(code, int), f"exit code {code!r}"
     return Outcome(code or 0, out.getvalue(), err.getvalue())
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be heard where it is ignored (a job started with & by a script): children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def child_environment(**changes: str) -> dict[str, str]:
