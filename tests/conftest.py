@@ -22,7 +22,10 @@ from snn2chip.recipe import Recipe, parse
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One thread; and torch's own compiler imports a part of torch that torch deprecates."""
+    """One thread; Ctrl-C heard where a script started this with &, which children inherit; and torch's own compiler
+    imports a part of torch that torch deprecates."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)  # the tests' networks are too small for more, and figures repeat bit for bit
     config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 
@@ -71,12 +74,6 @@ def run_in_process(*arguments: str | Path) -> Outcome:
             code = stop.code
     assert code is None or isinstance(code, int), f"exit code {code!r}"
     return Outcome(code or 0, out.getvalue(), err.getvalue())
-
-
-def pytest_configure() -> None:
-    """Let Ctrl-C be heard where it is ignored (a job started with & by a script): children inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def child_environment(**changes: str) -> dict[str, str]:
