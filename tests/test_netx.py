@@ -128,7 +128,7 @@ def test_layout_is_what_stock_netx_reads(tmp_path: Path) -> None:
             np.testing.assert_array_equal(group["weight"][()], layer.weight)
             neuron = group["neuron"]
             assert set(neuron) == {"type", "iDecay", "vDecay", "vThMant", "refDelay"}
-            assert neuron["type"][()] == b"CUBA"
+            assert neuron["type"][0] == b"CUBA"
             for key, value in (
                 ("iDecay", layer.current_decay),
                 ("vDecay", layer.voltage_decay),
@@ -203,7 +203,7 @@ def attribute(name: str, value: object) -> Callable[[h5py.File], None]:
     """Replace an attribute of our group."""
 
     def change(file: h5py.File) -> None:
-        file["snn2chip"].attrs[name] = value
+        file["snn2chip"].attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
     return change
 

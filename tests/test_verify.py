@@ -327,7 +327,7 @@ def first_of(path: str, amount: int = 1) -> Callable[[h5py.File], None]:
 
 def attribute(name: str, value: object) -> Callable[[h5py.File], None]:
     def alter(file: h5py.File) -> None:
-        file["snn2chip"].attrs[name] = value
+        file["snn2chip"].attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
     return alter
 

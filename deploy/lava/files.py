@@ -65,8 +65,8 @@ def read_layers(net: Path) -> tuple[list[Layer], dict[str, int]]:
             raise RefusedError(f"'{net}' has no conv or dense layer; nothing would be computed")
         about = {
             key: int(value)
-            for key, value in (file["snn2chip"].attrs.items() if "snn2chip" in file else ())
-            if key in ("input_message_bits", "timesteps")
+            for key in ("input_message_bits", "timesteps")
+            if "snn2chip" in file and (value := file["snn2chip"].attrs.get(key)) is not None
         }
     return layers, about
 

@@ -30,6 +30,8 @@ from snn2chip.ir import Chain, ChainLayer, Shape, StepTables, out_size
 
 FORMAT_VERSION = 1
 STEPS = "SNN2CHIP_STEPS"  # the type of time-varying neurons
+_ATTRIBUTE_BYTES = 60_000  # HDF5's own limit is 64 KiB with everything around it
+_MAX_TEXT = 2**26
 _MAX_NEURONS = 2**28  # a layer that claims more is damaged, not large
 
 
@@ -56,19 +58,31 @@ def save(path: str | Path, chain: Chain) -> None:
         own.attrs["format_version"] = FORMAT_VERSION
         own.attrs["stock_netx"] = chain.stock
         own.attrs["timesteps"] = chain.timesteps
-        own.attrs["readout"] = chain.readout
-        own.attrs["coding"] = chain.coding
+        own.attrs["readout"] = np.bytes_(chain.readout.encode())
+        own.attrs["coding"] = np.bytes_(chain.coding.encode())
         own.attrs["pixel_max"] = chain.pixel_max
         own.attrs["input_low"] = chain.low
         own.attrs["input_high"] = chain.high
         own.attrs["input_center"] = np.array(chain.center)
         own.attrs["input_raw_shape"] = np.array(chain.raw_shape)
         own.attrs["input_message_bits"] = chain.message_bits
-        own.attrs["classes"] = json.dumps(chain.classes)
-        own.attrs["made"] = json.dumps(chain.made)
-        own.attrs["origin"] = json.dumps({layer.name: layer.origin for layer in chain.layers})
+        _write_json(own, "classes", chain.classes)
+        _write_json(own, "made", chain.made)
+        _write_json(own, "origin", {layer.name: layer.origin for layer in chain.layers})
     with atomic_path(path) as part:
         part.write_bytes(memory.getbuffer())
+
+
+def _write_json(own: h5py.Group, name: str, value: Any) -> None:
+    """JSON as an attribute of fixed length, or as a dataset where it exceeds what an attribute holds.
+
+    Of fixed length, because HDF5 can crash on a damaged text of variable length, which stands elsewhere in the file.
+    """
+    text = np.bytes_(json.dumps(value).encode())
+    if len(text) < _ATTRIBUTE_BYTES:
+        own.attrs[name] = text
+    else:
+        own[name] = text
 
 
 def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
@@ -93,11 +107,11 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
     neuron["iDecay"] = layer.current_decay
     neuron["refDelay"] = 1
     if layer.steps is None:
-        neuron["type"] = b"CUBA"
+        neuron["type"] = np.array([b"CUBA"])  # of fixed length, as above
         neuron["vDecay"] = layer.voltage_decay
         neuron["vThMant"] = layer.threshold
         return
-    neuron["type"] = STEPS.encode()
+    neuron["type"] = np.array([STEPS.encode()])
     neuron["leak"] = layer.steps.leak.astype(np.int32)
     neuron["leakShift"] = layer.steps.leak_shift
     neuron["stepBias"] = layer.steps.bias.astype(np.int32)
@@ -147,6 +161,10 @@ class _Reader:
         item = self.group.get(name)
         if not isinstance(item, h5py.Dataset) or item.size != 1:
             raise InputError(f"{self.where}: '{name}' is missing or not text")
+        if item.dtype.itemsize > _MAX_TEXT:
+            raise InputError(
+                f"{self.where}: '{name}' claims {item.dtype.itemsize} bytes; at most {_MAX_TEXT} make sense"
+            )
         value = np.asarray(item[()]).reshape(-1)[0]
         if not isinstance(value, bytes | str):
             raise InputError(f"{self.where}: '{name}' is {value!r}; expected text")
@@ -161,7 +179,7 @@ class _Reader:
 
     def decoded(self, name: str, kind: type) -> Any:
         """An attribute that holds JSON of one kind, list or dict."""
-        value = json.loads(str(self.attribute(name)))
+        value = json.loads(self.words(name))
         if not isinstance(value, kind):
             raise InputError(f"{self.where}: attribute '{name}' is not a {kind.__name__} in JSON")
         return value
@@ -186,9 +204,20 @@ class _Reader:
             raise InputError(f"{self.where}: '{name}' holds values that are not positive numbers")
         return values
 
+    def words(self, name: str) -> str:
+        """An attribute that holds text, or the dataset in its place."""
+        if name not in self.group.attrs and name in self.group:
+            return self.text(name)
+        value = self.attribute(name)
+        if not isinstance(value, bytes):
+            raise InputError(f"{self.where}: attribute '{name}' is {value!r}; expected text")
+        return value.decode("utf-8", "replace")
+
     def attribute(self, name: str) -> Any:
         if name not in self.group.attrs:
             raise InputError(f"{self.where}: attribute '{name}' is missing")
+        if self.group.attrs.get_id(name).dtype.kind == "O":  # read, a damaged one can crash HDF5
+            raise InputError(f"{self.where}: attribute '{name}' is of variable length; export the model again")
         return self.group.attrs[name]
 
 
@@ -258,7 +287,7 @@ def _load(root: _Reader) -> Chain:
             raise UnsupportedError(f"{reader.where}: layer type '{kind}' is not one that netx runs as a chain")
     if not layers:
         raise InputError(f"{layers_group.where}: no conv or dense layer")
-    readout, coding = str(own.attribute("readout")), str(own.attribute("coding"))
+    readout, coding = own.words("readout"), own.words("coding")
     if readout not in ("membrane", "spike_count") or coding not in ("direct", "poisson"):
         raise InputError(f"{own.where}: readout '{readout}', coding '{coding}': not known to this snn2chip")
     raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
