@@ -73,7 +73,9 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
     assert f"| accuracy, float32 | {100 * metrics['float_accuracy']:.2f} % |" in card
     assert f"| accuracy, chip integers | {100 * metrics['integer_accuracy']:.2f} % |" in card
     assert f"all {metrics['samples']:,} test images" in card
-    assert f"snn2chip train {folder.name}" in card
+    base, stage, steps = folder.name.rpartition("-t")  # a stage of a retraining
+    retrained = stage and steps.isdecimal()
+    assert (f"snn2chip retrain runs/{base}/model.pt" if retrained else f"snn2chip train {folder.name}") in card
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
