@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -263,3 +263,21 @@ def port_input(chain: ir.Chain, samples: int, seed: int, *, extreme: bool = Fals
     if extreme:
         return chain.port(rng.choice([chain.low, chain.high], shape).astype(np.int64))
     return chain.port(rng.integers(chain.low, chain.high + 1, shape))
+
+
+def mutations(whole: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
+    """Damaged copies of a file: cut short, one bit flipped, a dozen bytes changed, 64 bytes overwritten, in turn."""
+    for trial in range(count):
+        data = bytearray(whole)
+        kind = trial % 4
+        if kind == 0:
+            data = data[: rng.integers(len(data))]
+        elif kind == 1:
+            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        elif kind == 2:
+            for place in rng.integers(0, len(data), 12):
+                data[place] = rng.integers(256)
+        else:
+            start = rng.integers(len(data))
+            data[start : start + 64] = rng.integers(0, 256, 64).astype(np.uint8).tobytes()
+        yield bytes(data)

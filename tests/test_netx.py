@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import chains, rng_of
+from helpers import chains, mutations, rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -339,23 +339,9 @@ def test_a_file_cannot_be_written_where_it_has_no_place(tmp_path: Path, good: Pa
 
 def test_mutated_files_give_input_errors_only(good: Path, tmp_path: Path) -> None:
     """Truncated or flipped anywhere: an InputError of one line, or a file that still says something valid."""
-    whole = good.read_bytes()
     bad = tmp_path / "bad.net"
-    rng = rng_of(0)
     refused = 0
-    for trial in range(500):
-        data = bytearray(whole)
-        kind = trial % 4
-        if kind == 0:
-            data = data[: rng.integers(len(data))]
-        elif kind == 1:
-            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        elif kind == 2:
-            for place in rng.integers(0, len(data), 12):
-                data[place] = rng.integers(256)
-        else:
-            start = rng.integers(len(data))
-            data[start : start + 64] = rng.integers(0, 256, 64).astype(np.uint8).tobytes()
+    for data in mutations(good.read_bytes(), rng_of(0), 500):
         bad.write_bytes(data)
         try:
             chain = netx.load(bad)

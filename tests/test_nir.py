@@ -18,7 +18,7 @@ import pytest
 import torch
 from branching import Drawn, branching, inputs
 from conftest import Command
-from helpers import images_for, look_trained, rng_of, spiking_network
+from helpers import images_for, look_trained, mutations, rng_of, spiking_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -666,23 +666,9 @@ def small_file() -> bytes:
 
 def test_mutated_files_give_input_errors_only(tmp_path: Path) -> None:
     """Truncated or flipped anywhere: an InputError of one line, or a file that still says a network."""
-    whole = small_file()
     bad = tmp_path / "bad.nir"
-    rng = rng_of(0)
     refused = 0
-    for trial in range(400):
-        data = bytearray(whole)
-        kind = trial % 4
-        if kind == 0:
-            data = data[: rng.integers(len(data))]
-        elif kind == 1:
-            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        elif kind == 2:
-            for place in rng.integers(0, len(data), 12):
-                data[place] = rng.integers(256)
-        else:
-            start = rng.integers(len(data))
-            data[start : start + 64] = rng.integers(0, 256, 64).astype(np.uint8).tobytes()
+    for data in mutations(small_file(), rng_of(0), 400):
         bad.write_bytes(data)
         try:
             network = ours.load(bad)
