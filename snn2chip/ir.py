@@ -153,7 +153,7 @@ class Flatten(Node):
 
 @dataclass(frozen=True, eq=False)
 class StepConstants:
-    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64, see `snn2chip.fold`.
+    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64, see `snn2chip.varying`.
 
     With v[t] = u[t] / gain[t]: ``v[t] = leak[t] v[t-1] (1 - o[t-1]) + I[t] + bias[t]``, ``o[t] = v[t] > threshold[t]``.
     leak[0] is 0: there is nothing before the first step.

@@ -139,9 +139,9 @@ class StepQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), 0, 0, steps=tables)
-        least, most_sum = self._sums(synapses)
-        proved = bool((self._peaks(synapses, tables) <= chip.state_max).all())
-        bound = int(max(-least.min(), most_sum.max()))
+        sums = self._sums(synapses)
+        proved = bool((self._peaks(sums, synapses[0].bias, tables) <= chip.state_max).all())
+        bound = int(max(-sums[0].min(), sums[1].max()))
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved and bound <= chip.input_max, bound)
 
     def _sums(self, synapses: tuple[ir.Synapse, ...]) -> tuple[ir.IntArray, ir.IntArray]:
@@ -149,17 +149,19 @@ class StepQuantizer:
         least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
         return least, most
 
-    def _peaks(self, synapses: tuple[ir.Synapse, ...], tables: ir.StepTables) -> ir.IntArray:
-        rest = synapses[0].bias
+    def _peaks(
+        self, sums: tuple[ir.IntArray, ir.IntArray], rest: ir.Array | None, tables: ir.StepTables
+    ) -> ir.IntArray:
         flat = np.zeros((len(tables.scale), 1), dtype=np.int64) if rest is None else rest.reshape(len(rest), -1)
         bias = flat.astype(np.int64)
-        return varying_peaks(*self._sums(synapses), bias.min(1), bias.max(1), tables)
+        return varying_peaks(*sums, bias.min(1), bias.max(1), tables)
 
     def _provable(self, made: Candidate) -> ir.FloatArray:
         """Scales, channel by channel, at which sums and membranes are within the chip's state."""
         assert made.neuron.steps is not None and isinstance(made.scale, np.ndarray)
         least, most = self._sums(made.synapses)
-        peaks = np.maximum(self._peaks(made.synapses, made.neuron.steps), 64 * np.maximum(-least, most))
+        peaks = self._peaks((least, most), made.synapses[0].bias, made.neuron.steps)
+        peaks = np.maximum(peaks, 64 * np.maximum(-least, most))
         room = self.chip.state_max / np.maximum(1, peaks)
         scale: ir.FloatArray = np.where(room < 1, made.scale * room * 0.99, made.scale)
         return scale
