@@ -82,6 +82,18 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", **changes}
 
 
+def start_process(*arguments: str | Path) -> subprocess.Popen[str]:
+    """`snn2chip ARGUMENTS` started in a process group of its own, for a Ctrl-C as a terminal sends it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snn2chip.cli", *map(str, arguments)],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def run_as_process(*arguments: str | Path, **changes: str) -> Outcome:
     """`snn2chip ARGUMENTS` as a process of its own, its output in pipes."""
     done = subprocess.run(

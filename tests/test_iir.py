@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Command, child_environment, tiny_recipe
+from conftest import Command, start_process, tiny_recipe
 from torch import Tensor
 
 from snn2chip import data
@@ -293,14 +291,7 @@ def test_ctrl_c_in_the_command(start: dict[str, Path], cli_process: Command, tmp
     """Exit code 130 with the way to go on, which then works and leaves table, JSON and picture."""
     out = tmp_path / "run"
     arguments = ["retrain", start["tdbn"], "--timesteps=2", "--device=cpu", "--out", out, "--epochs"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "snn2chip.cli", *map(str, arguments), "4000"],
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_process(*arguments, "4000")
     with process:
         assert process.stdout is not None
         while not process.stdout.readline().startswith("epoch"):

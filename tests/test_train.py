@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, Quickstart, child_environment, tiny_recipe
+from conftest import Command, Quickstart, child_environment, start_process, tiny_recipe
 
 from snn2chip import chip, data, pipeline
 from snn2chip.data import ImageSet
@@ -366,14 +366,7 @@ def test_ctrl_c_in_the_command(tmp_path: Path, cli: Command) -> None:
     """`snn2chip train` ends with exit code 130 and the command to go on with, which then works."""
     settings = [f"--set={key}" for key in ("train.epochs=200", "data.train_limit=256")]
     arguments = ["train", "digits-tdbn", "--device=cpu", "--out", str(tmp_path / "run"), *settings]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "snn2chip.cli", *arguments],
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_process(*arguments)
     with process:
         assert process.stdout is not None
         while "epoch" not in process.stdout.readline().split("  ")[0].split(",")[0]:
