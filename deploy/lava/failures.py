@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 BAD_INPUT, LAVA_FAILED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 
@@ -26,3 +27,23 @@ def fail(message: str, status: int) -> None:
     """Say what went wrong and leave at once: Lava's threads and destructors could hang an ordinary exit."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
+
+
+def leave(action: Callable[[], None]) -> None:
+    """Do `action` and leave the process: with status 0, or with one line that says what went wrong."""
+    try:
+        action()
+        sys.stdout.flush()
+        os._exit(0)  # as `fail` does
+    except RefusedError as error:
+        fail(str(error), BAD_INPUT)
+    except LavaError as error:
+        fail(str(error), LAVA_FAILED)
+    except KeyboardInterrupt as error:
+        fail("interrupted", error.args[0] if error.args else INTERRUPTED)
+    except BrokenPipeError:
+        os._exit(TERMINATED)  # whoever read the progress is gone
+    except MemoryError:
+        fail("memory ran out; run fewer samples at a time", LAVA_FAILED)
+    except ImportError as error:
+        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)

@@ -100,11 +100,48 @@ def _check_neurons(net: Path, number: str, kind: str, group: h5py.Group) -> None
             )
 
 
+def read_any_layers(net: Path, most: int | None) -> tuple[list[Layer], bool]:
+    """Layers with neurons of a netx file from anywhere, latency not counted, and whether the first is driven by bias.
+
+    Raises:
+        RefusedError: not HDF5, not netx, or a layer that netx cannot load.
+    """
+    if not net.is_file():
+        raise RefusedError(f"'{net}': no such file; give a netx network")
+    try:
+        with h5py.File(net, "r") as file:
+            group = file["layer"]
+            kinds = {number: _text(net, number, group[number], "type") for number in sorted(group, key=int)[:most]}
+            driven = kinds.get("0") == "input" and "neuron" in group["0"]
+    except (OSError, KeyError, ValueError) as error:
+        raise RefusedError(f"'{net}' is not a netx network: {error}") from error
+    for number, kind in kinds.items():
+        if kind not in PASSING + COMPUTING:
+            raise RefusedError(f"'{net}': layer {number} is '{kind}', which netx cannot load; give --layers {number}")
+    return [
+        Layer(number, kind, 0) for number, kind in kinds.items() if kind in COMPUTING or (kind == "input" and driven)
+    ], driven
+
+
 def read_input(path: Path) -> np.ndarray:
     """The array `input` as stored, (samples, T, C, H, W) or (samples, T, features), any integer type.
 
     Raises:
         RefusedError: no such file, no such array, not integers, or another number of axes.
+    """
+    data = read_arrays(path)
+    if data.ndim not in (3, 5) or data.size == 0:
+        raise RefusedError(
+            f"'{path}': input has shape {data.shape}; give (samples, T, C, H, W) or (samples, T, features), not empty"
+        )
+    return data
+
+
+def read_arrays(path: Path) -> np.ndarray:
+    """The array `input` as stored, any integer type.
+
+    Raises:
+        RefusedError: no such file, no such array, or not integers.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -117,10 +154,6 @@ def read_input(path: Path) -> np.ndarray:
         raise RefusedError(f"'{path}' is not an .npz of plain arrays; write it with numpy.savez") from error
     if data.dtype.kind not in "iub":
         raise RefusedError(f"'{path}': input is {data.dtype}, not integers; the chip takes integers: round it first")
-    if data.ndim not in (3, 5) or data.size == 0:
-        raise RefusedError(
-            f"'{path}': input has shape {data.shape}; give (samples, T, C, H, W) or (samples, T, features), not empty"
-        )
     return data
 
 

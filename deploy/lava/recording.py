@@ -47,21 +47,24 @@ def _shared(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return np.frombuffer(memory, dtype, count).reshape(shape)
 
 
-RECORDS: dict[int, Record] = {}  # by the Lava process id of the neurons; Lava's processes inherit it
+# by the Lava process id of the neurons; Lava's processes inherit both
+RECORDS: dict[int, Record] = {}
+BIASES: dict[int, np.ndarray] = {}  # (chip steps, *ports): mantissas that drive the neurons of an input layer
 
 
 def recording_neurons() -> dict[type, type]:
     """For each neuron process its own bit-accurate model that also keeps what each step left.
 
-    Lava's LIFReset, and the time-varying one of `neurons.steps`. A model that writes down its state costs next to
-    nothing; a Lava Monitor is one more OS process for each variable and hands its record over number by number
+    Lava's LIF and LIFReset, and the time-varying one of `neurons.steps`. A model that writes down its state costs next
+    to nothing; a Lava Monitor is one more OS process for each variable and hands its record over number by number
     (`--monitors` uses them, to check that both agree).
     """
-    from lava.proc.lif.models import PyLifResetModelBitAcc
-    from lava.proc.lif.process import LIFReset
+    from lava.proc.lif.models import PyLifModelBitAcc, PyLifResetModelBitAcc
+    from lava.proc.lif.process import LIF, LIFReset
     from neurons.steps import PyStepLifModelBitAcc, StepLIF
 
-    return {LIFReset: _recording(PyLifResetModelBitAcc), StepLIF: _recording(PyStepLifModelBitAcc)}
+    models = {LIF: PyLifModelBitAcc, LIFReset: PyLifResetModelBitAcc, StepLIF: PyStepLifModelBitAcc}
+    return {process: _recording(model) for process, model in models.items()}
 
 
 def _recording(model: type) -> type:
@@ -73,6 +76,8 @@ def _recording(model: type) -> type:
             super().reset_voltage(spike_vector=spike_vector)
 
         def run_spk(self) -> None:
+            if self.proc_params["record"] in BIASES:  # as who drives an input layer from outside would set it
+                self.bias_mant[:] = BIASES[self.proc_params["record"]][self.time_step - 1]
             super().run_spk()
             RECORDS[self.proc_params["record"]].put(self.time_step, self.fired, self.v, self.u)
 

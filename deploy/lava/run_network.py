@@ -27,14 +27,12 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from failures import BAD_INPUT, INTERRUPTED, LAVA_FAILED, TERMINATED, LavaError, RefusedError, fail, first_line
+from failures import LavaError, RefusedError, first_line, leave
 from fast_convolution import install as install_fast_convolution
 from files import fit_input, read_input, read_layers, write
 from import_lava import import_lava
@@ -113,28 +111,12 @@ def run(
         exception_proc_model_map=None if watching else recording_neurons(),
     )
 
-    shown = [-1, time.monotonic()]
-
-    def report(done: int) -> None:
-        now = time.monotonic()
-        if progress and done != shown[0] and (now - shown[1] > 0.2 or done >= total):
-            print(f"step {min(done, total)}/{total}", flush=True)
-            shown[:] = done, now
-
-    running = Run(net, names)
-    try:
-        running.start(total, config)
-        running.wait(report)
+    def keep() -> None:
         if watching:
             watching.collect()
-        report(total)
         write(output, {name: array for record in RECORDS.values() for name, array in record.arrays(samples)})
-        running.stop()
-    except BaseException as error:
-        known = isinstance(error, (LavaError, RefusedError, BrokenPipeError, MemoryError))
-        failure = error if known or not isinstance(error, Exception) else running.explain(error)
-        running.kill()
-        raise failure from (None if failure is error else error)
+
+    Run(net, names).through(total, config, progress, keep)
 
 
 def check() -> dict[str, Any]:
@@ -161,27 +143,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.output is None and not options.check:
         parser.error("give NET INPUT OUTPUT, or --check")
-    try:
+
+    def action() -> None:
         if options.check:
             print(json.dumps(check()))
         else:
             run(
                 options.net, options.input, options.output, options.progress, options.monitors, options.fast_convolution
             )
-        sys.stdout.flush()
-        os._exit(0)  # as `fail` does
-    except RefusedError as error:
-        fail(str(error), BAD_INPUT)
-    except LavaError as error:
-        fail(str(error), LAVA_FAILED)
-    except KeyboardInterrupt as error:
-        fail("interrupted", error.args[0] if error.args else INTERRUPTED)
-    except BrokenPipeError:
-        os._exit(TERMINATED)  # whoever read the progress is gone
-    except MemoryError:
-        fail("memory ran out; run fewer samples at a time", LAVA_FAILED)
-    except ImportError as error:
-        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+
+    leave(action)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from failures import LavaError, first_line
+from failures import LavaError, RefusedError, first_line
 from recording import RECORDS
 
 
@@ -40,6 +40,32 @@ class Run:
                 self.net.run(condition=RunSteps(num_steps=steps, blocking=False), run_cfg=config)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def through(self, steps: int, config: Any, progress: bool, keep: Callable[[], None]) -> None:
+        """Run all steps, `keep` what was recorded, and end the processes; `progress` prints lines `step k/n`.
+
+        Raises:
+            LavaError: a process failed; and what `keep` raises.
+        """
+        shown = [-1, time.monotonic()]
+
+        def report(done: int) -> None:
+            now = time.monotonic()
+            if progress and done != shown[0] and (now - shown[1] > 0.2 or done >= steps):
+                print(f"step {min(done, steps)}/{steps}", flush=True)
+                shown[:] = done, now
+
+        try:
+            self.start(steps, config)
+            self.wait(report)
+            keep()
+            report(steps)
+            self.stop()
+        except BaseException as error:
+            known = isinstance(error, (LavaError, RefusedError, BrokenPipeError, MemoryError))
+            failure = error if known or not isinstance(error, Exception) else self.explain(error)
+            self.kill()
+            raise failure from (None if failure is error else error)
 
     @property
     def actors(self) -> list[Any]:

@@ -13,7 +13,7 @@ build the environment from), SNN2CHIP_CACHE the folder that holds environments.
 
 from snn2chip.lava.environment import CACHE_VARIABLE, Environment, RegistryError, find, setup
 from snn2chip.lava.interpreters import PYTHON_VARIABLE, Candidate, NoPythonError, candidates
-from snn2chip.lava.runner import neuron_reference, run
+from snn2chip.lava.runner import neuron_reference, run, run_chip_clock
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -26,5 +26,6 @@ __all__ = [
     "find",
     "neuron_reference",
     "run",
+    "run_chip_clock",
     "setup",
 ]

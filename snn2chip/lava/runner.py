@@ -48,6 +48,52 @@ def run(
         InputError: a file that cannot be used, Lava could not load or run it, or the time ran out.
         SetupError: the environment is not set up.
     """
+    _run("run_network.py", net, input, output, [], full, timeout, progress, fast_convolution)
+
+
+def run_chip_clock(
+    net: Path,
+    input: Path,
+    output: Path,
+    *,
+    layers: int | None = None,
+    message_bits: int = 0,
+    reset_interval: int | None = None,
+    reset_offset: int = 0,
+    full: bool = False,
+    timeout: float | None = None,
+    progress: bool = True,
+    fast_convolution: bool = False,
+) -> None:
+    """Run any netx file in Lava in raw chip time: one stream, no latency removed, no reset unless asked for.
+
+    `input` is an .npz with `input`, integers (T, *shape) or (1, T, *shape): what the port gets, or the bias mantissas
+    of an input layer with neurons. `output` becomes an .npz as that of `run`, of shape (1, T, *shape). `layers`,
+    `reset_interval` and `reset_offset` are netx's num_layers, reset_interval and reset_offset; `message_bits` those of
+    the integers at the port, 0 for spikes.
+
+    Raises:
+        InputError: a file that cannot be used, Lava could not load or run it, or the time ran out.
+        SetupError: the environment is not set up.
+    """
+    flags = ["--message-bits", str(message_bits), "--reset-offset", str(reset_offset)]
+    flags += ["--layers", str(layers)] if layers is not None else []
+    flags += ["--reset-interval", str(reset_interval)] if reset_interval is not None else []
+    _run("run_chip_clock.py", net, input, output, flags, full, timeout, progress, fast_convolution)
+
+
+def _run(
+    program: str,
+    net: Path,
+    input: Path,
+    output: Path,
+    flags: list[str],
+    full: bool,
+    timeout: float | None,
+    progress: bool,
+    fast_convolution: bool,
+) -> None:
+    """Run one of the programs from file to file with a progress bar."""
     net, input, output = Path(net), Path(input), Path(output)
     if not net.is_file():
         raise InputError(f"'{net}': no such file; give a netx network")
@@ -74,9 +120,9 @@ def run(
                 bar.update(task, completed=int(step[1]), total=int(step[2]))
 
         # The runner always reports: a closed pipe is how it learns that this process is gone.
-        flags = ["--progress", *(["--fast-convolution"] if fast_convolution else [])]
+        flags = [*flags, "--progress", *(["--fast-convolution"] if fast_convolution else [])]
         files = [str(path.absolute()) for path in (net, input, output)]
-        said = _program(environment, "run_network.py", [*files, *flags], timeout, follow)
+        said = _program(environment, program, [*files, *flags], timeout, follow)
     for line in said.splitlines():
         if line.startswith("note: "):
             console.print(line, soft_wrap=True)
@@ -155,7 +201,7 @@ def _check_input(path: Path) -> None:
         raise InputError(f"'{path}' is not an .npz of plain arrays; write it with numpy.savez") from error
     if dtype.kind not in "iub":
         raise InputError(f"'{path}': input is {dtype}, not integers; the chip takes integers: round it first")
-    if len(shape) not in (3, 5) or 0 in shape:
+    if len(shape) not in (2, 3, 4, 5) or 0 in shape:
         raise InputError(
             f"'{path}': input has shape {shape}; give (samples, T, C, H, W) or (samples, T, features), not empty"
         )

@@ -92,10 +92,19 @@ def load_input(path: str | Path, chain: Chain) -> IntArray:
         InputError: unreadable, not integers, another shape, more timesteps than the network's, or values
             outside the network's range.
     """
+    return check_input(input_array(path), chain, str(path))
+
+
+def input_array(path: str | Path) -> NDArray[np.generic]:
+    """The array ``input`` of an .npz, as it stands.
+
+    Raises:
+        InputError: unreadable, or no such array.
+    """
     arrays = _open(path)
     if "input" not in arrays:
         raise InputError(f"'{path}' has no array 'input'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    return check_input(arrays["input"], chain, str(path))
+    return arrays["input"]
 
 
 def check_input(values: NDArray[np.generic], chain: Chain, source: str = "input") -> IntArray:

@@ -1,0 +1,138 @@
+"""Run any CUBA or LOIHI netx network in Lava in raw chip time, one stream of steps, and record every neuron.
+
+    python run_chip_clock.py NET INPUT.npz OUTPUT.npz [--layers N] [--message-bits B]
+                             [--reset-interval R --reset-offset O] [--progress] [--fast-convolution]
+
+NET is lava-dl netx HDF5 from anywhere: input layers with neurons, delays and recurrent layers included; `--layers`,
+`--reset-interval` and `--reset-offset` are netx's own num_layers, reset_interval and reset_offset. INPUT holds
+`input`, integers (T, C, H, W) or (T, features), or the same with a first axis of one: what the port gets at chip step
+t + 1, or, where the input layer has neurons, the mantissas of their bias in that step. OUTPUT receives, for every layer
+with neurons, by its number under `layer/`, spikes (uint8), voltage and current (int32), (1, T, *shape), as each chip
+step leaves them: latency is not removed.
+
+Exit status as run_network.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from failures import LavaError, RefusedError, first_line, leave
+from fast_convolution import install as install_fast_convolution
+from files import read_any_layers, read_arrays, write
+from import_lava import import_lava
+from recording import BIASES, RECORDS, Record, recording_neurons
+from running import Run, guard_children
+
+
+@dataclass(frozen=True)
+class Options:
+    """What netx takes beside the file, and how to run."""
+
+    layers: int | None
+    message_bits: int
+    reset_interval: int | None
+    reset_offset: int
+    progress: bool
+    fast_convolution: bool
+
+
+def run(net_path: Path, input_path: Path, output: Path, options: Options) -> None:
+    """Run the stream through the network and write the output file, whole or not at all.
+
+    Raises:
+        RefusedError: a file that cannot be used.
+        LavaError: Lava could not load or run the network.
+    """
+    layers, driven_by_bias = read_any_layers(net_path, options.layers)
+    data = read_arrays(input_path)
+    if not output.parent.is_dir():
+        raise RefusedError(f"'{output}': no such folder; make it first")
+    guard_children()
+    import_lava()
+    if options.fast_convolution:
+        install_fast_convolution()
+    from lava.lib.dl.netx import hdf5
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            net = hdf5.Network(
+                net_config=str(net_path),
+                num_layers=options.layers,
+                input_message_bits=options.message_bits,
+                reset_interval=options.reset_interval,
+                reset_offset=options.reset_offset,
+            )
+    except Exception as error:
+        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
+    stream = _stream(data, net.in_layer.neuron.v.shape if driven_by_bias else net.inp.shape, input_path)
+    names: dict[int, str] = {}
+    if not driven_by_bias:
+        names[_connect(net, stream, options, input_path)] = "the input"
+    for layer, block in zip(layers, net.layers, strict=True):
+        record = Record(layer, tuple(map(int, block.neuron.v.shape)), len(stream))
+        RECORDS[block.neuron.id] = record
+        block.neuron.proc_params["record"] = block.neuron.id
+        names[block.neuron.id] = f"layer {layer.number} ({layer.kind})"
+        if layer.kind == "input":
+            BIASES[block.neuron.id] = stream
+        else:
+            names[block.synapse.id] = names[block.neuron.id]
+
+    def keep() -> None:
+        write(output, {name: array for record in RECORDS.values() for name, array in record.arrays(1)})
+
+    config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=recording_neurons())
+    Run(net, names).through(len(stream), config, options.progress, keep)
+
+
+def _connect(net: Any, stream: np.ndarray, options: Options, path: Path) -> int:
+    """Feed the stream to the network's port; the id of the process that does."""
+    from lava.proc.io.source import RingBuffer
+
+    if options.message_bits == 0 and not (stream.min() >= 0 and stream.max() <= 1):
+        raise RefusedError(f"'{path}': input goes from {stream.min()} to {stream.max()}; without message bits 0 and 1")
+    source = RingBuffer(data=np.ascontiguousarray(np.moveaxis(stream, 0, -1)))
+    source.s_out.connect(net.inp)
+    return int(source.id)
+
+
+def _stream(data: np.ndarray, ports: tuple[int, ...], path: Path) -> np.ndarray:
+    """The input as Lava takes it, (T, W, H, C) or (T, features), int32."""
+    ports = tuple(map(int, ports))
+    if data.ndim in (3, 5) and len(data) == 1:
+        data = data[0]
+    if len(ports) == 1:
+        data = data.reshape(len(data), -1)  # netx flattens as torch does
+    if data.shape[1:] != ports[::-1]:
+        raise RefusedError(f"'{path}': input of shape {data.shape} a stream; the network takes (T, {ports[::-1]})")
+    return np.ascontiguousarray(data.astype(np.int32).transpose(0, *range(data.ndim - 1, 0, -1)))
+
+
+def main() -> None:
+    """Parse the command line, run, and turn every failure into one line on stderr."""
+    parser = argparse.ArgumentParser(description="Run a netx network in Lava in raw chip time.")
+    parser.add_argument("net", type=Path, help="lava-dl netx HDF5")
+    parser.add_argument("input", type=Path, help="npz with `input`")
+    parser.add_argument("output", type=Path, help="npz to write")
+    parser.add_argument("--layers", type=int, help="only so many entries of the file")
+    parser.add_argument("--message-bits", type=int, default=0, help="bits of the integers at the port; 0 for spikes")
+    parser.add_argument("--reset-interval", type=int, help="steps from one reset to the next; default: none")
+    parser.add_argument("--reset-offset", type=int, default=0)
+    parser.add_argument("--progress", action="store_true", help="print lines `step k/n`")
+    parser.add_argument("--fast-convolution", action="store_true", help="exact matrix products, not Lava's own loop")
+    given = vars(parser.parse_args())
+    files = [given.pop(name) for name in ("net", "input", "output")]
+    leave(lambda: run(*files, Options(**given)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`--clock chip` of simulate and lava run: any netx file in raw chip time."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snn2chip.cli.shared import console_of, ensure_lava, progress_bar
+from snn2chip.errors import InputError
+from snn2chip.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snn2chip.netlist import Netlist
+
+_CHUNK = 64  # chip steps at a time
+
+
+class Clock(StrEnum):
+    """How a network's steps are counted."""
+
+    SAMPLE = "sample"
+    CHIP = "chip"
+
+
+ClockOption = Annotated[
+    Clock,
+    typer.Option(
+        help="sample: each sample from rest, in its own time steps. chip: one stream of raw chip steps, latency and "
+        "all, for any CUBA or LOIHI netx file."
+    ),
+]
+LayersOption = Annotated[int | None, typer.Option(min=1, help="Only so many entries of the file (chip clock).")]
+MessageBits = Annotated[
+    int | None, typer.Option(min=0, max=24, help="Bits of integers at the port; 0 for spikes (chip clock).")
+]
+ResetInterval = Annotated[int | None, typer.Option(min=1, help="Chip steps between resets; default none (chip clock).")]
+ResetOffset = Annotated[int, typer.Option(min=0, help="As netx's reset_offset (chip clock).")]
+
+
+def only_chip(clock: Clock, **given: object) -> None:
+    """Refuse options of the chip clock without it.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in given.items():
+        if clock is not Clock.CHIP and value not in (None, 0):
+            raise InputError(f"--{name.replace('_', '-')} belongs to --clock chip; add it")
+
+
+def _given(
+    net: Path, input_file: Path | None, layers: int | None, message_bits: int | None
+) -> tuple[Netlist, np.ndarray]:
+    from snn2chip.formats import netx_any
+    from snn2chip.simulate import chip, trace
+
+    network = netx_any.load(net, layers, message_bits)
+    if input_file is None:
+        raise InputError("--clock chip takes one stream of input: give it with --input FILE.npz, array 'input'")
+    return network, chip.check_input(trace.input_array(input_file), network, str(input_file))
+
+
+def simulate(
+    net: Path,
+    input_file: Path | None,
+    output: Path | None,
+    json_file: Path | None,
+    *,
+    layers: int | None,
+    message_bits: int | None,
+    reset_interval: int | None,
+    reset_offset: int,
+    limit: int | None,
+) -> None:
+    """Simulate a stream and say what every layer did."""
+    from snn2chip import show
+    from snn2chip.simulate import chip
+
+    network, stream = _given(net, input_file, layers, message_bits)
+    stream = stream[:limit]
+    console = console_of()
+    for note in network.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    engine = chip.ChipEngine(network, reset_interval=reset_interval, reset_offset=reset_offset)
+    parts = []
+    counts = {layer.number: 0 for layer in network.layers}
+    with progress_bar("simulating") as done:
+        for start in range(0, len(stream), _CHUNK):
+            part = engine.run(stream[start : start + _CHUNK])
+            for number, spikes in part.spikes.items():
+                counts[number] += int(spikes.sum())
+            if output is not None:
+                parts.append(part)
+            done(min(start + _CHUNK, len(stream)), len(stream))
+    if output is not None:
+        chip.save(output, parts)
+    if json_file is not None:
+        figures = {"steps": len(stream), "spikes": counts, "largest_input": part.largest, "notes": network.notes}
+        write_json(json_file, figures)
+    console.print(show.chip_time_table(network, len(stream), counts, part.largest))
+    if output is not None:
+        console.print(f"wrote {output}")
+
+
+def lava_run(
+    net: Path,
+    input_file: Path,
+    output: Path,
+    *,
+    layers: int | None,
+    message_bits: int | None,
+    reset_interval: int | None,
+    reset_offset: int,
+    full: bool,
+    fast_convolution: bool,
+) -> None:
+    """Run the same stream in Lava through netx."""
+    import tempfile
+
+    import numpy as np
+
+    from snn2chip import lava
+
+    network, stream = _given(net, input_file, layers, message_bits)
+    if network.refused:
+        raise InputError("; ".join(network.refused))
+    if not full:
+        ensure_lava(console_of())
+    with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
+        checked = Path(folder, "input.npz")
+        np.savez(checked, input=stream.astype(np.int32))
+        lava.run_chip_clock(
+            net,
+            checked,
+            output,
+            layers=layers,
+            message_bits=24 if network.layers[0].graded else 0,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            full=full,
+            fast_convolution=fast_convolution,
+        )
+    console_of().print(f"wrote {output}")
