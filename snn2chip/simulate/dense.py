@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -100,18 +101,31 @@ def check_steps(name: str, tables: StepTables, steps: int) -> None:
         )
 
 
-def integrate(sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer) -> tuple[Tensor, Tensor]:
-    """Sums (N, T, ...) int32 to (spikes bool, voltages int32); state starts at zero.
+@dataclass
+class State:
+    """What neurons (N, ...) keep from one step to the next: u, v (int32), and how many steps they have run."""
+
+    current: Tensor
+    voltage: Tensor
+    steps: int = 0
+
+
+def integrate(
+    sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer, state: State | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums (N, T, ...) int32 to (spikes bool, voltages int32).
+
+    State starts at zero; one that is given goes on from where it was, and is left at the end of these steps.
 
     Raises:
         InputError: more steps than a time-varying neuron has tables for.
     """
-    voltage = torch.zeros_like(sums[:, 0])
-    current = torch.zeros_like(voltage)
+    if state is None:
+        state = State(torch.zeros_like(sums[:, 0]), torch.zeros_like(sums[:, 0]))
     tables = neuron.steps
     if tables is not None:
-        check_steps(neuron.name, tables, sums.shape[1])
-        per_channel = (-1, *(1,) * (voltage.ndim - 2))
+        check_steps(neuron.name, tables, state.steps + sums.shape[1])
+        per_channel = (-1, *(1,) * (state.voltage.ndim - 2))
         leak, lift, threshold = (
             torch.from_numpy(table.astype(np.int32)).to(sums.device)
             for table in (tables.leak, tables.bias, tables.threshold)
@@ -119,9 +133,9 @@ def integrate(sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer) -> tu
     spikes, voltages = [], []
     for step in range(sums.shape[1]):
         if tables is None:
-            current, voltage, fired = arith.step(
-                current,
-                voltage,
+            state.current, state.voltage, fired = arith.step(
+                state.current,
+                state.voltage,
                 sums[:, step],
                 bias,
                 threshold=neuron.threshold,
@@ -129,11 +143,14 @@ def integrate(sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer) -> tu
                 current_decay=neuron.current_decay,
             )
         else:
-            current = arith.current_step(current, sums[:, step], neuron.current_decay)
-            kept, lifted, over = (table[step].view(per_channel) for table in (leak, lift, threshold))
-            voltage, fired = arith.step_voltage(voltage, current, bias, kept, tables.leak_shift, lifted, over)
+            state.current = arith.current_step(state.current, sums[:, step], neuron.current_decay)
+            kept, lifted, over = (table[state.steps].view(per_channel) for table in (leak, lift, threshold))
+            state.voltage, fired = arith.step_voltage(
+                state.voltage, state.current, bias, kept, tables.leak_shift, lifted, over
+            )
+        state.steps += 1
         spikes.append(fired)
-        voltages.append(voltage)
+        voltages.append(state.voltage)
     return torch.stack(spikes, 1), torch.stack(voltages, 1)
 
 
@@ -145,10 +162,10 @@ class LayerRunner:
         self.product = Product(layer, low, high, device)
         self.bias = torch.from_numpy(layer.bias.astype(np.int32)).to(device)
 
-    def run(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Inputs (N, T, ...) to (spikes bool, voltages int32, largest |input|); state starts at zero."""
+    def run(self, x: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, int]:
+        """Inputs (N, T, ...) to (spikes bool, voltages int32, largest |input|); see `integrate` for the state."""
         sums = self.product(x)
-        spikes, voltages = integrate(sums, self.bias, self.layer)
+        spikes, voltages = integrate(sums, self.bias, self.layer, state)
         return spikes, voltages, int(sums.abs().max())
 
 

@@ -1,0 +1,46 @@
+"""A stream in pieces is the whole run, window by window."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from helpers import chains, port_input
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snn2chip import ir
+from snn2chip.simulate import reference
+from snn2chip.simulate.streaming import StreamEngine
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    chain=chains(),
+    seed=st.integers(0, 2**32 - 1),
+    steps=st.integers(1, 12),
+    window=st.none() | st.integers(1, 5),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+    counted=st.booleans(),
+)
+def test_pieces_are_the_whole(
+    chain: ir.Chain, seed: int, steps: int, window: int | None, cuts: list[int], counted: bool
+) -> None:
+    chain = replace(chain, timesteps=steps, readout="spike_count" if counted else "membrane")
+    port = port_input(chain, 1, seed)[0]
+    assert len(port) == steps
+    engine = StreamEngine(chain, window)
+    places = sorted({0, steps, *(min(cut, steps) for cut in cuts)})
+    found = [engine.run(port[a:b]) for a, b in pairwise(places)]
+    scores = np.concatenate([stretch.scores for stretch in found])
+    counts = dict.fromkeys(found[0].counts, 0)
+    for start in range(0, steps, window or steps):
+        trace = reference.run(chain, port[None, start : start + (window or steps)])
+        last = trace.spikes[chain.layers[-1].name] if counted else trace.voltage[chain.layers[-1].name]
+        wanted = last[0].reshape(last.shape[1], -1).astype(np.int64)
+        wanted = wanted.cumsum(0) if counted else wanted
+        np.testing.assert_array_equal(scores[start : start + len(wanted)], wanted)
+        for name, spikes in trace.spikes.items():
+            counts[name] += int(spikes.sum())
+    assert {name: sum(stretch.counts[name] for stretch in found) for name in counts} == counts
