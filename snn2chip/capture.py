@@ -22,6 +22,7 @@ from snn2chip.nn import (
     Conv2d,
     DirectInput,
     Dropout,
+    EventInput,
     Flatten,
     GlobalAvgPool,
     Linear,
@@ -93,6 +94,8 @@ def _input(network: SpikingNetwork) -> ir.Input:
     if isinstance(encoder, DirectInput):
         std, mean = _array(encoder.std), _array(encoder.mean)
         scale, shift = ones / (encoder.max_value * std), -mean / std
+        high = encoder.max_value
+    elif isinstance(encoder, EventInput):
         high = encoder.max_value
     center = np.zeros(channels, dtype=np.int64)
     return ir.Input("input", (), network.input_shape, encoder.coding, encoder.max_value, 0, high, center, scale, shift)

@@ -1,8 +1,6 @@
-"""From images to input over time: what the network's port is given, step by step."""
+"""From images, or binned events, to input over time: what the network's port is given, step by step."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,26 +15,33 @@ class Encoder:
     """Images (N, C, H, W) of integers 0..pixel_max to raw input (N, T, C, H, W), int64.
 
     Direct coding repeats the image T times. Poisson coding draws spikes with the training encoder's own
-    generator, started from `seed`: batch after batch it gives what `snn2chip.nn.PoissonInput` gives.
+    generator, started from `seed`: batch after batch it gives what `snn2chip.nn.PoissonInput` gives. Events have
+    steps of their own: frames (N, T, C, H, W) pass as they are.
 
     Raises:
-        InputError: (on use) images of another shape, or pixels that are not integers 0..pixel_max.
+        InputError: (on use) images or frames of another shape or T, or values that are not integers 0..pixel_max.
     """
 
     def __init__(
         self,
-        coding: Literal["direct", "poisson"],
+        coding: ir.Coding,
         shape: ir.Shape,
         timesteps: int,
         pixel_max: int,
         seed: int = 0,
     ) -> None:
         self.shape, self.timesteps, self.pixel_max = shape, timesteps, pixel_max
+        self._events = coding == "events"
         self._poisson = PoissonInput(timesteps, pixel_max, seed) if coding == "poisson" else None
 
     def __call__(self, images: NDArray[np.generic] | torch.Tensor) -> ir.IntArray:
         pixels = np.asarray(images)
-        if pixels.shape[1:] != self.shape:
+        if self._events and pixels.shape[1:] != (self.timesteps, *self.shape):
+            raise InputError(
+                f"events binned to {pixels.shape[1:]} do not fit the network's input, {self.timesteps} steps of "
+                f"{self.shape}; use recordings of a sensor of its size, binned as it was trained"
+            )
+        if not self._events and pixels.shape[1:] != self.shape:
             raise InputError(f"images of shape {pixels.shape[1:]} do not fit the network's input {self.shape}")
         if pixels.dtype.kind not in "iub":
             raise InputError(f"pixels are {pixels.dtype}; expected integers 0..{self.pixel_max}")
@@ -44,6 +49,8 @@ class Encoder:
             raise InputError(
                 f"pixels {pixels.min()}..{pixels.max()} exceed the 0..{self.pixel_max} the network was trained on"
             )
+        if self._events:
+            return pixels.astype(np.int64)
         if self._poisson is None:
             return np.repeat(pixels.astype(np.int64)[:, None], self.timesteps, axis=1)
         spikes = self._poisson(torch.from_numpy(pixels.astype(np.int64)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ IntArray = NDArray[np.int64]
 Shape = tuple[int, ...]
 Stage = Literal["captured", "folded", "quantized"]
 Pair = tuple[int, int]
+Coding = Literal["direct", "poisson", "events"]
+CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +58,12 @@ class Input(Node):
 
     The port gets ``p = raw - center`` (integers, per channel) and the network sees ``scale * p + shift``
     (per channel). `coding` says how a time axis comes about: 'direct' repeats the image, 'poisson' draws
-    spikes, one with probability pixel / pixel_max at every step (low..high is then 0..1).
+    spikes, one with probability pixel / pixel_max at every step (low..high is then 0..1), 'events' takes the
+    frames of an event camera, which have one (low..high is 0..pixel_max: spikes, or counts as graded spikes).
     """
 
     shape: Shape
-    coding: Literal["direct", "poisson"]
+    coding: Coding
     pixel_max: int
     low: int
     high: int
@@ -476,7 +479,7 @@ class Chain:
 
     input_shape: Shape
     raw_shape: Shape
-    coding: Literal["direct", "poisson"]
+    coding: Coding
     pixel_max: int
     low: int
     high: int

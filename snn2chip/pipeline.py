@@ -62,6 +62,7 @@ def export(
         "model": model.recipe.name,
         "dataset": model.recipe.data.name,
         "image_size": model.recipe.data.image_size,
+        **({} if model.recipe.binning is None else {"events": model.recipe.binning.as_json()}),
         "chip": chip.name,
         "weight_bits": chip.weight_bits,
         "strategy": strategy,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from snn2chip import resources
 from snn2chip.errors import RecipeError
+from snn2chip.events.binning import MAX_COUNT, BinSettings
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
 
@@ -148,7 +149,7 @@ class ModelSpec(_Table):
     """The network."""
 
     timesteps: int = Field(ge=1, le=1024, description="time steps T of one sample")
-    coding: CodingName = Field("direct", description="direct (the image at every step) or poisson")
+    coding: CodingName = Field("direct", description="direct (the image at every step), poisson or events")
     readout: ReadoutName = Field("membrane", description="membrane (accumulated) or spike_count")
     width: float = Field(
         1.0, gt=0, le=16, description="factor on the channels and features of every layer but the classes"
@@ -183,15 +184,42 @@ class AugmentTable(_Table):
     crop: int = Field(0, ge=0, description="random crop after this much zero padding, pixels")
     flip: bool = Field(False, description="random horizontal flip")
     cutout: int = Field(0, ge=0, description="side of the square set to zero, pixels")
+    roll: int = Field(0, ge=0, description="random shift by up to this many pixels, around the edges")
+    rotate: float = Field(0.0, ge=0, le=180, description="random rotation by up to this many degrees")
+    zoom: float = Field(0.0, ge=0, lt=1, description="random size, by up to this share larger or smaller")
+    shear: float = Field(0.0, ge=0, le=1, description="random slant, pixels to the side for one up")
+    drop: float = Field(0.0, ge=0, lt=1, description="random share of the events dropped, up to this")
+
+
+class EventsTable(_Table):
+    """How recordings of an event camera become T frames; dt_us or count, one of them."""
+
+    dt_us: int | None = Field(None, ge=1, description="microseconds a time step")
+    count: int | None = Field(None, ge=1, description="events a time step")
+    max_count: int = Field(1, ge=1, le=MAX_COUNT, description="largest value of a pixel at a step; 1 makes spikes")
+    downsample: int = Field(1, ge=1, description="sensor pixels a side that share one of the network's")
+    sensor: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
+        None, strict=False, description="[height, width] of recordings that do not say it"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_step(self) -> Self:
+        if (self.dt_us is None) == (self.count is None):
+            raise ValueError("give dt_us (microseconds a step) or count (events a step), one of them")
+        return self
 
 
 class DataSpec(_Table):
     """The data set."""
 
-    name: str = Field(description="digits, fashion-mnist, cifar10, cifar100 or folder")
+    name: str = Field(
+        description="digits, fashion-mnist, cifar10, cifar100 or folder; of events nmnist, dvs-gesture, cifar10-dvs, "
+        "letters or event-folder"
+    )
     image_size: int | None = Field(None, ge=4, description="side that a folder's images are resized to")
     train_limit: int | None = Field(None, ge=1, description="use only the first images of the training set")
     augment: AugmentTable = AugmentTable()
+    events: EventsTable | None = Field(None, description="binning of recordings, with model.coding = 'events'")
 
 
 class TrainSpec(_Table):
@@ -224,6 +252,18 @@ class Recipe(_Table):
     model: ModelSpec
     train: TrainSpec
 
+    @model_validator(mode="after")
+    def _coding_fits(self) -> Self:
+        if (self.model.coding == "events") != (self.data.events is not None):
+            raise ValueError("[data.events] and model.coding = 'events' belong together: give both or none")
+        return self
+
+    @property
+    def binning(self) -> BinSettings | None:
+        """How recordings become frames; None for images."""
+        table = self.data.events
+        return None if table is None else BinSettings(timesteps=self.model.timesteps, **dict(table))
+
 
 def _describe(error: ValidationError, source: str) -> str:
     """One line a wrong key: where, what was given, what was expected."""
@@ -247,6 +287,7 @@ _TABLES: dict[str, type[_Table]] = {
     "": Recipe,
     "data": DataSpec,
     "data.augment": AugmentTable,
+    "data.events": EventsTable,
     "model": ModelSpec,
     "model.neuron": NeuronSpec,
     "train": TrainSpec,
@@ -271,7 +312,7 @@ def fields() -> list[tuple[str, str, str, str]]:
     rows = []
     for prefix, table in _TABLES.items():
         for name, info in table.model_fields.items():
-            if info.annotation in _TABLES.values():
+            if info.annotation in _TABLES.values() or (prefix, name) == ("data", "events"):
                 continue
             kind = getattr(info.annotation, "__name__", None) or str(info.annotation)
             kind = kind.replace("typing.", "") if "[" not in str(info.annotation) else str(info.annotation)

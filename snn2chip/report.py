@@ -20,6 +20,7 @@ from snn2chip.capture import capture
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
+from snn2chip.events import BinSettings
 from snn2chip.files import write_text
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
@@ -187,6 +188,15 @@ def export_notes(export: Export) -> list[str]:
     return lines
 
 
+def real_time(chain: ir.Chain, timesteps: int) -> str:
+    """What a step and a sample last, for networks on recordings binned by time; "" for others."""
+    events = chain.made.get("events")
+    binning = None if events is None else BinSettings.from_json(events)
+    if binning is None or binning.dt_us is None:
+        return ""
+    return f" of {binning.dt_us / 1000:g} ms ({timesteps * binning.dt_us / 1000:g} ms a sample)"
+
+
 def simulation_table(chain: ir.Chain, result: Simulation) -> Table:
     """The table of `simulate`."""
     steps = result.samples * result.timesteps
@@ -208,8 +218,9 @@ def simulation_table(chain: ir.Chain, result: Simulation) -> Table:
     accuracy = "" if result.accuracy is None else f"accuracy {100 * result.accuracy:.2f} %, "
     rate = result.samples / max(result.seconds, 1e-9)
     title = (
-        f"{accuracy}{result.samples:,} samples of {result.dataset or 'the input file'}, T = {result.timesteps}, "
-        f"{result.seconds:.2f} s, {rate:,.1f} samples a second ({result.engine} engine)"
+        f"{accuracy}{result.samples:,} samples of {result.dataset or 'the input file'}, T = {result.timesteps}"
+        f"{real_time(chain, result.timesteps)}, {result.seconds:.2f} s, {rate:,.1f} samples a second "
+        f"({result.engine} engine)"
     )
     columns = ("layer", "trained as", "neurons", "spikes", "a sample", "of all", "largest input")
     return _table(title, columns, rows)
@@ -283,7 +294,7 @@ def _picture(figure: Figure, alt: str) -> str:
 
 
 def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Figure:
-    """Spikes of every layer for one image (C, H, W): equal in float and integers grey, differing in colour."""
+    """Spikes of every layer for one image (C, H, W), or events (T, C, H, W): equal ones grey, differing in colour."""
     raw = encoder_of(chain)(image[None])
     float_spikes = evaluate(folded, raw).spikes
     integer = DenseEngine(chain).run(chain.port(raw))

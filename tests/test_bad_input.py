@@ -605,7 +605,7 @@ cli.main(arguments)
     [
         ("net", "snn2chip.pipeline.quantize", 1),
         ("net", "snn2chip.formats.netx._write_layer", 2),
-        ("trace", "snn2chip.simulate.dense:DenseEngine.run", 1),
+        ("trace", "snn2chip.simulate.run.simulate", 1),
         ("trace", "numpy.lib.format.write_array", 2),
         ("verify.json", "snn2chip.simulate.dense:DenseEngine.run", 1),
     ],

@@ -739,6 +739,11 @@ def test_available(tmp_path: Path, alone: Path) -> None:
         "cifar10": None,
         "cifar100": None,
         "folder": None,
+        "nmnist": None,
+        "dvs-gesture": None,
+        "cifar10-dvs": None,
+        "letters": None,
+        "event-folder": None,
     }
     for split in ("train", "test"):
         write_fashion(tmp_path / "system", split)

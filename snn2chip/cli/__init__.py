@@ -16,11 +16,12 @@ from snn2chip.cli import training  # isort: skip
 from snn2chip.cli import export  # isort: skip
 from snn2chip.cli import collapsing  # isort: skip
 from snn2chip.cli import exporting  # isort: skip
+from snn2chip.cli import importing  # isort: skip
 from snn2chip.cli import running  # isort: skip
 from snn2chip.cli import looking  # isort: skip
 from snn2chip.cli.shared import app, guarded
 
-__all__ = ["app", "collapsing", "export", "exporting", "guarded", "looking", "main", "running", "training"]
+__all__ = ["app", "collapsing", "export", "exporting", "guarded", "importing", "looking", "main", "running", "training"]
 
 
 def _version(value: bool) -> None:

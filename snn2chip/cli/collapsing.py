@@ -63,7 +63,7 @@ def _measured(before: Model, after: Model, test: ImageSet) -> dict[str, Any]:
             accuracies.append(evaluate(model.network, test, progress=show))
     return {
         "dataset": test.name,
-        "source": "JPEG" if "(JPEG)" in test.source else "as published",
+        "source": test.edition,
         "samples": len(test),
         "float_accuracy": accuracies[1],
         "bntt_accuracy": accuracies[0],
@@ -93,7 +93,9 @@ def collapse(
         raise InputError(f"-o '{output}' is the model itself; name another file")
     spec = trained.recipe.data
     training, test = (
-        _fitting(trained, load_data(spec.name, split, data, size=spec.image_size)) if wanted else None
+        _fitting(trained, load_data(spec.name, split, data, size=spec.image_size, events=trained.recipe.binning))
+        if wanted
+        else None
         for split, wanted in (("train", True), ("test", evaluate))
     )
     assert training is not None

@@ -46,7 +46,7 @@ def fold_and_export(
     spec = trained.recipe.data
     images: ImageSet | None = None
     if calibration:
-        images, why = some_images(spec.name, "train", data, spec.image_size, calibration)
+        images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
         if images is None:
             console.print(f"note: no calibration images, scales by largest weight: {why}")
     export = pipeline.export(trained, profile, calibration=images, strategy=scale.value, relays=relays.value)

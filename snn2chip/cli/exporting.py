@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snn2chip.cli import chip_time
+from snn2chip.cli.chip_time import Clock, ClockOption, LayersOption, MessageBits, ResetInterval, ResetOffset
 from snn2chip.cli.shared import app, console_of, guarded
 from snn2chip.errors import InputError
 
@@ -53,11 +55,37 @@ def export(
         typer.Option("-o", "--output", help="Default: beside NET, .onnx, or -float.onnx of a model.pt; .nir for NIR."),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Spikes and voltages of every layer as outputs too.")] = False,
+    clock: ClockOption = Clock.SAMPLE,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="Chip steps that the file runs (chip clock).")] = None,
+    layers: LayersOption = None,
+    message_bits: MessageBits = None,
+    reset_interval: ResetInterval = None,
+    reset_offset: ResetOffset = 0,
 ) -> None:
     """Write a network as ONNX of standard operators: model.net spike for spike, or model.pt folded, in float32.
 
-    Or a model.pt as NIR, folded, in float64.
+    With --clock chip any CUBA or LOIHI netx file, spike for spike in raw chip time. Or a model.pt as NIR, folded, in
+    float64.
     """
+    chip_time.only_chip(
+        clock,
+        timesteps=timesteps,
+        layers=layers,
+        message_bits=message_bits,
+        reset_interval=reset_interval,
+        reset_offset=reset_offset,
+    )
+    if clock is Clock.CHIP:
+        if form is not Format.ONNX:
+            raise InputError("--clock chip is for --format onnx; leave it out")
+        if timesteps is None:
+            raise InputError("--clock chip runs as many steps as the ONNX file has; give them with --timesteps T")
+        if reset_offset and reset_interval is None:
+            raise InputError("--reset-offset without --reset-interval resets nothing; give both or none")
+        _chip_clock(
+            net, _beside(net, output, ".onnx"), timesteps, layers, message_bits, reset_interval, reset_offset, trace
+        )
+        return
     if form is Format.NIR:
         from snn2chip.formats.nir import export_nir
 
@@ -72,11 +100,41 @@ def export(
 
     source = _read(net)
     exact = isinstance(source, Chain)
-    output = output or net.with_name(f"{net.stem}.onnx" if exact else f"{net.stem}-float.onnx")
-    if output.resolve() == net.resolve():
-        raise InputError(f"-o '{output}' is the network itself; name another file")
+    output = _beside(net, output, ".onnx" if exact else "-float.onnx")
     onnx.save(output, source, trace=trace)
     what = "the chip's integers, exactly" if exact else "the folded network in float32"
     way = "written out" if source.timesteps <= onnx.UNROLL_MOST else "as a loop"
     console_of().print(f"{what}; {source.timesteps} time steps {way}")
     console_of().print(f"wrote {output}")
+
+
+def _beside(net: Path, output: Path | None, ending: str) -> Path:
+    """Where to write: `output`, or beside the network."""
+    output = output or net.with_name(f"{net.stem}{ending}")
+    if output.resolve() == net.resolve():
+        raise InputError(f"-o '{output}' is the network itself; name another file")
+    return output
+
+
+def _chip_clock(
+    net: Path,
+    output: Path,
+    timesteps: int,
+    layers: int | None,
+    message_bits: int | None,
+    reset_interval: int | None,
+    reset_offset: int,
+    trace: bool,
+) -> None:
+    """Any netx file in raw chip time."""
+    from snn2chip.formats import netx_any, onnx, onnx_chip
+
+    network = netx_any.load(net, layers, message_bits)
+    reset = None if reset_interval is None else onnx_chip.Reset(reset_interval, reset_offset)
+    onnx_chip.save(output, network, timesteps, reset=reset, trace=trace)
+    console = console_of()
+    for note in network.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    way = "written out" if timesteps <= onnx.UNROLL_MOST else "as a loop"
+    console.print(f"the chip's integers, exactly, in raw chip time; {timesteps} chip steps {way}")
+    console.print(f"wrote {output}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn2chip.cli.shared import DataDir, app, console_of, guarded, some_images
+from snn2chip.cli.shared import DataDir, JsonOption, app, console_of, guarded, some_images
 
 if TYPE_CHECKING:
     pass
@@ -24,10 +24,40 @@ def report(
     from snn2chip import report as reports
     from snn2chip.formats import model_file
 
-    spec = model_file.load(folder / "model.pt").recipe.data
-    images, why = some_images(spec.name, "test", data, spec.image_size, samples)
+    recipe = model_file.load(folder / "model.pt").recipe
+    spec = recipe.data
+    images, why = some_images(spec.name, "test", data, spec.image_size, samples, recipe.binning)
     written = reports.write(folder, images, why)
     console_of().print(f"wrote {written}")
+
+
+@app.command()
+@guarded
+def show(
+    net: Annotated[Path, typer.Argument(help="Any netx file, ours or not.")],
+    chip: Annotated[str, typer.Option(help="Whose registers: loihi1 or loihi2.")] = "loihi2",
+    message_bits: Annotated[
+        int | None, typer.Option(min=0, max=24, help="Bits of integers at the port, 0 for spikes; default: as made.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Show any netx file layer by layer, with what would be clipped, truncated, overflow or be refused."""
+    from dataclasses import asdict
+
+    from snn2chip import chip as chips
+    from snn2chip import show as showing
+    from snn2chip.files import write_json
+
+    shown = showing.describe(net, chips.load(chip), message_bits)
+    if json_file is not None:
+        write_json(json_file, {**asdict(shown), "totals": shown.totals})
+    console = console_of()
+    console.print(showing.layers_table(shown))
+    console.print(showing.tree(shown), soft_wrap=False)  # or long lines would be cut
+    count = len(shown.all_findings)
+    console.print(f"{count} finding{'' if count == 1 else 's'}" if count else "nothing to warn of")
+    if json_file is not None:
+        console.print(f"wrote {json_file}")
 
 
 @app.command()

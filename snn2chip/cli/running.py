@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snn2chip.cli import chip_time
+from snn2chip.cli.chip_time import Clock, ClockOption, LayersOption, MessageBits, ResetInterval, ResetOffset
 from snn2chip.cli.shared import (
     DataDir,
     Device,
@@ -25,13 +28,23 @@ from snn2chip.cli.shared import (
 )
 from snn2chip.errors import CheckFailed, InputError
 from snn2chip.files import write_json
+from snn2chip.parallel import is_leader, leader_first, local, one_process_only, together
 
 if TYPE_CHECKING:
     pass
 
 
+class EngineName(StrEnum):
+    """The simulator's engines, see `snn2chip.simulate.engines`."""
+
+    AUTO = "auto"
+    DENSE = "dense"
+    EVENTS = "events"
+
+
 @app.command()
 @guarded
+@together
 def simulate(
     net: Annotated[Path, typer.Argument(help="model.net made by `snn2chip fold-and-export`.")],
     data: Annotated[
@@ -46,8 +59,39 @@ def simulate(
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 50,
     device: DeviceOption = Device.AUTO,
     json_file: JsonOption = None,
+    clock: ClockOption = Clock.SAMPLE,
+    layers: LayersOption = None,
+    message_bits: MessageBits = None,
+    reset_interval: ResetInterval = None,
+    reset_offset: ResetOffset = 0,
+    engine: Annotated[
+        EngineName,
+        typer.Option(help="dense: products; events: only spikes, on the CPU; auto: the faster. Equal results."),
+    ] = EngineName.AUTO,
 ) -> None:
-    """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed."""
+    """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed.
+
+    `torchrun --nproc-per-node 2 -m snn2chip simulate NET` shares the samples among processes, with equal results.
+    """
+    chip_time.only_chip(
+        clock, layers=layers, message_bits=message_bits, reset_interval=reset_interval, reset_offset=reset_offset
+    )
+    if clock is Clock.CHIP:
+        one_process_only("simulate --clock chip")
+        if data is not None:
+            raise InputError("--clock chip takes one stream of input with --input, not --data")
+        chip_time.simulate(
+            net,
+            input_file,
+            output,
+            json_file,
+            layers=layers,
+            message_bits=message_bits,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            limit=limit,
+        )
+        return
     from snn2chip import report
     from snn2chip.formats import netx
     from snn2chip.simulate import run as runs
@@ -56,22 +100,32 @@ def simulate(
     chain = netx.load(net)
     if data is not None and input_file is not None:
         raise InputError("--data and --input exclude each other; give one")
-    where = device_of(device)
+    where = local(device_of(device))
     if input_file is not None:
         port = trace.load_input(input_file, chain)[:limit]
         images = None
     else:
-        images = test_images(chain.made, data, data_dir).subset(limit)
+        with leader_first():  # which may have to download them
+            images = test_images(chain.made, data, data_dir).subset(limit)
         port = None
     with progress_bar("simulating") as show:
         result = runs.simulate(
-            chain, port=port, images=images, batch_size=batch, device=where, keep=output is not None, progress=show
+            chain,
+            port=port,
+            images=images,
+            batch_size=batch,
+            device=where,
+            keep=output is not None,
+            progress=show,
+            engine_kind=engine.value,
         )
-    if output is not None:
+    if output is not None and is_leader():
         trace.save(output, result.trace)
-    if json_file is not None:
+    if json_file is not None and is_leader():
         write_json(json_file, result.as_json(chain))
     console = console_of()
+    if result.note is not None:
+        console.print(f"note: {result.note}")
     console.print(report.simulation_table(chain, result))
     if output is not None:
         console.print(f"wrote {output}")
@@ -124,10 +178,11 @@ def verify(
     chain = netx.load(net)
     console = console_of()
     spec = trained.recipe.data
-    images, why = some_images(spec.name, "test", data, spec.image_size, samples)
+    images, why = some_images(spec.name, "test", data, spec.image_size, samples, trained.recipe.binning)
     if images is None:
         console.print(f"note: comparing on random images: {why}")
-        shape = (samples, *trained.network.input_shape)
+        steps = () if trained.recipe.binning is None else (trained.network.timesteps,)
+        shape = (samples, *steps, *trained.network.input_shape)
         pixels = np.random.default_rng(0).integers(0, trained.max_value, shape, endpoint=True)
         labels = None
     else:
@@ -181,8 +236,29 @@ def lava_run(
     output: Annotated[Path, typer.Option(help="Where spikes and voltages go, .npz.")],
     full: Annotated[bool, typer.Option("--full", help="Use the reference environment.")] = False,
     fast_convolution: FastConvolution = False,
+    clock: ClockOption = Clock.SAMPLE,
+    layers: LayersOption = None,
+    message_bits: MessageBits = None,
+    reset_interval: ResetInterval = None,
+    reset_offset: ResetOffset = 0,
 ) -> None:
     """Run a file in Lava through netx; the same input and output files as `simulate`."""
+    chip_time.only_chip(
+        clock, layers=layers, message_bits=message_bits, reset_interval=reset_interval, reset_offset=reset_offset
+    )
+    if clock is Clock.CHIP:
+        chip_time.lava_run(
+            net,
+            input_file,
+            output,
+            layers=layers,
+            message_bits=message_bits,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+            full=full,
+            fast_convolution=fast_convolution,
+        )
+        return
     from snn2chip import lava
     from snn2chip.formats import netx
     from snn2chip.simulate import trace

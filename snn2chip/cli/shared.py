@@ -20,6 +20,7 @@ from snn2chip.errors import DataError, InputError, Snn2ChipError
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
+    from snn2chip.events import BinSettings
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -137,11 +138,17 @@ def device_of(device: Device) -> Any:
 
 
 def load_data(
-    name: str, split: str, folder: Path | None, *, download: bool = True, size: int | None = None
+    name: str,
+    split: str,
+    folder: Path | None,
+    *,
+    download: bool = True,
+    size: int | None = None,
+    events: BinSettings | None = None,
 ) -> ImageSet:
     from snn2chip import data
 
-    return data.load(name, split, folder, download=download, image_size=size)
+    return data.load(name, split, folder, download=download, image_size=size, events=events)
 
 
 DataDir = Annotated[
@@ -156,17 +163,29 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the resul
 
 
 def some_images(
-    name: str | None, split: str, folder: Path | None, size: int | None, count: int
+    name: str | None,
+    split: str,
+    folder: Path | None,
+    size: int | None,
+    count: int,
+    events: BinSettings | None = None,
 ) -> tuple[ImageSet | None, str]:
     """Up to `count` images if the data set is at hand, or None and why."""
     if not name:
         return None, "the model names no data set"
     try:
-        return load_data(name, split, folder, download=False, size=size).subset(count), ""
+        return load_data(name, split, folder, download=False, size=size, events=events).subset(count), ""
     except DataError as error:
         if folder is not None:
             raise
         return None, str(error)
+
+
+def binning(made: dict[str, Any]) -> BinSettings | None:
+    """How the recordings that a network was trained on were binned; None if it was trained on images."""
+    from snn2chip.events import BinSettings
+
+    return None if made.get("events") is None else BinSettings.from_json(made["events"])
 
 
 def test_images(made: dict[str, Any], spec: str | None, folder: Path | None) -> ImageSet:
@@ -178,7 +197,7 @@ def test_images(made: dict[str, Any], spec: str | None, folder: Path | None) -> 
         name, split = str(made["dataset"]), "test"
     else:
         name, split = parse_spec(spec)
-    return load_data(name, split, folder, size=made.get("image_size"))
+    return load_data(name, split, folder, size=made.get("image_size"), events=binning(made))
 
 
 def ensure_lava(console: Console) -> None:

@@ -20,6 +20,8 @@ from snn2chip.cli.shared import (
     load_data,
     progress_bar,
 )
+from snn2chip.errors import InputError
+from snn2chip.parallel import is_leader, leader_first, local, one_process_only, together
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +44,8 @@ def _follow(trainer: Trainer, console: Console) -> None:
                     f"training {100 * row['train_accuracy']:.2f} %  test {100 * row['test_accuracy']:.2f} %  "
                     f"{row['seconds']:.1f} s"
                 )
-                curves.plot(trainer.progress.history, trainer.out / "curves.png", trainer.recipe.name)
+                if is_leader():
+                    curves.plot(trainer.progress.history, trainer.out / "curves.png", trainer.recipe.name)
 
 
 def _exit_line(trainer: Trainer) -> str | None:
@@ -61,6 +64,7 @@ def _exit_line(trainer: Trainer) -> str | None:
 
 @app.command()
 @guarded
+@together
 def train(
     recipe: Annotated[str, typer.Argument(help="Shipped recipe by name, or a path to a recipe.toml.")],
     data: DataDir = None,
@@ -74,7 +78,14 @@ def train(
         Path | None, typer.Option(help="Start from this model.pt: the same layers, time steps may differ.")
     ] = None,
 ) -> None:
-    """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out."""
+    """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out.
+
+    On several processors or GPUs, or machines with their own, torchrun starts it: torchrun --nproc-per-node 2 -m
+    snn2chip train RECIPE --out DIR. Every batch of the recipe is split among the processes; normalization statistics
+    and gradients are those of the whole batch, so that the losses are those of a single process up to rounding. Process
+    0 prints and writes; --resume and Ctrl-C work as always, and a run may be resumed with another number of processes.
+    Each machine needs the data set (and --init's file); OMP_NUM_THREADS sets the threads of a process.
+    """
     from snn2chip import recipe as recipes
     from snn2chip.train.loop import Trainer
 
@@ -82,9 +93,11 @@ def train(
     out = out or Path("runs") / chosen.name
     size = chosen.data.image_size
     console = console_of()
-    training = load_data(chosen.data.name, "train", data, size=size)
-    test = load_data(chosen.data.name, "test", data, size=size)
-    trainer = Trainer(chosen, training, test, out, device=device_of(device), resume=resume, init=init)
+    where = local(device_of(device))
+    with leader_first():  # which may have to download them
+        training = load_data(chosen.data.name, "train", data, size=size, events=chosen.binning)
+        test = load_data(chosen.data.name, "test", data, size=size, events=chosen.binning)
+    trainer = Trainer(chosen, training, test, out, device=where, resume=resume, init=init)
     weights = sum(p.numel() for p in trainer.network.parameters())
     console.print(
         f"{chosen.name}: {len(trainer.train_set):,} training and {len(test):,} test images, T = "
@@ -131,6 +144,7 @@ def retrain(
     ] = False,
 ) -> None:
     """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out."""
+    one_process_only("retrain")
     from snn2chip.formats import model_file
     from snn2chip.train import curves
     from snn2chip.train.iir import Iir, table
@@ -150,6 +164,11 @@ def retrain(
     )
     console = console_of()
     spec = run.stages[0].recipe.data
+    if spec.events is not None:
+        raise InputError(
+            f"{base.name}: retraining for fewer time steps is for images, whose steps repeat; for recordings, train "
+            f"with fewer model.timesteps, a longer data.events.dt_us and --init '{model}'"
+        )
     training = load_data(spec.name, "train", data, size=spec.image_size)
     test = load_data(spec.name, "test", data, size=spec.image_size)
     where = device_of(device)

@@ -1,12 +1,14 @@
-"""Random crop, flip and cutout of whole batches, on the device where the batch is.
+"""Random changes of whole batches, on the device where the batch is: crop, flip, cutout, affine, roll, event drop.
 
-Every function takes and returns (N, C, H, W) of any dtype and draws one value per sample from an explicit
+Every function takes and returns (N, C, H, W) of any dtype (of events T * C channels: all steps of a sample change
+alike) and draws one value per sample from an explicit
 generator. The draws are made on the generator's device and then moved: a CPU generator gives the same
 augmentation on every device.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,11 @@ class AugmentSpec:
         crop: pixels of padding on every side before a crop of the original size; 0 is off.
         flip: mirror half of the images left to right.
         cutout: side in pixels of a square that is painted over, centred anywhere in the image; 0 is off.
+        rotate, zoom, shear: largest angle in degrees, change of size as a share, and slant (pixels to the side for
+            one up), of one affine map, nearest pixel; 0 is off.
+        roll: largest shift in pixels in y and x; what leaves at an edge enters at the other; 0 is off.
+        drop: largest share of the values set to 0, each on its own (of events: dropped); a sample's own share is
+            drawn from 0..drop; 0 is off.
 
     Padding and cutout are painted with 0, which is black for raw images: augment before normalizing.
     """
@@ -30,12 +37,21 @@ class AugmentSpec:
     crop: int = 0
     flip: bool = False
     cutout: int = 0
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    roll: int = 0
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cutout"):
+        for name in ("crop", "cutout", "rotate", "zoom", "shear", "roll", "drop"):
             value = getattr(self, name)
             if value < 0:
                 raise RecipeError(f"augment: {name} {value} is below 0; use 0 to switch it off")
+        for name in ("zoom", "drop"):
+            value = getattr(self, name)
+            if value >= 1:
+                raise RecipeError(f"augment: {name} {value} is not below 1; it is a share")
 
 
 class Augment:
@@ -45,7 +61,9 @@ class Augment:
         self.spec = spec
 
     def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augment a batch (N, C, H, W); the input is left as it is, and returned itself if nothing is on."""
+        """Augment a batch, (N, C, H, W) or (N, T, C, H, W); it stays as it is, and is returned if nothing is on."""
+        if images.ndim == 5:
+            return self(images.flatten(1, 2), generator).view(images.shape)
         spec = self.spec
         if spec.crop:
             images = random_crop(images, spec.crop, generator)
@@ -53,6 +71,12 @@ class Augment:
             images = flip_horizontally(images, generator)
         if spec.cutout:
             images = cutout(images, spec.cutout, generator)
+        if spec.rotate or spec.zoom or spec.shear:
+            images = affine(images, spec.rotate, spec.zoom, spec.shear, generator)
+        if spec.roll:
+            images = roll(images, spec.roll, generator)
+        if spec.drop:
+            images = drop(images, spec.drop, generator)
         return images
 
 
@@ -84,6 +108,53 @@ def cutout(images: torch.Tensor, size: int, generator: torch.Generator) -> torch
     columns = (x >= left) & (x < left + size)
     covered = rows[:, None, :, None] & columns[:, None, None, :]
     return images.masked_fill(covered, 0)
+
+
+def affine(images: torch.Tensor, rotate: float, zoom: float, shear: float, generator: torch.Generator) -> torch.Tensor:
+    """Rotate, resize and slant every image about its middle; 0 enters at the borders.
+
+    The pixel at (y, x) from the middle comes from the one nearest to ``A (y, x)``, with A of an angle drawn from
+    -rotate..rotate degrees, a factor ``1 / (1 + z)`` with z from -zoom..zoom, and a slant from -shear..shear.
+    Values are moved and never mixed, so that spikes stay spikes and counts stay counts.
+    """
+    count, channels, height, width = images.shape
+    device = images.device
+    angle = _spread(math.radians(rotate), count, generator, device)
+    factor = 1 / (1 + _spread(zoom, count, generator, device))
+    slant = _spread(shear, count, generator, device)
+    y = torch.arange(height, device=device) - (height - 1) / 2
+    x = torch.arange(width, device=device) - (width - 1) / 2
+    sin, cos = (angle.sin() * factor)[:, None, None], (angle.cos() * factor)[:, None, None]
+    from_x = x[None, None, :] + slant[:, None, None] * y[None, :, None]
+    rows = (cos * y[None, :, None] - sin * from_x + (height - 1) / 2).round().long()
+    columns = (sin * y[None, :, None] + cos * from_x + (width - 1) / 2).round().long()
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    place = torch.where(inside, rows * width + columns, 0).flatten(1)
+    moved = images.flatten(2).gather(2, place[:, None].expand(-1, channels, -1))
+    return torch.where(inside.flatten(1)[:, None], moved, 0).view(images.shape)
+
+
+def roll(images: torch.Tensor, most: int, generator: torch.Generator) -> torch.Tensor:
+    """Shift every image by its own -most..most pixels in y and x, around the edges."""
+    count, channels, height, width = images.shape
+    shifts = _integers(2 * most + 1, (2, count, 1), generator, images.device) - most
+    rows = (torch.arange(height, device=images.device) - shifts[0]) % height
+    columns = (torch.arange(width, device=images.device) - shifts[1]) % width
+    place = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    return images.flatten(2).gather(2, place[:, None].expand(-1, channels, -1)).view(images.shape)
+
+
+def drop(images: torch.Tensor, most: float, generator: torch.Generator) -> torch.Tensor:
+    """Set a share of every image's values to 0, each on its own; the share is drawn from 0..most."""
+    share = torch.rand((len(images), 1, 1, 1), generator=generator, device=generator.device) * most
+    dropped = torch.rand(images.shape, generator=generator, device=generator.device) < share
+    return images.masked_fill(dropped.to(images.device, non_blocking=True), 0)
+
+
+def _spread(most: float, count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """One number from -most..most a sample."""
+    drawn = torch.rand(count, generator=generator, device=generator.device)
+    return ((2 * drawn - 1) * most).to(device, non_blocking=True)
 
 
 def _integers(high: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> torch.Tensor:

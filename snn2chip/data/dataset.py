@@ -6,12 +6,14 @@ Where a set is looked for, in this order:
 - otherwise in the cache (`SNN2CHIP_DATA`, else the user's cache folder), then where the operating
   system's packages put it, and last it is downloaded from its publisher into the cache.
 
-`digits` come with scikit-learn and need no folder; `folder` is never downloaded.
+`digits` come with scikit-learn and need no folder; `folder` is never downloaded. Sets of event cameras are in
+`snn2chip.data.event_sets`.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,26 +23,29 @@ import torch
 
 from snn2chip.data.cifar import find_cifar, read_cifar
 from snn2chip.data.digits import read_digits
+from snn2chip.data.event_sets import EVENT_NAMES, find_events, read_events
 from snn2chip.data.fashion import find_fashion, read_fashion
 from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.folder import read_folder
 from snn2chip.errors import DataError, InputError
+from snn2chip.events import BinSettings
 
-NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder")
+NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """One split of a labelled image data set.
+    """One split of a labelled data set of images, or of recordings of an event camera binned into frames.
 
     Attributes:
         name: data set and split, e.g. "cifar10:test".
-        images: uint8 (N, C, H, W), values 0..max_value.
+        images: uint8 (N, C, H, W), or (N, T, 2, H, W) of events, values 0..max_value.
         labels: int64 (N,), indexes into `classes`.
         classes: names of the classes.
-        max_value: largest value a pixel can have: 255, or 16 for digits.
+        max_value: largest value a pixel can have: 255, or 16 for digits; of events the largest count, 1 for spikes.
         source: where it was read from and what is known of it ("(JPEG)", how many of the published
             images); quote it beside every figure.
+        events: how recordings were binned; None for images.
     """
 
     name: str
@@ -49,12 +54,14 @@ class ImageSet:
     classes: tuple[str, ...]
     max_value: int
     source: str
+    events: BinSettings | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        axes = "(N, C, H, W)" if self.events is None else f"(N, {self.events.timesteps}, 2, H, W)"
+        if self.images.dtype != torch.uint8 or self.images.ndim != axes.count(",") + 1:
             raise DataError(
                 f"{self.name}: images are {self.images.dtype} of shape {tuple(self.images.shape)}; "
-                "they must be uint8 (N, C, H, W)"
+                f"they must be uint8 {axes}"
             )
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise DataError(
@@ -67,9 +74,24 @@ class ImageSet:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        channels, height, width = self.images.shape[1:]
+        """(C, H, W) of one image, or of one step's frame."""
+        channels, height, width = self.images.shape[-3:]
         return channels, height, width
+
+    @property
+    def edition(self) -> str:
+        """What `source` says of how it differs from the published set, without the folder, which means nothing
+        elsewhere: "JPEG", "100 of the 10,000 published recordings", or "as published"."""
+        if "(JPEG)" in self.source:
+            return "JPEG"
+        part = re.search(r"[\d,]+ of the [\d,]+ published \w+", self.source)
+        return part[0] if part else "as published"
+
+    def first_steps(self, timesteps: int) -> ImageSet:
+        """Recordings cut to their first time steps; images, which have none, as they are."""
+        if self.events is None or timesteps == self.events.timesteps:
+            return self
+        return replace(self, images=self.images[:, :timesteps], events=replace(self.events, timesteps=timesteps))
 
     def subset(self, limit: int | None) -> ImageSet:
         """The first `limit` images (all for None or more than there are); `source` says so.
@@ -103,6 +125,7 @@ def load(
     *,
     download: bool = True,
     image_size: int | None = None,
+    events: BinSettings | None = None,
 ) -> ImageSet:
     """Load one split of the data set `name` (see `NAMES`) into memory.
 
@@ -111,6 +134,7 @@ def load(
         data: folder to read from; the only one that is looked at (see the module). Not used by digits.
         download: may fetch from the publisher what is not found.
         image_size: side in pixels to which an image folder is resized; the other sets have one size.
+        events: how recordings are binned: needed by sets of event cameras, and by no others.
 
     Raises:
         DataError: unknown name or split, or files missing, damaged, truncated or impossible to download;
@@ -122,6 +146,14 @@ def load(
         if name != "digits" and not is_folder(data):
             fault = "is a file; name the folder it is in" if is_file(data) else "does not exist; create it"
             raise DataError(f"data folder '{data}' {fault}, or leave it out to use the cache")
+    if (events is None) == (name in EVENT_NAMES):
+        fault = (
+            "holds recordings, but how to bin them is not said" if events is None
+            else "holds images, but binned recordings are asked for"
+        )  # fmt: skip
+        raise DataError(f"data set '{name}' {fault}; name another data set, or see [data.events] of a recipe")
+    if events is not None:
+        return _events(name, split, data, download, events)
     if name == "folder":
         if data is None:
             raise DataError("data set 'folder' needs its folder: --data DIR with DIR/train/CLASS/*.jpg")
@@ -154,6 +186,8 @@ def available(data: Path | None = None) -> list[tuple[str, str | None]]:
         "cifar10": find_cifar("cifar10", data),
         "cifar100": find_cifar("cifar100", data),
         "folder": data if data is not None and is_folder(data / "train") else None,
+        **{name: find_events(name, data) for name in EVENT_NAMES if name != "event-folder"},
+        "event-folder": data if data is not None and is_folder(data / "train") else None,
     }
     return [(name, str(where) if where else None) for name, where in places.items()]
 
@@ -163,16 +197,26 @@ def _known(name: str, split: str) -> tuple[str, str]:
         near = difflib.get_close_matches(name, NAMES, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(NAMES)}"
         raise DataError(f"no data set '{name}'; {hint}")
-    splits = ("train", "val", "test") if name == "folder" else ("train", "test")
+    splits = ("train", "val", "test") if name in ("folder", "event-folder") else ("train", "test")
     if split not in splits:
         raise DataError(f"data set '{name}' has no split '{split}'; it has {', '.join(splits)}")
     return name, split
 
 
-def _pack(name: str, arrays: Arrays, max_value: int) -> ImageSet:
+def _events(name: str, split: str, data: Path | None, download: bool, settings: BinSettings) -> ImageSet:
+    if name == "event-folder" and data is None:
+        raise DataError("data set 'event-folder' needs its folder: --data DIR with DIR/train/CLASS/*.bin")
+    try:
+        arrays = read_events(name, split, data, download, settings)
+    except OSError as error:
+        raise DataError(f"cannot read '{error.filename or data}': {error.strerror or error}") from error
+    return _pack(f"{name}:{split}", arrays, settings.max_count, settings)
+
+
+def _pack(name: str, arrays: Arrays, max_value: int, events: BinSettings | None = None) -> ImageSet:
     images, labels, classes, source = arrays
     if not images.flags.writeable or not images.flags.c_contiguous:
         images = np.array(images, order="C")
     return ImageSet(
-        name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes, max_value, source
+        name, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes, max_value, source, events
     )

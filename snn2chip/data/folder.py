@@ -38,10 +38,10 @@ def read_folder(root: Path, split: str, image_size: int | None) -> Arrays:
     """
     if image_size is not None and not 1 <= image_size <= MAX_SIDE:
         raise DataError(f"image size {image_size} is outside 1..{MAX_SIDE}; choose a side in pixels, e.g. 64")
-    base = _split_folder(root, split)
-    classes = _class_names(base)
+    base = split_folder(root, split)
+    classes = class_names(base)
     if split != "train" and (root / "train").is_dir():
-        trained = _class_names(root / "train")
+        trained = class_names(root / "train")
         strange = sorted(set(classes) - set(trained))
         if strange:
             raise DataError(
@@ -69,20 +69,22 @@ def read_folder(root: Path, split: str, image_size: int | None) -> Arrays:
     return images, labels, classes, source
 
 
-def _split_folder(root: Path, split: str) -> Path:
+def split_folder(root: Path, split: str, pattern: str = "*.jpg") -> Path:
+    """ROOT/SPLIT, where val and test stand in for each other; `pattern` is for the message that there is none."""
     for name in (split, _TWIN.get(split, split)):
         if (root / name).is_dir():
             return root / name
     inside = next((path.parent for path in sorted(root.glob("*/train")) if path.is_dir()), None)
-    hint = f"did you mean '{inside}'?" if inside else "it needs train/CLASS/*.jpg and val or test beside it"
+    hint = f"did you mean '{inside}'?" if inside else f"it needs train/CLASS/{pattern} and val or test beside it"
     looked = " or ".join(f"'{root / name}'" for name in dict.fromkeys((split, _TWIN.get(split, split))))
     raise DataError(f"no folder {looked}; {hint}")
 
 
-def _class_names(base: Path) -> tuple[str, ...]:
+def class_names(base: Path, what: str = "images") -> tuple[str, ...]:
+    """The class folders in `base`, sorted."""
     names = tuple(sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != "."))
     if not names:
-        raise DataError(f"'{base}' holds no class folders; put the images of each class in one of their own")
+        raise DataError(f"'{base}' holds no class folders; put the {what} of each class in one of their own")
     return names
 
 

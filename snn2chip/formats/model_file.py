@@ -15,6 +15,7 @@ A dictionary of tensors and plain values that `torch.load(weights_only=True)` re
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import pickletools
 import platform
@@ -35,6 +36,8 @@ from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
 from snn2chip.nn.build import SpikingNetwork, build
 
 FORMAT, VERSION = "snn2chip-model", 1
+_PLACES = 100_000  # of a recipe: the largest have some hundred
+_PIXELS = 2**24  # of an image; more is damage
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,16 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
+        source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-                if bad := archive.testzip():
-                    raise InputError(f"'{path}' is damaged: '{bad}' in it differs from its checksum")
+            _check_archive(path)
+        else:  # an old file or a bare pickle, of bytes: a text of 4 GB that it may claim takes no memory
+            content = path.read_bytes()
+            _check_pickle(path, content)
+            source = io.BytesIO(content)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # what it says of odd pickles is no news once they are refused
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            warnings.simplefilter("ignore")  # what is said of odd pickles is no news once they are refused
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except OSError as error:
@@ -139,6 +145,37 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that takes more memory than its own size, or is damaged by its own checksums.
+
+    torch stores the files in an archive as they are, and reads others all the same: then a kilobyte may hold gigabytes.
+
+    Raises:
+        InputError: as said.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise InputError(f"'{path}' is a compressed archive, which torch does not write; save the model again")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise InputError(f"'{path}' is damaged: the files in it are larger than the whole")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                _check_pickle(path, archive.read(entry))
+        if bad := archive.testzip():  # torch does not look at the checksums
+            raise InputError(f"'{path}' is damaged: '{_plain(bad)}' in it differs from its checksum")
+
+
+def _check_pickle(path: Path, content: bytes) -> None:
+    """Refuse a pickle that makes memory of a number: the one class of those that torch allows in which no model is.
+
+    Raises:
+        InputError: as said.
+    """
+    if b"bytearray\n" in content:
+        raise InputError(f"'{path}' holds more than tensors and plain values (a bytearray) and is not loaded")
+
+
 def digest(path: str | Path) -> str:
     """SHA-256 of a file, which says that two are the same."""
     with Path(path).open("rb") as file:
@@ -150,7 +187,8 @@ def _holds_code(path: Path, refusal: str) -> bool:
     if any(words in refusal for words in ("GLOBAL", "unrecognized function", "unsupported class")):
         return True
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             names = {operation.name for operation, _, _ in pickletools.genops(file)}  # reads, and runs nothing
     except Exception:  # no pickle at all
         return False
@@ -158,7 +196,13 @@ def _holds_code(path: Path, refusal: str) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return _plain((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def _plain(text: str) -> str:
+    """Text out of a file as it may be printed: one line, not long."""
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text[:2000]).split())
+    return plain if len(plain) <= 400 else f"{plain[:397]}..."
 
 
 def _check_values(network: SpikingNetwork, path: str | Path) -> None:
@@ -177,6 +221,79 @@ def _check_values(network: SpikingNetwork, path: str | Path) -> None:
             raise InputError(f"'{path}': layer '{name}': a running variance is negative; train again")
 
 
+def _check_plain(recipe: object) -> None:
+    """Refuse a recipe of anything but numbers, texts, lists and tables, or one that holds itself.
+
+    Raises:
+        TypeError: as said.
+    """
+    waiting, places = [recipe], 0
+    while waiting:
+        value = waiting.pop()
+        places += 1
+        if places > _PLACES:
+            raise TypeError(f"its recipe has more than {_PLACES:,} values")
+        if isinstance(value, (dict, list)):
+            waiting += [*value, *value.values()] if isinstance(value, dict) else value
+        elif value is not None and not isinstance(value, (str, int, float)):
+            raise TypeError(f"its recipe holds a {type(value).__name__}")
+
+
+def _build(
+    recipe: recipes.Recipe,
+    shape: tuple[int, int, int],
+    classes: int,
+    max_value: int,
+    state: dict[str, Any],
+    path: str | Path,
+) -> SpikingNetwork:
+    """The network of a recipe, once it is known that the file has the weights for it.
+
+    Raises:
+        InputError: the recipe builds nothing, or the tensors are not those of what it builds.
+    """
+    blocks = sum(layer.blocks for layer in recipe.model.layers if layer.type == "residual")
+    if blocks > len(state):
+        raise InputError(f"'{path}': weights do not fit its recipe: {blocks:,} blocks, {len(state):,} tensors")
+    try:
+        with warnings.catch_warnings(), torch.device("meta"):  # shapes without memory
+            warnings.simplefilter("ignore", UserWarning)
+            wanted = build_network(recipe, shape, classes, max_value).state_dict()
+    except InputError as error:
+        raise InputError(f"'{path}': its network cannot be built: {_plain(str(error))}") from None
+    except Exception as error:  # torch's RuntimeError, TypeError, OverflowError, ... for sizes beyond its integers
+        raise InputError(f"'{path}' is damaged: its network cannot be built: {_first_line(error)}") from None
+    for name in (*wanted, *state):
+        if name not in state or name not in wanted:
+            what = "lacks" if name in wanted else "has too much"
+            raise InputError(f"'{path}': weights do not fit its recipe: the file {what} '{_plain(str(name))}'")
+        value = state[name]
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
+        if value.shape != wanted[name].shape:
+            raise InputError(
+                f"'{path}': weights do not fit its recipe: '{name}' has shape {_plain(str(tuple(value.shape)))}, its "
+                f"layer {tuple(wanted[name].shape)}"
+            )
+        plain = value.layout is torch.strided and value.device.type == "cpu"
+        if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise InputError(f"'{path}': '{name}' is not stored as plain values; save the model again")
+    return build_network(recipe, shape, classes, max_value)
+
+
+def _fill(network: SpikingNetwork, state: dict[str, Any], path: str | Path) -> None:
+    """Put finite weights into the network that `_build` made for them."""
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise InputError(f"'{path}': '{name}' holds {bad} NaN or infinite of {value.numel()} values; train again")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"'{path}': weights do not fit its recipe: {_plain(reason)}") from None
+
+
 def load(path: str | Path) -> Model:
     """Read model.pt.
 
@@ -185,47 +302,34 @@ def load(path: str | Path) -> Model:
             of the wrong shape, NaN or infinite (named by tensor), or with constants that make no sense.
     """
     content = load_tensors(path)
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"'{path}' is not a model made by `snn2chip train` (format {content.get('format')!r}, expected '{FORMAT}')"
-        )
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"'{path}' has format version {content.get('version')!r}, this snn2chip reads {VERSION}; update snn2chip"
-        )
+    made_by, version = content.get("format"), content.get("version")
+    if not isinstance(made_by, str) or made_by != FORMAT:
+        said = f"'{_plain(made_by)}'" if isinstance(made_by, str) else type(made_by).__name__
+        raise InputError(f"'{path}' is not a model made by `snn2chip train` (format {said}, expected '{FORMAT}')")
+    if not isinstance(version, int) or version != VERSION:
+        said = _plain(repr(version)) if isinstance(version, (int, str)) else type(version).__name__
+        raise InputError(f"'{path}' has format version {said}, this snn2chip reads {VERSION}; update snn2chip")
     try:
+        _check_plain(content["recipe"])
         recipe = recipes.parse(content["recipe"], source=f"recipe inside '{path}'")
         channels, height, width = (int(side) for side in content["input_shape"])
-        classes = tuple(str(name) for name in content["classes"])
+        classes = tuple(content["classes"])
         max_value = int(content["max_value"])
         state = dict(content["state"])
         metrics = dict(content["metrics"])
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"'{path}' is damaged: {type(error).__name__} {error}") from None
-    if min(channels, height, width) < 1 or not classes:
+    except InputError as error:  # a line for every wrong key
+        raise type(error)(_plain("; ".join(str(error).splitlines()))) from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"'{path}' is damaged: {type(error).__name__} {_first_line(error)}") from None
+    if min(channels, height, width) < 1 or not classes or channels * height * width > _PIXELS:
         raise InputError(
             f"'{path}' is damaged: input shape {(channels, height, width)}, {len(classes)} classes; "
-            f"all of them must be at least 1"
+            f"all of them must be at least 1, and an image has at most {_PIXELS:,} values"
         )
-    try:
-        network = build_network(recipe, (channels, height, width), len(classes), max_value)
-    except InputError:
-        raise
-    except (RuntimeError, MemoryError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"'{path}' is damaged: its network cannot be built: {_first_line(error)}") from None
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
-        if not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
-            raise InputError(f"'{path}': '{name}' holds {bad} NaN or infinite of {value.numel()} values; train again")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise InputError(f"'{path}': weights do not fit its recipe: {reason}") from None
+    if not all(isinstance(name, str) for name in classes):
+        raise InputError(f"'{path}' is damaged: the names of its classes are no texts")
+    network = _build(recipe, (channels, height, width), len(classes), max_value, state, path)
+    _fill(network, state, path)
     _check_values(network, path)
     network.eval()
     return Model(network, recipe, max_value, classes, metrics)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path
-from snn2chip.ir import Chain, ChainLayer, Shape, StepTables, out_size
+from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened, shown
+from snn2chip.formats.netx_weights import load_dense
+from snn2chip.ir import CODINGS, Chain, ChainLayer, IntArray, Shape, StepTables, out_size
 
 FORMAT_VERSION = 1
 STEPS = "SNN2CHIP_STEPS"  # the type of time-varying neurons
 _ATTRIBUTE_BYTES = 60_000  # HDF5's own limit is 64 KiB with everything around it
-_MAX_TEXT = 2**26
-_MAX_NEURONS = 2**28  # a layer that claims more is damaged, not large
 
 
 def save(path: str | Path, chain: Chain) -> None:
@@ -85,9 +86,22 @@ def _write_json(own: h5py.Group, name: str, value: Any) -> None:
         own[name] = text
 
 
+def _check_kept(weight: IntArray, where: str) -> None:
+    """Refuse dense weights that Lava would not compute with as they are.
+
+    Raises:
+        UnsupportedError: what Lava would make of them.
+    """
+    changed = load_dense((weight,), where).notes
+    if changed:
+        raise UnsupportedError(f"{where}: {'; '.join(changed)}")
+
+
 def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
     group["type"] = np.array([layer.kind.encode()])
     group["shape"] = np.array(layer.shape)
+    if layer.kind == "dense":
+        _check_kept(layer.weight, f"layer {layer.name}")
     group.create_dataset("weight", data=layer.weight.astype(np.int32), compression="gzip", compression_opts=1)
     bias = layer.bias
     if layer.kind == "conv":
@@ -119,108 +133,6 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
     neuron["scale"] = layer.steps.scale
 
 
-class _Reader:
-    """Typed reads from one HDF5 group, every failure named by path."""
-
-    def __init__(self, group: h5py.Group, where: str) -> None:
-        self.group, self.where = group, where
-
-    def child(self, name: str) -> _Reader:
-        item = self.group.get(name)
-        if not isinstance(item, h5py.Group):
-            raise InputError(f"{self.where}: group '{name}' is missing")
-        return _Reader(item, f"{self.where}/{name}")
-
-    def array(self, name: str, most: int = _MAX_NEURONS) -> np.ndarray[Any, np.dtype[np.int64]]:
-        item = self.group.get(name)
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf" or item.size is None:
-            raise InputError(f"{self.where}: '{name}' is missing or not numbers")
-        if item.size > most:
-            raise InputError(f"{self.where}: '{name}' claims {item.size} values; at most {most} make sense")
-        values = np.asarray(item[()])
-        if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
-            raise InputError(f"{self.where}: '{name}' holds values that are not integers")
-        if values.size and max(abs(int(values.max())), abs(int(values.min()))) > 2**31:
-            raise InputError(f"{self.where}: '{name}' holds {values.max()}, beyond 32 bits")
-        return values.astype(np.int64)
-
-    def integer(self, name: str, low: int, high: int) -> int:
-        values = self.array(name, 1)
-        if values.size != 1 or not low <= int(values.flat[0]) <= high:
-            raise InputError(f"{self.where}: '{name}' is {values.tolist()}; expected one integer {low}..{high}")
-        return int(values.flat[0])
-
-    def pair(self, name: str, low: int) -> tuple[int, int]:
-        values = self.array(name, 2).flatten().tolist()
-        values = values * 2 if len(values) == 1 else values
-        if len(values) != 2 or min(values) < low or max(values) > 2**15:
-            raise InputError(f"{self.where}: '{name}' is {values}; expected two integers of at least {low}")
-        return values[0], values[1]
-
-    def text(self, name: str) -> str:
-        item = self.group.get(name)
-        if not isinstance(item, h5py.Dataset) or item.size != 1:
-            raise InputError(f"{self.where}: '{name}' is missing or not text")
-        if item.dtype.itemsize > _MAX_TEXT:
-            raise InputError(
-                f"{self.where}: '{name}' claims {item.dtype.itemsize} bytes; at most {_MAX_TEXT} make sense"
-            )
-        value = np.asarray(item[()]).reshape(-1)[0]
-        if not isinstance(value, bytes | str):
-            raise InputError(f"{self.where}: '{name}' is {value!r}; expected text")
-        return value.decode("ascii", "replace") if isinstance(value, bytes) else value
-
-    def within(self, name: str, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """An array whose values fit the chip: netx would cut some off silently, and others not at all."""
-        values = self.array(name)
-        if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
-            raise InputError(f"{self.where}: '{name}' holds {values.min()}..{values.max()}, outside {low}..{high}")
-        return values
-
-    def decoded(self, name: str, kind: type) -> Any:
-        """An attribute that holds JSON of one kind, list or dict."""
-        value = json.loads(self.words(name))
-        if not isinstance(value, kind):
-            raise InputError(f"{self.where}: attribute '{name}' is not a {kind.__name__} in JSON")
-        return value
-
-    def table(self, name: str, shape: tuple[int, int], low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """A table of a time-varying neuron, (T, C), its values within what the neuron holds."""
-        values = self.within(name, low, high)
-        if values.shape != shape:
-            raise InputError(
-                f"{self.where}: '{name}' has shape {values.shape}; {shape[0]} time steps of {shape[1]} channels need "
-                f"{shape}"
-            )
-        return values
-
-    def positive(self, name: str, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """`count` positive numbers."""
-        item = self.group.get(name)
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind != "f" or item.shape != (count,):
-            raise InputError(f"{self.where}: '{name}' is missing or not {count} numbers")
-        values = np.asarray(item[()], dtype=np.float64)
-        if not (np.isfinite(values).all() and (values > 0).all()):
-            raise InputError(f"{self.where}: '{name}' holds values that are not positive numbers")
-        return values
-
-    def words(self, name: str) -> str:
-        """An attribute that holds text, or the dataset in its place."""
-        if name not in self.group.attrs and name in self.group:
-            return self.text(name)
-        value = self.attribute(name)
-        if not isinstance(value, bytes):
-            raise InputError(f"{self.where}: attribute '{name}' is {value!r}; expected text")
-        return value.decode("utf-8", "replace")
-
-    def attribute(self, name: str) -> Any:
-        if name not in self.group.attrs:
-            raise InputError(f"{self.where}: attribute '{name}' is missing")
-        if self.group.attrs.get_id(name).dtype.kind == "O":  # read, a damaged one can crash HDF5
-            raise InputError(f"{self.where}: attribute '{name}' is of variable length; export the model again")
-        return self.group.attrs[name]
-
-
 def load(path: str | Path) -> Chain:
     """Read a file written by `save` back into the same chain.
 
@@ -228,31 +140,21 @@ def load(path: str | Path) -> Chain:
         InputError: unreadable, truncated, damaged, or not made by snn2chip.
         UnsupportedError: a layer or neuron type this version does not simulate, named.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"cannot read '{path}': no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            return _load(_Reader(file, str(path)))
-    except InputError:
-        raise
-    except Exception as error:
-        # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError for the many kinds of damage
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"'{path}' is damaged or not an HDF5 file: {reason}") from None
+    return opened(path, _load)
 
 
-def _load(root: _Reader) -> Chain:
+def _load(root: Reader) -> Chain:
     layers_group = root.child("layer")
     if "snn2chip" not in root.group:
         raise InputError(
             f"{root.where}: no group 'snn2chip': not made by `snn2chip fold-and-export`, so its timesteps and "
-            f"readout are unknown; export it again with snn2chip"
+            f"readout are unknown; run it in raw chip time with --clock chip"
         )
     own = root.child("snn2chip")
     version = own.attribute("format_version")
     if version != FORMAT_VERSION:
-        raise InputError(f"{own.where}: format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
+        found = shown(version)
+        raise InputError(f"{own.where}: format version {found}, this snn2chip reads {FORMAT_VERSION}; update it")
     timesteps = int(own.attribute("timesteps"))
     if not 1 <= timesteps <= 2**20:
         raise InputError(f"{own.where}: timesteps {timesteps} is outside 1..{2**20}")
@@ -267,10 +169,10 @@ def _load(root: _Reader) -> Chain:
         if kind == "input":
             shape = tuple(int(side) for side in reader.array("shape", 3).flatten())
             input_shape = shape
-            if number or not shape or min(shape) < 1 or int(np.prod(shape)) > _MAX_NEURONS:
+            if number or not shape or min(shape) < 1 or math.prod(shape) > MAX_NEURONS:
                 raise InputError(f"{reader.where}: an input of shape {shape} at place {number}")
         elif not shape:
-            raise InputError(f"{reader.where}: '{kind}' before the input layer")
+            raise InputError(f"{reader.where}: '{shown(kind)}' before the input layer")
         elif kind == "flatten":
             flatten = len(shape) == 3
         elif kind in ("conv", "dense"):
@@ -279,29 +181,33 @@ def _load(root: _Reader) -> Chain:
             layer.origin.update({str(k): (int(v[0]), int(v[1])) for k, v in places.items()})
             if any(not 0 <= start < stop <= len(layer.weight) for start, stop in layer.origin.values()):
                 raise InputError(
-                    f"{own.where}: origin {places} does not fit the {len(layer.weight)} channels of {number}"
+                    f"{own.where}: origin {shown(places)} does not fit the {len(layer.weight)} channels of {number}"
                 )
             layers.append(layer)
             shape, flatten = layer.shape, False
         else:
-            raise UnsupportedError(f"{reader.where}: layer type '{kind}' is not one that netx runs as a chain")
+            raise UnsupportedError(f"{reader.where}: layer type '{shown(kind)}' is not one that netx runs as a chain")
     if not layers:
         raise InputError(f"{layers_group.where}: no conv or dense layer")
     readout, coding = own.words("readout"), own.words("coding")
-    if readout not in ("membrane", "spike_count") or coding not in ("direct", "poisson"):
-        raise InputError(f"{own.where}: readout '{readout}', coding '{coding}': not known to this snn2chip")
+    if readout not in ("membrane", "spike_count") or coding not in CODINGS:
+        raise InputError(
+            f"{own.where}: readout '{shown(readout)}', coding '{shown(coding)}': not known to this snn2chip"
+        )
     raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
     center = tuple(int(c) for c in np.atleast_1d(own.attribute("input_center")))
     if (
         min(raw_shape, default=0) < 1
-        or int(np.prod(raw_shape)) != int(np.prod(input_shape))
+        or math.prod(raw_shape) != math.prod(input_shape)
         or len(center) not in (1, raw_shape[0])
     ):
-        raise InputError(f"{own.where}: input_raw_shape {raw_shape} and input_center {center} do not fit {input_shape}")
+        raise InputError(
+            f"{own.where}: input_raw_shape {shown(raw_shape)} and input_center {shown(center)} do not fit {input_shape}"
+        )
     pixel_max, low, high = (int(own.attribute(name)) for name in ("pixel_max", "input_low", "input_high"))
     if not -(2**24) <= low <= min(center) <= max(center) <= high <= 2**24 or not 1 <= pixel_max <= 2**24:
         raise InputError(
-            f"{own.where}: input_low {low}, input_center {center}, input_high {high} and pixel_max {pixel_max} "
+            f"{own.where}: input_low {low}, input_center {shown(center)}, input_high {high} and pixel_max {pixel_max} "
             f"do not fit together"
         )
     classes = own.decoded("classes", list)
@@ -310,7 +216,7 @@ def _load(root: _Reader) -> Chain:
     return Chain(
         input_shape,
         raw_shape,
-        "direct" if coding == "direct" else "poisson",
+        next(kind for kind in CODINGS if kind == coding),
         pixel_max,
         low,
         high,
@@ -323,7 +229,7 @@ def _load(root: _Reader) -> Chain:
     )
 
 
-def _read_tables(neuron: _Reader, timesteps: int, channels: int) -> StepTables:
+def _read_tables(neuron: Reader, timesteps: int, channels: int) -> StepTables:
     """The tables of time-varying neurons; T must be the file's own."""
     shape = (timesteps, channels)
     return StepTables(
@@ -335,12 +241,12 @@ def _read_tables(neuron: _Reader, timesteps: int, channels: int) -> StepTables:
     )
 
 
-def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bool, timesteps: int) -> ChainLayer:
+def _read_layer(reader: Reader, name: str, kind: str, shape: Shape, flatten: bool, timesteps: int) -> ChainLayer:
     weight = reader.within("weight", -256, 254)
     neuron = reader.child("neuron")
     if (neuron_type := neuron.text("type")) not in ("CUBA", "LOIHI", STEPS):
         raise UnsupportedError(
-            f"{neuron.where}: neuron type '{neuron_type}' is not simulated; CUBA, LOIHI and {STEPS} are"
+            f"{neuron.where}: neuron type '{shown(neuron_type)}' is not simulated; CUBA, LOIHI and {STEPS} are"
         )
     stride = padding = dilation = (0, 0)
     groups = 1
@@ -362,12 +268,14 @@ def _read_layer(reader: _Reader, name: str, kind: str, shape: Shape, flatten: bo
             raise InputError(
                 f"{reader.where}: odd weights beside ones beyond 127, which Lava would truncate; use even ones only"
             )
-        if weight.ndim != 2 or weight.shape[1] != int(np.prod(shape)) or (len(shape) == 3 and not flatten):
+        if weight.ndim != 2 or weight.shape[1] != math.prod(shape) or (len(shape) == 3 and not flatten):
             raise InputError(f"{reader.where}: weights {weight.shape} do not fit an input {shape}; flatten missing?")
+        _check_kept(weight, reader.where)
         stride = dilation = (1, 1)
         out = (len(weight),)
-    if tuple(reader.array("shape", 3).flatten().tolist()) != out or int(np.prod(out)) > _MAX_NEURONS:
+    if tuple(reader.array("shape", 3).flatten().tolist()) != out or math.prod(out) > MAX_NEURONS:
         raise InputError(f"{reader.where}: shape {reader.array('shape', 3).tolist()} is not the {out} it computes")
+    reader.budget.spend(math.prod(out), reader.where)
     bias = np.zeros(out, dtype=np.int64)
     if "bias" in reader.group:
         stored = reader.within("bias", -4096, 4095)

@@ -28,7 +28,7 @@ _DEFAULT = (0, 4096, 2**17)  # iDecay, vDecay, vThMant of a dense layer without 
 
 
 class MisfitError(InputError):
-    """Arrays whose shapes do not fit what comes in or goes out: stock netx fails on them too."""
+    """Shapes that do not fit what comes in or goes out, or delays below 0: stock netx fails on them too."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def _delay(reader: Reader, shape: tuple[int, ...], walk: Walk) -> IntArray | Non
     reader.budget.spend(math.prod(shape), reader.where)
     stored = reader.array("delay")
     if stored.size and int(stored.min()) < 0:
-        raise InputError(f"{reader.where}: a delay of {stored.min()}; expected 0..{MAX_DELAY}")
+        raise MisfitError(f"{reader.where}: a delay of {stored.min()}; expected 0..{MAX_DELAY}")
     clamped = int((stored > MAX_DELAY).sum())
     if clamped:
         text = f"{reader.where}: {clamped} delays beyond {MAX_DELAY} (to {stored.max()}): netx clamps them"

@@ -63,7 +63,7 @@ class Fields:
         value = np.asarray(self.values.get(field))
         if value.dtype.kind not in "iuf" or value.ndim != axes or not value.size:
             raise self.fail(field, f"an array of {axes} axes")
-        return value.astype(np.float64)
+        return value.astype(np.float64, copy=False)
 
     def uniform(self, field: str, shape: ir.Shape) -> float:
         """The one value of all neurons."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 
 from snn2chip.errors import InputError
+from snn2chip.formats.hdf5_text import variable_texts
+from snn2chip.formats.hdf5_values import Budget, check
 
 _OBJECTS = 200_000  # groups and arrays; a file of the largest networks has some thousands
 _DEPTH = 8
-_BYTES = 2**33
+_FREE = 2**26  # values that any file may claim: kernels of groups are mostly zeros, and cost nothing in the file
+_TEXT = 2**20
 _SQUEEZED = 1100  # deflate, the best that NIR files are compressed with, makes 1032 bytes of one
 
 
@@ -31,7 +34,7 @@ def checked(path: Path) -> io.BytesIO:
     memory = io.BytesIO(content)
     try:
         with h5py.File(memory, "r") as file:
-            _walk(file, str(path))
+            _walk(file, str(path), memory, Budget(len(content), _FREE))
     except InputError:
         raise
     except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError, ...
@@ -41,18 +44,24 @@ def checked(path: Path) -> io.BytesIO:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+    """The first line of an error's text as it may be printed, or its kind."""
+    return printable((str(error).splitlines() or [""])[0]) or type(error).__name__
 
 
-def _walk(file: Any, path: str) -> None:
+def printable(text: str) -> str:
+    """Text with names out of a file in one line, not long."""
+    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text[:4000]).split())
+    return plain if len(plain) <= 1000 else f"{plain[:997]}..."
+
+
+def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:
     waiting: list[tuple[Any, str, int]] = [(file, path, 0)]
-    objects = total = 0
+    objects = 0
     while waiting:
         group, where, depth = waiting.pop()
         for name in group:
             objects += 1
-            inside = f"{where}/{name}"
+            inside = f"{where}/{printable(name)}"
             if objects > _OBJECTS or depth > _DEPTH:
                 raise InputError(f"'{path}' is damaged: more than {_OBJECTS:,} objects, or groups that hold themselves")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -61,9 +70,10 @@ def _walk(file: Any, path: str) -> None:
             if isinstance(item, h5py.Group):
                 waiting.append((item, inside, depth + 1))
             elif isinstance(item, h5py.Dataset):
-                total += _claimed(item, inside)
-                if total > _BYTES:
-                    raise InputError(f"'{path}': arrays of more than {_BYTES:,} bytes; no network that is read here")
+                # whatever the type, it becomes numbers of 8 bytes
+                budget.spend(max(_claimed(item, inside) // 8, int(item.size)), inside)
+                if item.dtype.kind == "O":  # HDF5 follows a damaged reference to a text into the void
+                    variable_texts(item, inside, content, _TEXT)
             else:
                 raise InputError(f"{inside}: neither a group nor an array")
 
@@ -75,8 +85,7 @@ def _claimed(item: Any, where: str) -> int:
     text = h5py.check_string_dtype(item.dtype)
     if item.dtype.itemsize > (2**16 if text is not None else 8) or (text is None and item.dtype.kind not in "fiub"):
         raise InputError(f"{where}: values of type {item.dtype}, which no NIR file has")
-    if item.is_virtual or item.external:
-        raise InputError(f"{where}: values in another file, which no NIR file has")
+    check(item, where)
     size = int(item.size) * int(item.dtype.itemsize)
     stored = int(item.id.get_storage_size())
     if size > _SQUEEZED * stored + 1024:

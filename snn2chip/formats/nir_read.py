@@ -14,7 +14,7 @@ from snn2chip.errors import InputError, SetupError, UnsupportedError
 from snn2chip.fold import fold
 from snn2chip.formats import nir_nodes
 from snn2chip.formats.nir_fields import Fields, short
-from snn2chip.formats.nir_file import checked, first_line
+from snn2chip.formats.nir_file import checked, first_line, printable
 from snn2chip.formats.nir_layers import INSTEAD, MAKE, Given
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def load(
         return convert(graph, timesteps=timesteps, high=high, dt=dt)
     except InputError as error:
         # one line, whatever names are in the file
-        raise type(error)(f"'{path}': {' '.join(str(error).split())}") from None
+        raise type(error)(f"'{path}': {printable(str(error))}") from None
 
 
 def convert(
@@ -86,7 +86,7 @@ class _Source:
     """What the metadata of the graph says."""
 
     timesteps: int
-    coding: Literal["direct", "poisson"]
+    coding: ir.Coding
     pixel_max: int
     low: int
     high: int
@@ -268,9 +268,10 @@ class _Reader:
         center = np.atleast_1d(np.asarray(meta.values.get("center")))
         if center.dtype.kind not in "iu" or center.shape != shape[:1] or center.min() < low or center.max() > top:
             raise meta.fail("center", f"{shape[0]} integers {low}..{top}, one a channel")
+        coding = meta.text("coding", *ir.CODINGS)
         return _Source(
             meta.integer("timesteps", 1, 2**20) if timesteps is None else timesteps,
-            "direct" if meta.text("coding", "direct", "poisson") == "direct" else "poisson",
+            next(kind for kind in ir.CODINGS if kind == coding),
             meta.integer("pixel_max", 1, 2**24),
             low,
             top if high is None else high,

@@ -41,7 +41,7 @@ from snn2chip.simulate.dense import BINARY, FLOAT32_EXACT, check_steps, largest_
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["UNROLL_MOST", "build", "build_float", "labels", "save"]
+__all__ = ["UNROLL_MOST", "build", "build_float", "labels", "neurons", "save", "weighted_sums"]
 
 
 def save(path: str | Path, source: Chain | Network, *, trace: bool = False, unroll: bool | None = None) -> None:
@@ -93,8 +93,8 @@ def build(chain: Chain, *, trace: bool = False, unroll: bool | None = None) -> o
         label = names[layer.name]
         if layer.steps is not None:
             check_steps(layer.name, layer.steps, chain.timesteps)
-        sums = time.apply(_sums(layer, label, *bounds), value)
-        step, keeps_current = _neurons(graph, layer, label, largest_sum(layer, *bounds))
+        sums = time.apply(weighted_sums(layer, label, *bounds), value)
+        step, keeps_current = neurons(graph, layer, label, largest_sum(layer, *bounds))
         state = {"voltage": (layer.shape, np.int64)} | ({"current": (layer.shape, np.int64)} if keeps_current else {})
         value = time.neurons(label, sums, step, state)
         bounds = BINARY
@@ -193,7 +193,7 @@ def _input_digits(graph: Graph, label: str, x: str, bits: int, most: int) -> lis
     return [*parts, graph.cast(x, np.float32, name)]
 
 
-def _sums(layer: ChainLayer, label: str, low: IntArray, high: IntArray) -> Make:
+def weighted_sums(layer: ChainLayer, label: str, low: IntArray, high: IntArray) -> Make:
     """Inputs (M, ...) within low..high to weighted sums (M, *layer.shape), int64."""
     weight_bits, input_bits = _digits(layer, low, high)
     most = int(np.maximum(np.abs(low), np.abs(high)).max())
@@ -219,7 +219,7 @@ def _sums(layer: ChainLayer, label: str, low: IntArray, high: IntArray) -> Make:
     return make
 
 
-def _neurons(graph: Graph, layer: ChainLayer, label: str, largest: int) -> tuple[Step, bool]:
+def neurons(graph: Graph, layer: ChainLayer, label: str, largest: int) -> tuple[Step, bool]:
     """A chain layer's neurons (`arith.step`, `arith.step_voltage`), and whether their current lasts.
 
     `largest` is the largest |sum of w times x| there can be: what it rules out, wrapping above all, is left out.

@@ -1,7 +1,7 @@
 """What trains: multi-step spiking layers over (T, N, ...) tensors."""
 
 from snn2chip.nn.build import SpikingNetwork, build
-from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
+from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, PoissonInput, SpikeCountReadout
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
@@ -13,6 +13,7 @@ __all__ = [
     "Conv2d",
     "DirectInput",
     "Dropout",
+    "EventInput",
     "Flatten",
     "GlobalAvgPool",
     "Linear",

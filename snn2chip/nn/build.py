@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from snn2chip.errors import RecipeError
-from snn2chip.nn.coding import DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout
+from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, PoissonInput, SpikeCountReadout
 from snn2chip.nn.layers import (
     AvgPool2d,
     Conv2d,
@@ -31,7 +31,7 @@ MEETING = 1 / math.sqrt(2)  # alpha of the two tdBNs that meet in an add (Zheng 
 
 
 class SpikingNetwork(nn.Module):
-    """Encoder, body and readout: images (N, C, H, W) in, class scores (N, K) out.
+    """Encoder, body and readout: images (N, C, H, W), or events (N, T, C, H, W), in; class scores (N, K) out.
 
     `body` is an `nn.Sequential` of named multi-step layers; their names (conv1, norm1, lif1, ...) are the
     names that every later stage reports. `input_shape` is (C, H, W).
@@ -39,7 +39,7 @@ class SpikingNetwork(nn.Module):
 
     def __init__(
         self,
-        encoder: DirectInput | PoissonInput,
+        encoder: DirectInput | PoissonInput | EventInput,
         body: nn.Sequential,
         readout: MembraneReadout | SpikeCountReadout,
         input_shape: tuple[int, int, int],
@@ -253,7 +253,7 @@ def build(
     builder = _Builder(spec, input_shape, classes)
     for index, layer in enumerate(spec.layers):
         builder.layer(index, layer)
-    encoder: DirectInput | PoissonInput
+    encoder: DirectInput | PoissonInput | EventInput
     if spec.coding == "direct":
         encoder = DirectInput(
             spec.timesteps,
@@ -261,6 +261,8 @@ def build(
             [0.0] * input_shape[0] if mean is None else mean,
             [1.0] * input_shape[0] if std is None else std,
         )
+    elif spec.coding == "events":
+        encoder = EventInput(spec.timesteps, max_value)
     else:
         encoder = PoissonInput(spec.timesteps, max_value, seed)
     readout = MembraneReadout() if spec.readout == "membrane" else SpikeCountReadout()

@@ -1,4 +1,4 @@
-"""Input coding: images in, (T, N, C, H, W) out; and readouts: (T, N, K) in, one score per class out."""
+"""Input coding: images or binned events in, (T, N, C, H, W) out; readouts: (T, N, K) in, a score a class out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import InputError
 
-CodingName = Literal["direct", "poisson"]
+CodingName = Literal["direct", "poisson", "events"]
 ReadoutName = Literal["membrane", "spike_count"]
 
 
@@ -69,6 +69,29 @@ class PoissonInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         draws = torch.rand((self.timesteps, *x.shape), generator=self._generator).to(x.device)
         return (draws < x.to(draws.dtype) / self.max_value).to(torch.get_default_dtype())
+
+
+class EventInput(nn.Module):
+    """Events of a camera, binned beforehand: the sample's own steps, ``y[t] = x[:, t]``.
+
+    x is (N, T, C, H, W), integers 0..max_value: spikes if max_value is 1, else counts, which the chip takes as graded
+    spikes. Nothing is scaled: what the network sees is what the chip's port gets.
+    """
+
+    coding: CodingName = "events"
+
+    def __init__(self, timesteps: int, max_value: int) -> None:
+        super().__init__()
+        _positive("EventInput", timesteps=timesteps, max_value=max_value)
+        self.timesteps, self.max_value = timesteps, max_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 5 or x.shape[1] != self.timesteps:
+            raise InputError(
+                f"EventInput: events of shape {tuple(x.shape)}; expected (N, {self.timesteps}, C, H, W), "
+                f"one frame a time step"
+            )
+        return x.transpose(0, 1).to(torch.get_default_dtype())
 
 
 class MembraneReadout(nn.Module):

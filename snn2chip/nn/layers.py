@@ -6,18 +6,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn2chip.errors import InputError
+from snn2chip.nn.bits import is_marked, kept_as_bits, mark_spikes
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` applied at every step: (T, N, C, H, W) to (T, N, C', H', W')."""
+    """`torch.nn.Conv2d` applied at every step: (T, N, C, H, W) to (T, N, C', H', W').
+
+    An input that is the same at every step (stride 0, as direct coding makes it) is convolved once.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x.flatten(0, 1))
+        if x.shape[0] > 1 and x.stride(0) == 0:
+            y = super().forward(x[0])
+            return y.expand(x.shape[0], *y.shape)
+        with kept_as_bits(x):
+            y = super().forward(x.flatten(0, 1))
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 class Linear(nn.Linear):
     """`torch.nn.Linear` applied at every step: (T, N, F) to (T, N, F')."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with kept_as_bits(x):
+            return super().forward(x)
 
 
 class AvgPool2d(nn.Module):
@@ -53,8 +65,10 @@ class MaxPool2d(nn.Module):
         self.kernel, self.stride, self.padding = kernel, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.max_pool2d(x.flatten(0, 1), self.kernel, self.stride, self.padding)
-        return y.reshape(*x.shape[:2], *y.shape[1:])
+        with kept_as_bits(x):
+            y = F.max_pool2d(x.flatten(0, 1), self.kernel, self.stride, self.padding)
+        y = y.reshape(*x.shape[:2], *y.shape[1:])
+        return mark_spikes(y) if is_marked(x) else y
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
@@ -92,7 +106,8 @@ class Flatten(nn.Module):
     """(T, N, C, H, W) to (T, N, C*H*W), channel slowest, as `torch.nn.Flatten` does."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(2)
+        y = x.flatten(2)
+        return mark_spikes(y) if is_marked(x) else y
 
 
 class Dropout(nn.Module):

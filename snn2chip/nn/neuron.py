@@ -19,7 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError
+from snn2chip.nn import kernels
+from snn2chip.nn.bits import mark_spikes
 from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+
+BLOCK = 1 << 14  # neurons whose steps a CPU's second-level cache holds
 
 
 def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +67,7 @@ def lif_backward(
         dtau     = sum_t du[t] * u[t-1] * (1 - o[t-1])
         dVth     = - sum_t dL/do[t] * s(u[t] - Vth)
 
-    Spikes are recomputed from the membranes, so that nothing else has to be kept.
+    Spikes are recomputed from the membranes.
     """
     dtype = membranes.dtype
     tau, threshold = tau.to(dtype), threshold.to(dtype)
@@ -89,16 +93,69 @@ def lif_backward(
     return torch.stack(grad_current), grad_tau, grad_threshold
 
 
+def _spikes(current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
+    return lif_forward(current, tau, threshold)[0]
+
+
+def _gradients(
+    grad_spikes: Tensor,
+    current: Tensor,
+    tau: Tensor,
+    threshold: Tensor,
+    surrogate: SurrogateName,
+    width: float,
+    detach_reset: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`lif_backward` from the currents: the membranes are computed anew, which costs less than keeping them."""
+    _, membranes = lif_forward(current, tau, threshold)
+    return lif_backward(grad_spikes, membranes, tau, threshold, surrogate, width, detach_reset)
+
+
 @functools.cache
-def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one compiled loop, made at its first use (a C++ compiler, or Triton on a GPU)."""
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one loop for a GPU, made by Triton at its first use."""
     # one compilation a layer shape: a deep network has more of them than the default limit of 8
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(function, dynamic=False)
 
 
+def _in_blocks(current: Tensor) -> list[tuple[int, int]]:
+    """Neurons in pieces whose steps stay in the cache from one operation to the next."""
+    each = current[0].numel()
+    return [(start, min(start + BLOCK, each)) for start in range(0, each, BLOCK)]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x (T, ...) that is in order, as (T, neurons) in memory order."""
+    return x.as_strided((x.shape[0], x[0].numel()), (x.stride(0), 1))
+
+
+def _blocks_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
+    spikes = kernels.new_like(current)
+    rows, out = _rows(current), _rows(spikes)
+    for start, stop in _in_blocks(current):
+        out[:, start:stop] = _spikes(rows[:, start:stop], tau, threshold)
+    return spikes
+
+
+def _blocks_backward(
+    grad_spikes: Tensor, current: Tensor, tau: Tensor, threshold: Tensor, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad = kernels.new_like(current)
+    above, rows, out = _rows(kernels.new_like(current).copy_(grad_spikes)), _rows(current), _rows(grad)
+    grad_tau, grad_threshold = torch.zeros_like(tau), torch.zeros_like(threshold)
+    for start, stop in _in_blocks(current):
+        here = slice(start, stop)
+        out[:, here], of_tau, of_threshold = _gradients(above[:, here], rows[:, here], tau, threshold, *options)
+        grad_tau, grad_threshold = grad_tau + of_tau, grad_threshold + of_threshold
+    return grad, grad_tau, grad_threshold
+
+
 class _LIFSteps(torch.autograd.Function):
-    """`lif_forward` with `lif_backward` as its gradient; only the membranes are kept between the two."""
+    """`lif_forward` with `lif_backward` as its gradient; only the currents are kept between the two.
+
+    With `fuse` on the CPU: the compiled kernels for float32, else the loop block by block. On a GPU: torch.compile.
+    """
 
     @staticmethod
     def forward(
@@ -111,26 +168,45 @@ class _LIFSteps(torch.autograd.Function):
         detach_reset: bool,
         fuse: bool,
     ) -> Tensor:
-        run = _fused(lif_forward) if fuse else lif_forward
-        spikes: Tensor
         # detached: torch.compile looks at .grad of what it is given, which warns on non-leaf tensors
-        spikes, membranes = run(current.detach(), tau.detach(), threshold.detach())
-        ctx.save_for_backward(tau, threshold, membranes)
-        ctx.options = surrogate, width, detach_reset
-        ctx.fuse, ctx.current_dtype = fuse, current.dtype
+        current, tau, threshold = current.detach(), tau.detach(), threshold.detach()
+        if fuse and not current.is_cuda and not kernels.in_order(current):
+            current = current.contiguous()
+        ctx.save_for_backward(current, tau, threshold)
+        ctx.options, ctx.fuse = (surrogate, width, detach_reset), fuse
+        spikes: Tensor
+        if not fuse:
+            spikes = _spikes(current, tau, threshold)
+        elif current.is_cuda:
+            spikes = _compiled(_spikes)(current, tau, threshold)
+        elif (compiled := kernels.of(current)) is not None:
+            spikes = compiled.lif_forward(current, float(tau), float(threshold))
+        else:
+            spikes = _blocks_forward(current, tau, threshold)
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        tau, threshold, membranes = ctx.saved_tensors
-        run = _fused(lif_backward) if ctx.fuse else lif_backward
-        grad_current, grad_tau, grad_threshold = run(
-            grad_outputs[0].detach(), membranes, tau.detach(), threshold.detach(), *ctx.options
-        )
+        current, tau, threshold = ctx.saved_tensors
+        above = grad_outputs[0].detach()
+        constants = bool(ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
+        grad_tau: Tensor | None
+        grad_threshold: Tensor | None
+        if ctx.fuse and not current.is_cuda and (compiled := kernels.of(current)) is not None:
+            surrogate, width, detach = ctx.options
+            grad, sums = compiled.lif_backward(
+                above, current, float(tau), float(threshold), surrogate, width, detach, constants
+            )
+            grad_tau, grad_threshold = (None, None) if sums is None else (sums[0], sums[1])
+        else:
+            run: Callable[..., Any] = _gradients
+            if ctx.fuse:
+                run = _compiled(_gradients) if current.is_cuda else _blocks_backward
+            grad, grad_tau, grad_threshold = run(above, current, tau, threshold, *ctx.options)
         return (
-            grad_current.to(ctx.current_dtype),
-            grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] else None,
-            grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] else None,
+            grad.to(current.dtype),
+            grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] and grad_tau is not None else None,
+            grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] and grad_threshold is not None else None,
             *(None,) * 4,
         )
 
@@ -145,8 +221,8 @@ class LIF(nn.Module):
         trainable_tau: learn tau (kept in (0, 1) as the sigmoid of the parameter `tau_logit`).
         trainable_threshold: learn Vth (kept positive as the exponential of `log_threshold`).
         detach_reset: leave the reset out of the gradient.
-        fuse: attribute, off at the start: run all steps as one compiled loop in training (the same
-            arithmetic; `snn2chip.nn.fuse_neurons` turns it on for a whole network).
+        fuse: attribute, off at the start: run all steps as one operation (the same arithmetic, the same spikes;
+            `snn2chip.nn.fuse.fuse_neurons` turns it on for a whole network).
 
     Raises:
         InputError: tau or threshold out of range, or an unknown surrogate.
@@ -198,10 +274,12 @@ class LIF(nn.Module):
         return self.get_buffer("fixed_threshold") if self.log_threshold is None else self.log_threshold.exp()
 
     def forward(self, current: Tensor) -> Tensor:
-        fuse = self.fuse and self.training
+        fuse = self.fuse and (self.training or not current.is_cuda)  # nothing to compile on the CPU
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
             current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, fuse
         )
+        if fuse:
+            mark_spikes(spikes)
         return spikes
 
     def extra_repr(self) -> str:

@@ -3,12 +3,107 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn2chip import parallel
 from snn2chip.errors import InputError
+
+
+def merge(x: Tensor) -> Tensor:
+    """(T, N, ...) to (T*N, ...); an input that is the same at every step is written out in its own memory layout."""
+    if x.shape[0] > 1 and x.stride(0) == 0:
+        return torch.cat([x[0]] * x.shape[0])
+    return x.flatten(0, 1)
+
+
+def _broadcast(values: Tensor, x: Tensor) -> Tensor:
+    """Numbers (S, C) against x (S, N, C, ...), in its type."""
+    return values.to(x.dtype).reshape(values.shape[0], 1, -1, *(1,) * (x.ndim - 3))
+
+
+class _SharedBatchNorm(torch.autograd.Function):
+    """Batch norm of x (S, N, C, ...), with statistics of its own for each of S, over the batches of all processes.
+
+    Means and variances of the processes are merged as in Chan et al. 1979, in float64; the result is the batch norm of
+    the whole batch up to rounding. Backward, with sums over the whole batch of M values a channel::
+
+        dx = gamma / sqrt(var + eps) * (dy - sum(dy) / M - xhat * sum(dy * xhat) / M)
+
+    The gradients of gamma and beta are those of this process's part, as every other parameter's: they are averaged
+    later.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        over = [1, *range(3, x.ndim)]
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        count = x.numel() // (x.shape[0] * x.shape[2])
+        var, mean = torch.var_mean(wide, over, correction=0)
+        mine = torch.stack([torch.full_like(mean, count, dtype=torch.float64), mean.double(), var.double() * count])
+        counts, means, squares = parallel.rows_of(mine).unbind(1)
+        total = counts.sum(0)
+        whole = (counts * means).sum(0) / total
+        square = (squares + counts * (means - whole).square()).sum(0)
+        mean, var = whole.to(wide.dtype), (square / total).to(wide.dtype)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((square / (total - 1)).to(running_var.dtype), momentum)
+        ctx.save_for_backward(x, weight, mean, var, total.to(wide.dtype))
+        ctx.eps, ctx.has_bias = eps, bias is not None
+        # with statistics given, torch's own does the rest in one pass
+        parts = [
+            F.batch_norm(x[s], mean[s], var[s], weight[s], None if bias is None else bias[s], False, 0.0, eps)
+            for s in range(len(x))
+        ]
+        return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var, total = ctx.saved_tensors
+        (grad,) = grad_outputs
+        parts, weights, biases = [], [], []
+        for s in range(len(x)):
+            part, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                grad[s], x[s], weight[s], mean[s], var[s], None, None, False, ctx.eps, [True, True, True]
+            )
+            parts.append(part)
+            weights.append(of_weight)
+            biases.append(of_bias)
+        of_weight, of_bias = torch.stack(weights), torch.stack(biases)
+        sums = parallel.rows_of(torch.stack([of_weight, of_bias]).double()).sum(0).to(mean.dtype)
+        scale = torch.rsqrt(var + ctx.eps)
+        slope = weight * scale * scale * sums[0] / total
+        offset = weight * scale * sums[1] / total - slope * mean
+        out = torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+        out = out - (x * _broadcast(slope, x) + _broadcast(offset, x))
+        return out, None, None, of_weight, of_bias if ctx.has_bias else None, None, None
+
+
+def _shared(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    y: Tensor = _SharedBatchNorm.apply(  # type: ignore[no-untyped-call]
+        x, running_mean, running_var, weight, bias, momentum, eps
+    )
+    return y
 
 
 class TDBatchNorm(nn.Module):
@@ -20,7 +115,8 @@ class TDBatchNorm(nn.Module):
 
     Shapes: (T, N, C, H, W) or (T, N, C) in and out. `alpha` is 1, or 1/sqrt(2) for the two that meet in a
     residual add; `threshold` is the Vth of the neuron that follows. gamma starts at 1, beta at 0.
-    `running_mean` and `running_var` follow the batches as in `torch.nn.BatchNorm2d`.
+    `running_mean` and `running_var` follow the batches as in `torch.nn.BatchNorm2d`. Under torchrun the batch is that
+    of all processes together.
 
     Raises:
         InputError: alpha, threshold or eps is not positive.
@@ -49,11 +145,17 @@ class TDBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        gamma = self.weight * (self.alpha * self.threshold)
+        merged = merge(x)
+        if self.training and parallel.size() > 1:
+            running = self.running_mean.unsqueeze(0), self.running_var.unsqueeze(0)
+            rows = merged.unsqueeze(0), *running, gamma.unsqueeze(0), self.bias.unsqueeze(0)
+            return _shared(*rows, self.momentum, self.eps).reshape(x.shape)
         y = F.batch_norm(
-            x.flatten(0, 1),
+            merged,
             self.running_mean,
             self.running_var,
-            self.weight * (self.alpha * self.threshold),
+            gamma,
             self.bias,
             self.training,
             self.momentum,
@@ -75,7 +177,8 @@ class BNTT(nn.Module):
     Shapes: (T, N, C, H, W) or (T, N, C) in and out. gamma is the exponential of the parameter `log_weight`
     (T, C), so that it stays positive: only then does the layer fold into the neuron after it. It starts at
     `scale`: 1 in the paper, whose threshold is 1; the neuron's threshold is the same choice for others.
-    `running_mean` and `running_var`, (T, C), follow the batches as in `torch.nn.BatchNorm2d`.
+    `running_mean` and `running_var`, (T, C), follow the batches as in `torch.nn.BatchNorm2d`. Under torchrun the batch
+    is that of all processes together.
 
     Raises:
         InputError: timesteps is not at least 1, scale or eps is not positive; in forward, an input with another
@@ -108,6 +211,8 @@ class BNTT(nn.Module):
         if x.shape[0] != self.timesteps:
             raise InputError(f"BNTT: an input of {x.shape[0]} steps, but statistics of {self.timesteps}")
         gamma = self.weight
+        if self.training and parallel.size() > 1:
+            return _shared(x, self.running_mean, self.running_var, gamma, None, self.momentum, self.eps)
         return torch.stack(
             [
                 F.batch_norm(

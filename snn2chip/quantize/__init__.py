@@ -135,7 +135,7 @@ def quantize(
         raise ChipLimitError(
             f"layer 'input': values {port[0].min()}..{port[1].max()} need graded spikes of "
             f"{widest.bit_length() + 1} bits, {chip.name} has {chip.message_bits}; "
-            f"train with coding = 'poisson', or choose --chip loihi2"
+            f"train with coding = 'poisson' (events: with max_count = 1), or choose --chip loihi2"
         )
     float_trace = None if calibration is None else evaluate(network, calibration)
     values: dict[str, Tensor] = {}

@@ -27,7 +27,7 @@ from snn2chip.netlist import ChipLayer, Netlist
 from snn2chip.simulate.dense import BINARY, Product, exact_products
 
 BIAS_LIMIT = 2**12  # of the mantissas that drive an input layer: 13 bits, signed
-_SUM_BITS = 24  # a convolution keeps so many of a sum, and wraps
+SUM_BITS = 24  # a convolution keeps so many of a sum, and wraps
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def check_input(values: NDArray[np.generic], net: Netlist, source: str = "input"
     if values.dtype.kind not in "iub":
         raise InputError(f"'{source}': array 'input' is {values.dtype}; expected integers")
     stream: IntArray = values.astype(np.int64)
-    low, high = _range(net)
+    low, high = port_range(net)
     if stream.min() < low or stream.max() > high:
         what = "bias mantissas" if net.driven_by_bias else "values"
         raise InputError(
@@ -77,7 +77,8 @@ def check_input(values: NDArray[np.generic], net: Netlist, source: str = "input"
     return stream
 
 
-def _range(net: Netlist) -> tuple[int, int]:
+def port_range(net: Netlist) -> tuple[int, int]:
+    """Smallest and largest integer that the network's input may hold."""
     if net.driven_by_bias:
         return -BIAS_LIMIT, BIAS_LIMIT - 1
     return (-(2**23), 2**23 - 1) if net.layers[0].graded else (0, 1)
@@ -197,7 +198,7 @@ class _Runner:
         for delay, product in self.products.items():
             sums = product(x[None])[0]
             if self.layer.kind == "conv":  # Lava keeps 24 bits of them
-                half = 2 ** (_SUM_BITS - 1)
+                half = 2 ** (SUM_BITS - 1)
                 sums = (torch.remainder(sums.long() + half, 2 * half) - half).to(torch.int32)
             arriving[1 + delay : 1 + delay + steps] += sums
         self.pending = arriving[steps:]

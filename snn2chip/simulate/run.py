@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from snn2chip import parallel
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
-from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.engines import EngineKind, make_engine
 from snn2chip.simulate.trace import Trace
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
     """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time
-    (encoding included, reading the data not)."""
+    (encoding included, reading the data not); `note` says why the engine is not the one asked for."""
 
     trace: Trace
     samples: int
@@ -30,6 +31,7 @@ class Simulation:
     accuracy: float | None
     engine: str
     dataset: str | None
+    note: str | None = None
 
     def as_json(self, chain: Chain) -> dict[str, Any]:
         """Plain values, as `snn2chip simulate --json` writes them."""
@@ -44,6 +46,8 @@ class Simulation:
             "engine": self.engine,
             "dataset": self.dataset,
         }
+        if chain.made.get("events") is not None:
+            figures["binning"] = chain.made["events"]  # what a step lasts: `dt_us`
         if self.accuracy is not None:
             figures["accuracy"] = self.accuracy
         return figures
@@ -58,21 +62,27 @@ def simulate(
     device: torch.device | None = None,
     keep: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    engine_kind: EngineKind = "auto",
 ) -> Simulation:
     """Simulate port integers (samples, T, ...) or a data set's images; `keep` keeps spikes and voltages.
 
+    Under torchrun each process runs its share of the samples, and each gets the scores and counts of all; spikes and
+    voltages that are kept reach the leader alone.
+
     Raises:
-        InputError: neither or both of `port` and `images`, or images that do not fit the network.
+        InputError: neither or both of `port` and `images`, images that do not fit the network, or the event engine on
+            a GPU.
     """
     if (port is None) == (images is None):
         raise InputError("simulate: give either port integers or images")
-    engine = DenseEngine(chain, device)
+    engine = make_engine(chain, device, engine_kind)
     encoder = encoder_of(chain)
     total = len(port) if port is not None else len(images) if images is not None else 0
     parts: list[Trace] = []
+    mine = parallel.share(total)
     started = time.monotonic()
-    for start in range(0, total, batch_size):
-        stop = min(start + batch_size, total)
+    for start in range(mine.start, mine.stop, batch_size):
+        stop = min(start + batch_size, mine.stop)
         if images is not None:
             batch = chain.port(encoder(images.images[start:stop]))
         else:
@@ -80,7 +90,8 @@ def simulate(
             batch = port[start:stop]
         parts.append(engine.run(batch, batch_size=batch_size, keep=keep))
         if progress is not None:
-            progress(stop, total)
+            progress(stop - mine.start, mine.stop - mine.start)
+    parts = _of_all(parts, keep)
     seconds = time.monotonic() - started
     trace = _join(parts)
     accuracy = None
@@ -94,7 +105,17 @@ def simulate(
         accuracy,
         engine.name,
         images.name if images is not None else None,
+        engine.note,
     )
+
+
+def _of_all(parts: list[Trace], keep: bool) -> list[Trace]:
+    """The parts of all processes, in the order of the samples; spikes and voltages reach the leader alone."""
+    if parallel.size() == 1:
+        return parts
+    found = parallel.all_of([Trace({}, {}, part.scores, part.counts, part.largest) for part in parts])
+    whole = parallel.all_at_leader(parts) if keep else None
+    return [part for process in whole or found for part in process]
 
 
 def _join(parts: list[Trace]) -> Trace:

@@ -5,7 +5,8 @@ Counted layer by layer while the images pass, in the way event-driven hardware w
 - A spike costs one *accumulate* for every synapse that it drives: its fan-out in the convolution or dense layer that
   it reaches. Through average pooling it reaches the synapses of the pooled pixel, as it does on the chip, where the
   pooling is part of the next layer's kernel. A spike that goes over a shortcut without weights costs one.
-- A real number (the pixels of direct coding) costs one *multiply-accumulate* a synapse, at every step.
+- A number (pixels of direct coding, events counted as graded spikes) costs one *multiply-accumulate* a synapse, at
+  every step.
 - The same layers as an ordinary network, at one step, would take one multiply-accumulate a synapse in all of them.
 
 Fan-outs are exact: at a border, or between strides, an input drives fewer outputs. Weights that happen to be 0 are
@@ -30,6 +31,7 @@ from snn2chip.nn import (
     LIF,
     AvgPool2d,
     Dropout,
+    EventInput,
     Flatten,
     GlobalAvgPool,
     MaxPool2d,
@@ -100,7 +102,7 @@ class _Meter:
     def _encoder(self, module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.uses.clear()
         self.samples += output.shape[1]
-        if isinstance(module, PoissonInput):
+        if isinstance(module, PoissonInput) or (isinstance(module, EventInput) and module.max_value == 1):
             self.units[output] = 1
 
     def _events(self, x: Tensor, unit: int) -> Tensor:

@@ -2,6 +2,10 @@
 
 All randomness of a step (order, augmentation, dropout, Poisson input) is seeded from (seed, epoch, step):
 a checkpoint needs no generator state, and may be taken at any step.
+
+Under torchrun each process takes its part of every batch: order, augmentation, statistics and the mean of the gradients
+are those of the whole batch, so that losses are a single process's up to rounding. Dropout and Poisson input draw in
+each process for itself, from (seed, epoch, step, rank). The leader alone writes.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn2chip import parallel
 from snn2chip.data import Augment, AugmentSpec, ImageSet
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, write_text
@@ -75,6 +80,8 @@ def _mix(*parts: int) -> int:
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in units of image / max_value."""
+    if images.events is not None:
+        return [], []  # events reach the network as they are
     mean, std = [], []
     for channel in range(images.images.shape[1]):
         counts = torch.bincount(images.images[:, channel].flatten(), minlength=images.max_value + 1).double()
@@ -94,21 +101,28 @@ def evaluate(
     device: torch.device | None = None,
     precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> float:
-    """Accuracy of `network` (in eval mode) on `images`, as a fraction. Poisson input restarts from seed 0."""
+    """Accuracy of `network` (in eval mode) on `images`, as a fraction. Poisson input restarts from seed 0.
+
+    Several processes share the images. `stop` is asked before every batch whether the result is still wanted.
+    """
     device = device or torch.device("cpu")
     network.eval()
     if isinstance(network.encoder, PoissonInput):
-        network.encoder.reseed(0)
+        network.encoder.reseed(parallel.rank())
     correct = 0
-    for start in range(0, len(images), batch_size):
-        batch = images.images[start : start + batch_size].to(device)
+    part = parallel.share(len(images))
+    for start in range(part.start, part.stop, batch_size):
+        if stop():
+            break
+        here = slice(start, min(start + batch_size, part.stop))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            scores = network(batch)
-        correct += int((scores.argmax(1).cpu() == images.labels[start : start + batch_size]).sum())
+            scores = network(images.images[here].to(device))
+        correct += int((scores.argmax(1).cpu() == images.labels[here]).sum())
         if progress is not None:
-            progress(start + len(batch), len(images))
-    return correct / len(images)
+            progress(here.stop - part.start, part.stop - part.start)
+    return parallel.sum_over(correct)[0] / len(images)
 
 
 def _order(count: int, seed: int) -> Tensor:
@@ -145,6 +159,11 @@ class Trainer:
                 f"train.batch_size {recipe.train.batch_size} exceeds the {len(self.train_set)} training images; "
                 f"lower it with --set train.batch_size={len(self.train_set)}"
             )
+        if recipe.train.batch_size < parallel.size():
+            raise InputError(
+                f"train.batch_size {recipe.train.batch_size} is less than the {parallel.size()} processes; raise it, "
+                f"or lower --nproc-per-node"
+            )
         if self.device.type == "cpu":
             keep_pages()
         torch.manual_seed(_mix(recipe.train.seed))
@@ -158,24 +177,28 @@ class Trainer:
             trained = model_file.load(init).network
             self.notes += start_from(self.network, trained, f"--init '{init}'")
             if any(isinstance(module, nn.ReLU) for module in trained.modules()) and not resume:
-                self._balance()
+                with parallel.alone():  # all of them see the same batch
+                    self._balance()
         if fuse and (note := fuse_neurons(self.network, self.device)):
             self.notes.append(note)
         self.optimizer = make_optimizer(self.network, recipe.train)
         self.steps_per_epoch = len(self.train_set) // recipe.train.batch_size
         table = recipe.data.augment
-        self.augment = Augment(AugmentSpec(crop=table.crop, flip=table.flip, cutout=table.cutout))
+        self.augment = Augment(AugmentSpec(**dict(table)))
         self.progress = Progress()
         self._half = False  # in the middle of a step: nothing to keep
         self._stepped = False
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make folder '{out}': {error.strerror}; choose another --out") from error
+        self._interrupt = parallel.Interrupt()
+        self._stopping = False  # all processes were asked to stop after this step
+        if parallel.is_leader():
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot make folder '{out}': {error.strerror}; choose another --out") from error
+            if not resume:
+                (out / "checkpoint.pt").unlink(missing_ok=True)
         if resume:
             self._restore()
-        elif (out / "checkpoint.pt").exists():
-            (out / "checkpoint.pt").unlink()
 
     def _balance(self) -> None:
         """Thresholds for a network whose weights come from ReLUs, from one batch of training images."""
@@ -199,9 +222,13 @@ class Trainer:
         Raises:
             InputError: another process trains into the same folder, or training diverged.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.out, "snn2chip train"):
-            yield from self._run()
+        with parallel.held_back() as self._interrupt:
+            if not parallel.is_leader():
+                yield from self._run()
+                return
+            self.out.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.out, "snn2chip train"):
+                yield from self._run()
 
     def _run(self) -> Iterator[Event]:
         spec, progress = self.recipe.train, self.progress
@@ -216,6 +243,8 @@ class Trainer:
                         self._half = True
                         self._step(order)
                         self._half, self._stepped = False, True
+                    if self._stopping:
+                        raise KeyboardInterrupt
                     now = time.monotonic()
                     progress.seconds += now - started
                     started = now
@@ -235,26 +264,35 @@ class Trainer:
     def _step(self, order: Tensor) -> None:
         spec, progress, network = self.recipe.train, self.progress, self.network
         seed = _mix(spec.seed, 2, progress.epoch, progress.step)
-        torch.manual_seed(seed)
+        own = _mix(seed, parallel.rank()) if parallel.rank() else seed
+        torch.manual_seed(own)
         if isinstance(network.encoder, PoissonInput):
-            network.encoder.reseed(seed)
+            network.encoder.reseed(own)
         rows = order[progress.step * spec.batch_size : (progress.step + 1) * spec.batch_size]
         generator = torch.Generator(self.device).manual_seed(seed)
-        images = self.augment(self.train_set.images[rows].to(self.device), generator)
-        labels = self.train_set.labels[rows].to(self.device)
+        # augmented whole, so that a process's part does not depend on how many there are
+        part = parallel.share(len(rows))
+        images = self.augment(self.train_set.images[rows].to(self.device), generator)[part]
+        labels = self.train_set.labels[rows[part]].to(self.device)
         rate = learning_rate(spec, progress.epoch * self.steps_per_epoch + progress.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         network.train()
-        images = images.contiguous(memory_format=torch.channels_last)
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
             scores = network(images)
         loss = F.cross_entropy(scores.float(), labels, label_smoothing=spec.label_smoothing)
-        value = loss.item()
+        right = int((scores.argmax(1) == labels).sum())
+        total, correct, stopping = parallel.sum_over(loss.item() * len(labels), right, self._interrupt.asked)
+        value = total / len(rows) if parallel.size() > 1 else loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"loss {value}")
         self.optimizer.zero_grad()
+        if parallel.size() > 1:  # the mean over processes is then that over the batch
+            loss = loss * (len(labels) * parallel.size() / len(rows))
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients([p for p in network.parameters() if p.requires_grad])
         # a neuron turns NaN into silence, so that the loss of a network full of NaN is finite: gradients tell
         limit = math.inf if spec.grad_clip is None else spec.grad_clip
         size = float(nn.utils.clip_grad_norm_(network.parameters(), limit))
@@ -262,9 +300,10 @@ class Trainer:
             raise self._diverged(f"gradient {size}")
         self.optimizer.step()
         progress.loss_sum += value * len(rows)
-        progress.correct += int((scores.argmax(1) == labels).sum())
+        progress.correct += int(correct)
         progress.seen += len(rows)
         progress.step += 1
+        self._stopping = bool(stopping)
 
     def _diverged(self, what: str) -> InputError:
         p, spec = self.progress, self.recipe.train
@@ -292,7 +331,15 @@ class Trainer:
             if not bool(torch.isfinite(value).all()):
                 self._half = True  # not worth a checkpoint
                 raise self._diverged(f"'{name}' is no longer finite")
-        accuracy = evaluate(self.network, self.test_set, device=self.device, precision=self.recipe.train.precision)
+        accuracy = evaluate(
+            self.network,
+            self.test_set,
+            device=self.device,
+            precision=self.recipe.train.precision,
+            stop=lambda: self._interrupt.asked,
+        )
+        if self._interrupt.anywhere():
+            raise KeyboardInterrupt
         with whole():
             p.history.append(
                 {
@@ -312,6 +359,8 @@ class Trainer:
         write_text(self.out / "metrics.jsonl", lines)
 
     def _checkpoint(self) -> None:
+        if not parallel.is_leader():
+            return
         self._write_metrics()
         model_file.save_tensors(
             self.out / "checkpoint.pt",
@@ -326,9 +375,13 @@ class Trainer:
 
     def _restore(self) -> None:
         path = self.out / "checkpoint.pt"
-        if not path.exists():
-            raise InputError(f"nothing to resume: '{path}' does not exist; start without --resume")
-        content = model_file.load_tensors(path)
+
+        def load() -> dict[str, Any]:
+            if not path.exists():
+                raise InputError(f"nothing to resume: '{path}' does not exist; start without --resume")
+            return model_file.load_tensors(path)
+
+        content = parallel.from_leader(load)
         if content.get("format") != "snn2chip-checkpoint":
             raise InputError(f"'{path}' is not a checkpoint of snn2chip train")
         # parsed, so that a field that came later stands at its default
@@ -360,18 +413,22 @@ class Trainer:
         accuracy = evaluate(network, self.test_set)
         metrics: dict[str, Any] = {
             "dataset": self.test_set.name,
-            # not the folder it was read from, which means nothing elsewhere
-            "source": "JPEG" if "(JPEG)" in self.test_set.source else "as published",
+            "source": self.test_set.edition,
             "samples": len(self.test_set),
             "timesteps": network.timesteps,
+            **({} if self.recipe.binning is None else {"binning": self.recipe.binning.as_json()}),
             "float_accuracy": accuracy,
             "epochs": self.recipe.train.epochs,
             "init": None if self.init is None else self.init.parent.name,
             "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
-            "hardware": f"{self._processor()}, {torch.get_num_threads()} threads",
+            "hardware": f"{self._processor()}, {torch.get_num_threads()} threads"
+            + (f", {parallel.size()} processes" if parallel.size() > 1 else ""),
         }
         if any(isinstance(module, BNTT) for module in network.modules()):
             metrics["early_exit"] = self._early_exit(network)
+        self.metrics = metrics
+        if not parallel.is_leader():
+            return
         model_file.save(
             self.out / "model.pt",
             network,
@@ -380,7 +437,6 @@ class Trainer:
             classes=self.test_set.classes,
             metrics=metrics,
         )
-        self.metrics = metrics
 
     def _early_exit(self, network: SpikingNetwork) -> dict[str, Any]:
         """After how many steps the gammas say that no more is to come, and the accuracy there."""
@@ -388,5 +444,5 @@ class Trainer:
         short = {"limit": found.limit, "timesteps": found.timesteps, "layers": dict(found.layers)}
         if found.timesteps < network.timesteps:
             fewer = shorten(network, self.recipe, found.timesteps, len(self.test_set.classes))
-            short["accuracy"] = evaluate(fewer, self.test_set)
+            short["accuracy"] = evaluate(fewer, self.test_set.first_steps(found.timesteps))
         return short

@@ -82,6 +82,20 @@ def _per_step(name: str, old: TDBatchNorm, new: BNTT, synapse: nn.Module | None)
     return f"{name}: tdBN's beta (up to {beta:.3g}) is left out, BNTT has none" if beta else None
 
 
+def _input(network: SpikingNetwork, trained: SpikingNetwork) -> list[str]:
+    """The normalization of the input; returns a note where it was another one."""
+    new, old = network.encoder, trained.encoder
+    if not (isinstance(new, DirectInput) and isinstance(old, DirectInput)) or new.mean.shape != old.mean.shape:
+        return []
+    other = not (torch.equal(new.mean.cpu(), old.mean.cpu()) and torch.equal(new.std.cpu(), old.std.cpu()))
+    new.mean.copy_(old.mean)
+    new.std.copy_(old.std)
+    if not other:
+        return []
+    mean, std = (", ".join(f"{value:.4g}" for value in values.tolist()) for values in (old.mean, old.std))
+    return [f"input normalized with mean {mean} and std {std}, as where the weights come from"]
+
+
 @torch.no_grad()
 def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) -> list[str]:
     """Give `network` the weights, statistics and neuron constants of `trained`; returns what could not go along.
@@ -89,11 +103,12 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
     The layers must be the same by name and size. T may differ (see `fit_steps`), tau and the threshold may be
     trainable in one and fixed in the other, and a tdBN may become a BNTT (its beta is left out). Where the trained
     network has a ReLU, a LIF keeps its constants: its threshold is to be balanced (`snn2chip.train.balance`).
+    Direct input is normalized with the trained network's mean and deviation, which its weights belong to.
 
     Raises:
         InputError: a layer is missing on one side, or has another kind or size.
     """
-    notes: list[str] = []
+    notes = _input(network, trained)
     old, new = _leaves(trained.body), _leaves(network.body)
     previous: nn.Module | None = None
     for name in [*new, *(name for name in old if name not in new)]:

@@ -1,0 +1,165 @@
+"""Files of event cameras, read into `Events`.
+
+.bin      N-MNIST's 40 bits an event: x, y, then one polarity bit and a 23-bit time in microseconds, big-endian
+          (Orchard et al. 2015). An event with y = 240 stands for an overflow of the time: those after it are 2^13 us
+          later. No sensor size in the file.
+.npz      arrays x, y, p, t (or t_us), microseconds; sensor size as `sensor` = (height, width) if it is there.
+.aedat    AEDAT 2.0 of a DVS128 (jAER) and AEDAT 3.1 polarity packets (cAER), see `snn2chip.events.aedat`.
+.aedat4   AEDAT 4 (DV), read with `faery`; so are .raw and .dat (Prophesee) and .es.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn2chip.errors import DataError, SetupError
+from snn2chip.events.recording import Events, make_events
+
+LIBRARY_SUFFIXES = (".aedat4", ".raw", ".dat", ".es")
+SUFFIXES = (".bin", ".npz", ".aedat", *LIBRARY_SUFFIXES)
+
+_OVERFLOW_Y, _OVERFLOW_US = 240, 1 << 13
+_BIN_PERIOD = 1 << 23
+
+
+def read_recording(path: str | Path, sensor: Sequence[int] | None = None) -> Events:
+    """Read one recording; which format it is, its name's ending says.
+
+    Args:
+        sensor: (height, width) in pixels; needed where the file does not say it, and must agree where it does.
+
+    Raises:
+        DataError: no such file, an unknown or damaged format, a sensor size that is missing or contradicts the
+            file's, or faults that are not safe to put right (see `make_events`).
+        SetupError: the format needs the optional extra `events`.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DataError(
+            f"'{path}': '{suffix or path.name}' is no format of recordings; those are {', '.join(SUFFIXES)}"
+        )
+    try:
+        if not path.is_file():
+            raise DataError(f"cannot read '{path}': no such file")
+        if suffix == ".bin":
+            return read_bin(path, sensor)
+        if suffix == ".npz":
+            return read_npz(path, sensor)
+        if suffix == ".aedat":
+            from snn2chip.events.aedat import read_aedat
+
+            return read_aedat(path, sensor)
+        return read_with_library(path, sensor)
+    except OSError as error:
+        raise DataError(f"cannot read '{path}': {error.strerror or error}; check the file") from error
+
+
+def size_of(path: Path, stated: Sequence[int] | None, given: Sequence[int] | None) -> tuple[int, int]:
+    """The sensor size that the file states or the caller gives; both must agree if both are there."""
+    if stated is None and given is None:
+        raise DataError(
+            f"'{path}' does not say how large its sensor is; give sensor = [height, width], e.g. [34, 34] for N-MNIST"
+        )
+    chosen = tuple(int(side) for side in (stated if stated is not None else given or ()))
+    if len(chosen) != 2 or min(chosen) < 1 or max(chosen) > np.iinfo(np.int16).max:
+        raise DataError(f"'{path}': a sensor of {chosen} pixels is not (height, width), each 1..32767")
+    if given is not None and chosen != tuple(given):
+        raise DataError(
+            f"'{path}' is of a sensor of {chosen[1]}x{chosen[0]} pixels, not {given[1]}x{given[0]} as said; "
+            f"leave the size out, or choose recordings of the same camera"
+        )
+    return chosen
+
+
+def decode_bin(content: bytes, sensor: Sequence[int], source: str) -> Events:
+    """N-MNIST's 5-byte events; see the module."""
+    whole = len(content) // 5
+    raw = np.frombuffer(content, np.uint8, whole * 5).reshape(whole, 5)
+    word = raw.astype(np.int64)
+    t = (word[:, 2] & 0x7F) << 16 | word[:, 3] << 8 | word[:, 4]
+    x, y, p = word[:, 0], word[:, 1], word[:, 2] >> 7
+    if sensor[0] <= _OVERFLOW_Y and (marks := y == _OVERFLOW_Y).any():
+        t = (t + _OVERFLOW_US * np.cumsum(marks))[~marks]
+        x, y, p = x[~marks], y[~marks], p[~marks]
+    return make_events(x, y, p, t, sensor, source, period=_BIN_PERIOD, cut=len(content) - whole * 5)
+
+
+def read_bin(path: Path, sensor: Sequence[int] | None) -> Events:
+    """A file of N-MNIST's 5-byte events."""
+    size = size_of(path, None, sensor)
+    return decode_bin(path.read_bytes(), size, str(path))
+
+
+def read_npz(path: Path, sensor: Sequence[int] | None) -> Events:
+    """An .npz with x, y, p and t (or t_us)."""
+    arrays = load_arrays(path, ("x", "y", "p", "t", "t_us", "sensor", "offsets"))
+    if "offsets" in arrays:
+        raise DataError(f"'{path}' holds several recordings (it has 'offsets'); it is a data set, not a recording")
+    if "t" in arrays and "t_us" in arrays:
+        raise DataError(f"'{path}' has both 't' and 't_us'; keep one of them, in microseconds")
+    if "t_us" in arrays:
+        arrays["t"] = arrays["t_us"]
+    for name in ("x", "y", "p", "t"):
+        found = arrays.get(name)
+        if found is None or found.ndim != 1 or found.dtype.kind not in "iub":
+            what = "is not there" if found is None else f"is {found.dtype} of shape {found.shape}"
+            raise DataError(f"'{path}': array '{name}' {what}; expected integers (n,), times in microseconds")
+    stated = arrays.get("sensor")
+    size = size_of(path, None if stated is None else [int(side) for side in stated.ravel()], sensor)
+    x, y, p, t = (arrays[name] for name in ("x", "y", "p", "t"))
+    return make_events(x, y, p, t, size, str(path), period=counter_period(t))
+
+
+def counter_period(t: NDArray[Any]) -> int | None:
+    """Where times stored in this type run over: 2^32 and less wrap within hours, 64 bits never."""
+    bits = 8 * t.dtype.itemsize
+    return 1 << bits if bits <= 32 else None
+
+
+def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Those of the arrays `names` that an .npz holds.
+
+    Raises:
+        DataError: not an .npz, truncated or damaged.
+    """
+    try:
+        with path.open("rb") as opened:  # numpy leaves open what it opened and found damaged
+            file = np.load(opened, allow_pickle=False)
+            if not hasattr(file, "files"):
+                raise ValueError("it holds one array, not x, y, p and t")
+            return {name: file[name] for name in names if name in file.files}
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"'{path}' is truncated or not an .npz ({' '.join(str(error).split())}); write it again with numpy.savez"
+        ) from error
+
+
+def read_with_library(path: Path, sensor: Sequence[int] | None) -> Events:
+    """AEDAT 4, Prophesee .raw and .dat, and .es, with `faery`; what comes before a damaged packet is not used."""
+    try:
+        import faery
+    except ImportError:
+        raise SetupError(
+            f"'{path}': reading {path.suffix} needs the library faery; install it with pip install 'snn2chip[events]'"
+        ) from None
+    try:
+        stream = faery.events_stream_from_file(path)
+        width, height = stream.dimensions()
+        found = stream.to_array()
+    except OSError:
+        raise
+    except Exception as error:  # its Rust half raises RuntimeError for almost everything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"'{path}' is truncated or damaged ({reason}); record or fetch it again") from error
+    size = size_of(path, (height, width), sensor)
+    if len(found) and int(found["t"].max()) > np.iinfo(np.int64).max:
+        raise DataError(f"'{path}': a time of {int(found['t'].max())} us is none; the file is damaged")
+    return make_events(found["x"], found["y"], found["on"], found["t"], size, str(path))

@@ -1,0 +1,115 @@
+"""Choose an engine for a chain: dense products, events, or whichever is faster here. All give the same result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.ir import Chain, IntArray
+from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.trace import Trace
+
+EngineKind = Literal["auto", "dense", "events"]
+KINDS: tuple[EngineKind, ...] = ("auto", "dense", "events")
+TRIAL = 4  # samples that both engines run before `auto` settles
+
+
+class Engine(Protocol):
+    """What runs a chain. `name` is printed with the results; `note` says, in one line, what is not as asked for."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def note(self) -> str | None: ...
+
+    def run(
+        self,
+        port: IntArray,
+        *,
+        batch_size: int = 64,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace: ...
+
+
+class Noted:
+    """A dense engine that stands in for another, and says why."""
+
+    def __init__(self, engine: DenseEngine, note: str | None) -> None:
+        self._engine = engine
+        self.name = engine.name
+        self.note = note
+        self.run = engine.run
+
+
+class AutoEngine:
+    """Runs events, and from the second call on whichever engine was faster on a few samples of it.
+
+    The first call is not spent on measuring: most chains are run once on little, or on much in many calls.
+    """
+
+    note: str | None = None
+
+    def __init__(self, events: EventEngine, dense: DenseEngine) -> None:
+        self._events, self._dense = events, dense
+        self._chosen: EventEngine | DenseEngine = events
+        self._calls = 0
+
+    @property
+    def name(self) -> str:
+        """Of the engine that runs now."""
+        return self._chosen.name
+
+    def run(
+        self,
+        port: IntArray,
+        *,
+        batch_size: int = 64,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace:
+        """Run port integers (samples, T, ...), see `DenseEngine.run`."""
+        if self._calls == 1 and not keep:
+            self._settle(port[: min(TRIAL, batch_size)])
+        self._calls += self._calls < 2 and not keep
+        return self._chosen.run(port, batch_size=batch_size, keep=keep, progress=progress)
+
+    def _settle(self, port: IntArray) -> None:
+        """Time both engines on these samples, both warm."""
+        seconds: dict[str, float] = {}
+        for engine in (self._events, self._dense):
+            engine.run(port[:1], keep=False)
+            started = time.perf_counter()
+            engine.run(port, keep=False)
+            seconds[engine.name] = time.perf_counter() - started
+        self._chosen = self._events if seconds["events"] <= seconds["dense"] else self._dense
+
+
+def make_engine(chain: Chain, device: torch.device | None = None, kind: EngineKind = "auto") -> Engine:
+    """The engine of a kind for a chain on a device (default: the CPU).
+
+    Where the event engine cannot be used (not compiled, or a chain it does not take), the dense one stands in and
+    its `note` says why. On a GPU, 'auto' is dense.
+
+    Raises:
+        InputError: no such kind, or 'events' on a GPU.
+    """
+    if kind not in KINDS:
+        raise InputError(f"no engine '{kind}'; choose one of {', '.join(KINDS)}")
+    gpu = device is not None and device.type != "cpu"
+    if kind == "events" and gpu:
+        raise InputError(f"--engine events runs on the CPU, not on {device}; give --device cpu or --engine dense")
+    dense = DenseEngine(chain, device)
+    if kind == "dense" or gpu:
+        return Noted(dense, None)
+    try:
+        events = EventEngine(chain)
+    except UnsupportedError as reason:
+        return Noted(dense, f"running the dense engine: {reason}")
+    return events if kind == "events" else AutoEngine(events, dense)

@@ -1,0 +1,555 @@
+// The event-driven engine: a chain of layers, exact in the chip's integers, output-stationary.
+//
+// The spikes of a layer are listed row by row (x, then channel) as byte offsets of the weight rows of the layer that
+// reads them. For a block of neurons at one pixel the sums stay in registers while the rows of all spikes under the
+// kernel are added; the membranes of the block then go through all time steps before the next pixel, so that they
+// are touched in the first-level cache only. Samples are spread over threads; with fewer samples than threads, all
+// threads work on one sample, tile by tile.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+#if defined(__x86_64__) || defined(__i386__)
+#define X86 1
+#include <immintrin.h>
+#endif
+
+#define EXPORT __attribute__((visibility("default")))
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define MEMBER inline ALWAYS_INLINE
+#define INLINE static MEMBER
+
+#if defined(__clang__)
+#pragma clang diagnostic ignored "-Wpsabi"
+#else
+#pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
+#endif
+
+namespace {
+
+const int32_t STATE_MAX = 1 << 23;
+enum { MOST_LANES = 128, MOST_STEPS = 16 };
+enum Kind { GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 };
+enum Current { FITS, WRAPS, DECAYS, FREE };  // what u needs besides the new input; FREE: nor does v need clipping
+enum Decay { GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE };   // what v keeps
+
+}  // namespace
+
+extern "C" {
+
+// One layer as snn2chip/simulate/events/plan.py lays it out; ctypes mirrors it field by field.
+struct Layer {
+    int32_t in_h, in_w, in_channels, in_slots, out_h, out_w, out_channels;
+    int32_t kh, kw, sy, sx, py, px, dy, dx;
+    int32_t groups, rows, blocks, lanes;
+    int32_t kind, row_shift, limit, scale;
+    int32_t current, decay, current_keep, voltage_keep, voltage_shift, threshold, leak_shift, bias_stride;
+    int32_t segments, length, pad_h, pad_w;
+    int64_t block_bytes;
+    const void *weights;
+    const int32_t *bias, *leak, *lift, *over;
+    const int32_t *block_group, *group_first, *group_last, *slot_channel;
+    const uint32_t *valid;
+};
+
+// Where a run reads and writes: port integers (samples, T, ...), and one pointer a layer, null for what is not kept.
+struct Run {
+    const int64_t *port;
+    int64_t samples, steps, sample_stride, step_stride;
+    int64_t low, high;  // what the layout was made for; other values are refused
+    uint8_t **spikes;
+    int32_t **voltage;
+    int64_t *scores, *counts, *largest;
+    int64_t *nanoseconds;  // null, or two a layer: making lists of its input, and the rest; of one thread
+};
+}
+
+namespace {
+
+struct Lists {
+    uint32_t *starts, *entries;
+    size_t capacity;
+};
+
+struct Figures {
+    std::atomic<int64_t> spikes{0}, largest{0};
+};
+
+// What a tile needs besides its layer.
+struct Job {
+    int start, steps, total;
+    Lists lists;
+    uint32_t *bits;
+    int32_t *voltage, *current;  // null: the state stays in the tile
+    const void *input;
+    const int32_t *source;  // which image each step shows
+    size_t image;           // values of one padded image
+    Figures *figures;
+    bool watched;
+    uint8_t *kept_spikes;
+    int32_t *kept_voltage;
+    int64_t *scores;  // of the last layer, else null
+    bool membrane;
+};
+
+// The neurons of one block at one pixel, for the steps that run together.
+struct Block {
+    int steps;
+    bool fresh;                  // the first steps of a sample: state is zero
+    int32_t *voltage, *current;  // null: nobody needs the state afterwards
+    const int32_t *bias;
+    size_t table, table_stride;  // where this step's row of the tables begins, and how far the next one is
+    uint32_t *bits;
+    size_t bits_stride;
+    const uint32_t *valid;
+};
+
+void report(const Job &job, int64_t spikes, int64_t largest) {
+    job.figures->spikes.fetch_add(spikes, std::memory_order_relaxed);
+    int64_t seen = job.figures->largest.load(std::memory_order_relaxed);
+    while (largest > seen && !job.figures->largest.compare_exchange_weak(seen, largest, std::memory_order_relaxed)) {
+    }
+}
+
+void keep_step(const Layer &L, const Job &job, int block, int pixel, int step, const int32_t *voltage,
+               const uint32_t *bits) {
+    const size_t pixels = (size_t)L.out_h * L.out_w, now = (size_t)(job.start + step);
+    const int32_t *channel = L.slot_channel + block * L.lanes;
+    for (int i = 0; i < L.lanes; ++i) {
+        if (channel[i] < 0) continue;
+        const size_t neuron = channel[i] * pixels + pixel, at = now * L.out_channels * pixels + neuron;
+        const int spike = bits[i / 32] >> (i % 32) & 1;
+        if (job.kept_spikes) job.kept_spikes[at] = (uint8_t)spike;
+        if (job.kept_voltage) job.kept_voltage[at] = voltage[i];
+        if (!job.scores) continue;
+        if (!job.membrane) job.scores[neuron] += spike;
+        else if ((int)now == job.total - 1) job.scores[neuron] = voltage[i];
+    }
+}
+
+// For every byte, the places of its ones.
+struct Places {
+    uint8_t of[256][8];
+    Places() {
+        for (int byte = 0; byte < 256; ++byte) {
+            int count = 0;
+            for (int bit = 0; bit < 8; ++bit) of[byte][bit] = 0;
+            for (int bit = 0; bit < 8; ++bit)
+                if (byte >> bit & 1) of[byte][count++] = (uint8_t)bit;
+        }
+    }
+};
+const Places PLACES;
+
+#define VEC 16
+#define ISA portable
+#include "kernels.h"
+#undef VEC
+#undef ISA
+
+#ifdef X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi,bmi2,popcnt")
+#endif
+#define VEC 32
+#define ISA avx2
+#include "kernels.h"
+#undef VEC
+#undef ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi,bmi2,popcnt"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi,bmi2,popcnt")
+#endif
+#define VEC 64
+#define ISA avx512
+#include "kernels.h"
+#undef VEC
+#undef ISA
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+struct Kernels {
+    void (*tile)(const Layer &, const Job &, int, int, int);
+    void (*list_row)(const Layer &, const uint32_t *, const Lists &, int, int, int);
+};
+
+enum Simd { PORTABLE, AVX2, AVX512 };
+
+int best_simd() {
+#ifdef X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
+        return AVX2;
+#endif
+    return PORTABLE;
+}
+
+Kernels kernels_of(int simd) {
+#ifdef X86
+    if (simd == AVX512) return {avx512::tile, avx512::list_row};
+    if (simd == AVX2) return {avx2::tile, avx2::list_row};
+#endif
+    return {portable::tile, portable::list_row};
+}
+
+// Memory on cache lines.
+class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer &) = delete;
+    Buffer &operator=(const Buffer &) = delete;
+    ~Buffer() { free(memory_); }
+    template <class T> T *get(size_t count) {
+        const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
+        if (bytes > size_) {
+            free(memory_);
+            memory_ = nullptr, size_ = 0;
+            if (posix_memalign(&memory_, 64, bytes)) {
+                memory_ = nullptr;
+                throw std::bad_alloc();
+            }
+            size_ = bytes;
+        }
+        return static_cast<T *>(memory_);
+    }
+
+  private:
+    void *memory_ = nullptr;
+    size_t size_ = 0;
+};
+
+INLINE void pause() {
+#ifdef X86
+    _mm_pause();
+#endif
+}
+
+// All threads of a team wait for each other; short, so they spin first.
+class Barrier {
+  public:
+    explicit Barrier(int count) : count_(count) {}
+    void wait() {
+        if (count_ == 1) return;
+        const int turn = turn_.load(std::memory_order_acquire);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            turn_.store(turn + 1, std::memory_order_release);
+            return;
+        }
+        for (int spin = 0; turn_.load(std::memory_order_acquire) == turn; ++spin) {
+            if (spin < 4000) pause();
+            else std::this_thread::yield();
+        }
+    }
+
+  private:
+    const int count_;
+    std::atomic<int> arrived_{0}, turn_{0};
+};
+
+int64_t now() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+// Threads that wait for work between runs.
+class Pool {
+  public:
+    explicit Pool(int threads) : process_(getpid()) {
+        for (int rank = 1; rank < threads; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
+    }
+    ~Pool() {
+        {
+            std::lock_guard<std::mutex> hold(lock_);
+            ending_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread &thread : threads_) thread.join();
+    }
+    bool here() const { return process_ == getpid(); }
+    int size() const { return (int)threads_.size() + 1; }
+    template <class Work> void run(const Work &work) {
+        call_ = [](const void *what, int rank) { (*static_cast<const Work *>(what))(rank); };
+        what_ = &work;
+        left_.store((int)threads_.size(), std::memory_order_relaxed);
+        if (!threads_.empty()) {
+            {
+                std::lock_guard<std::mutex> hold(lock_);
+                ++turn_;
+            }
+            wake_.notify_all();
+        }
+        work(0);
+        for (int spin = 0; left_.load(std::memory_order_acquire); ++spin) {
+            if (spin < 4000) pause();
+            else std::this_thread::yield();
+        }
+    }
+
+  private:
+    void serve(int rank) {
+        for (int seen = 0;;) {
+            std::unique_lock<std::mutex> hold(lock_);
+            wake_.wait(hold, [&] { return ending_ || turn_ != seen; });
+            if (ending_) return;
+            seen = turn_;
+            hold.unlock();
+            call_(what_, rank);
+            left_.fetch_sub(1, std::memory_order_acq_rel);
+        }
+    }
+    const pid_t process_;
+    std::vector<std::thread> threads_;
+    std::mutex lock_;
+    std::condition_variable wake_;
+    int turn_ = 0;
+    bool ending_ = false;
+    void (*call_)(const void *, int) = nullptr;
+    const void *what_ = nullptr;
+    std::atomic<int> left_{0};
+};
+
+// What one sample needs while it runs.
+struct Context {
+    Buffer bits, starts, entries, input, source;
+    std::vector<Buffer> voltage, current;
+    std::vector<std::atomic<int>> next;
+    explicit Context(size_t layers) : voltage(layers), current(layers), next(layers) {}
+};
+
+struct Engine {
+    std::vector<Layer> layers;
+    bool membrane;
+    Kernels kernels;
+    int threads, chunk;
+    Pool *pool = nullptr;
+    std::vector<Context *> contexts;
+    std::vector<Figures> figures;
+    std::atomic<bool> strange{false};  // the port held a value out of range
+
+    Engine(const Layer *given, int count, bool readout, int simd, int threads_, int chunk_)
+        : layers(given, given + count), membrane(readout), kernels(kernels_of(simd)), threads(threads_),
+          chunk(std::max(1, std::min<int>(chunk_, MOST_STEPS))),
+          figures(count) {}
+    ~Engine() {
+        if (pool && pool->here()) delete pool;
+        for (Context *context : contexts) delete context;
+    }
+
+    static size_t capacity(const Layer &L) { return (size_t)L.in_w * L.rows + 32; }
+    static size_t out_words(const Layer &L) { return (size_t)L.out_h * L.out_w * L.blocks * L.lanes / 32; }
+    bool graded() const { return layers[0].kind == GRADED16 || layers[0].kind == GRADED32; }
+
+    // All buffers before any thread starts: running out of memory is then said by one. They are kept for the next run.
+    void prepare(Context *context, int steps, int total) {
+        size_t words = 1, starts = 1, entries = 1;
+        for (size_t i = 0; i < layers.size(); ++i) {
+            const Layer &L = layers[i];
+            words = std::max(words, std::max(out_words(L), (size_t)L.in_h * L.in_w * L.in_slots / 32));
+            if (i || !graded()) {
+                const size_t rows = (size_t)L.groups * L.in_h;
+                starts = std::max(starts, rows * (L.in_w + 1));
+                entries = std::max(entries, rows * capacity(L));
+            }
+            const size_t neurons = (size_t)L.out_h * L.out_w * L.blocks * L.lanes;
+            if (steps < total) {
+                context->voltage[i].get<int32_t>(neurons);
+                if (L.current == DECAYS) context->current[i].get<int32_t>(neurons);
+            }
+        }
+        context->bits.get<uint32_t>(words * steps);
+        context->starts.get<uint32_t>(starts * steps);
+        context->entries.get<uint32_t>(entries * steps);
+        context->source.get<int32_t>(steps);
+        const Layer &L = layers[0];
+        if (graded()) context->input.get<int32_t>((size_t)L.pad_h * L.pad_w * L.in_slots * steps + 64);
+    }
+
+    // The port's integers of some steps: padded images, channels last, one for steps that show the same; or bits.
+    void read(const Run &run, Context &context, int64_t sample, int start, int steps) {
+        const Layer &L = layers[0];
+        const size_t pixels = (size_t)L.in_h * L.in_w;
+        const int channels = L.in_channels;
+        const int64_t *port = run.port + sample * run.sample_stride + start * run.step_stride;
+        if (!graded()) {
+            const int words = L.in_slots / 32;
+            uint32_t *bits = context.bits.get<uint32_t>(1);
+            memset(bits, 0, sizeof(uint32_t) * steps * pixels * words);
+            for (int step = 0; step < steps; ++step, port += run.step_stride)
+                for (int channel = 0; channel < channels; ++channel)
+                    for (size_t pixel = 0; pixel < pixels; ++pixel) {
+                        const int64_t value = port[channel * pixels + pixel];
+                        if (value < run.low || value > run.high) strange = true;
+                        bits[(step * pixels + pixel) * words + channel / 32] |=
+                            (uint32_t)(value & 1) << channel % 32;
+                    }
+            return;
+        }
+        int32_t *source = context.source.get<int32_t>(1);
+        const size_t image = (size_t)L.pad_h * L.pad_w * L.in_slots;
+        for (int step = 0; step < steps; ++step, port += run.step_stride) {
+            const bool same = step && (run.step_stride == 0 || !memcmp(port, port - run.step_stride,
+                                                                       sizeof(int64_t) * channels * pixels));
+            source[step] = step ? source[step - 1] + !same : 0;
+            if (same) continue;
+            int64_t low = 0, high = 0;
+            for (size_t i = 0; i < channels * pixels; ++i) {
+                low = std::min(low, port[i]);
+                high = std::max(high, port[i]);
+            }
+            if (low < std::min<int64_t>(run.low, 0) || high > std::max<int64_t>(run.high, 0)) strange = true;
+            if (L.kind == GRADED16) pad(L, port, context.input.get<int16_t>(1) + source[step] * image, image);
+            else pad(L, port, context.input.get<int32_t>(1) + source[step] * image, image);
+        }
+    }
+
+    template <class T> static void pad(const Layer &L, const int64_t *port, T *to, size_t image) {
+        memset(to, 0, sizeof(T) * image);
+        for (int channel = 0; channel < L.in_slots; ++channel)
+            for (int y = 0; y < L.in_h && y + L.py < L.pad_h; ++y)
+                for (int x = 0; x < L.in_w && x + L.px < L.pad_w; ++x)
+                    to[((size_t)(y + L.py) * L.pad_w + x + L.px) * L.in_slots + channel] =
+                        (T)port[((size_t)channel * L.in_h + y) * L.in_w + x];
+    }
+
+    void sample(const Run &run, Context &context, int64_t number, int rank, int team, Barrier &barrier) {
+        const Layer &end = layers.back();
+        const size_t classes = (size_t)end.out_h * end.out_w * end.out_channels;
+        int64_t *scores = run.scores + number * classes;
+        if (rank == 0) memset(scores, 0, sizeof(int64_t) * classes);
+        for (int start = 0; start < run.steps; start += chunk) {
+            const int steps = (int)std::min<int64_t>(chunk, run.steps - start);
+            if (rank == 0) {
+                read(run, context, number, start, steps);
+                context.next[0] = 0;
+            }
+            barrier.wait();
+            const bool timed = run.nanoseconds && rank == 0 && &context == contexts[0];
+            int64_t before = timed ? now() : 0;
+            for (size_t i = 0; i < layers.size(); ++i) {
+                const Layer &L = layers[i];
+                Job job{};
+                job.start = start, job.steps = steps, job.total = (int)run.steps;
+                job.lists = {context.starts.get<uint32_t>(1), context.entries.get<uint32_t>(1), capacity(L)};
+                job.bits = context.bits.get<uint32_t>(1);
+                if (chunk < run.steps) {
+                    job.voltage = context.voltage[i].get<int32_t>(1);
+                    if (L.current == DECAYS) job.current = context.current[i].get<int32_t>(1);
+                }
+                job.input = context.input.get<int32_t>(1);
+                job.source = context.source.get<int32_t>(1);
+                job.image = (size_t)L.pad_h * L.pad_w * L.in_slots;
+                job.figures = &figures[i];
+                const size_t kept = (size_t)number * run.steps * L.out_channels * L.out_h * L.out_w;
+                if (run.spikes && run.spikes[i]) job.kept_spikes = run.spikes[i] + kept;
+                if (run.voltage && run.voltage[i]) job.kept_voltage = run.voltage[i] + kept;
+                if (i + 1 == layers.size()) job.scores = scores;
+                job.membrane = membrane;
+                job.watched = job.kept_spikes || job.kept_voltage || job.scores;
+                if (i || !graded()) {
+                    const int rows = steps * L.groups * L.in_h;
+                    for (int row = rank; row < rows; row += team)
+                        kernels.list_row(L, job.bits, job.lists, row / L.in_h / L.groups, row / L.in_h % L.groups,
+                                         row % L.in_h);
+                    if (rank == 0) context.next[i] = 0;
+                    barrier.wait();
+                    if (timed) {
+                        const int64_t listed = now();
+                        run.nanoseconds[2 * i] += listed - before;
+                        before = listed;
+                    }
+                }
+                const int high = team == 1 ? L.out_h : std::max(1, L.out_h * L.blocks / (8 * team));
+                const int parts = (L.out_h + high - 1) / high, tiles = parts * L.blocks;
+                for (int tile; (tile = context.next[i].fetch_add(1, std::memory_order_relaxed)) < tiles;) {
+                    const int y = tile % parts * high;
+                    kernels.tile(L, job, tile / parts, y, std::min(y + high, L.out_h));
+                }
+                barrier.wait();
+                if (timed) {
+                    const int64_t done = now();
+                    run.nanoseconds[2 * i + 1] += done - before;
+                    before = done;
+                }
+            }
+        }
+    }
+
+    // Whether all input was in range.
+    bool run(const Run &run_) {
+        strange = false;
+        const int most = (int)std::min<int64_t>(threads, std::max<int64_t>(1, run_.samples));
+        if (pool && !pool->here()) pool = nullptr;  // a forked child has none of these threads, nor can it end them
+        if (!pool) pool = new Pool(threads);
+        while ((int)contexts.size() < most) contexts.push_back(new Context(layers.size()));
+        for (Context *context : contexts)
+            prepare(context, (int)std::min<int64_t>(chunk, run_.steps), (int)run_.steps);
+        for (Figures &figure : figures) figure.spikes = 0, figure.largest = 0;
+        const int64_t alone = run_.samples / threads * threads;  // these are spread, the rest shared
+        std::atomic<int64_t> next{0};
+        Barrier single(1), all(threads);
+        pool->run([&](int rank) {
+            for (int64_t number; (number = next.fetch_add(1, std::memory_order_relaxed)) < alone;)
+                sample(run_, *contexts[rank], number, 0, 1, single);
+            for (int64_t number = alone; number < run_.samples; ++number)
+                sample(run_, *contexts[0], number, rank, threads, all);
+        });
+        for (size_t i = 0; i < layers.size(); ++i) {
+            run_.counts[i] = figures[i].spikes;
+            run_.largest[i] = figures[i].largest;
+        }
+        return !strange;
+    }
+};
+
+}  // namespace
+
+extern "C" {
+
+EXPORT int snn2chip_events_abi() { return 1; }
+EXPORT int snn2chip_events_layer_bytes() { return (int)sizeof(Layer); }
+EXPORT int snn2chip_events_simd() { return best_simd(); }
+
+EXPORT void *snn2chip_events_make(const Layer *layers, int count, int membrane, int simd, int threads, int chunk) {
+    try {
+        return new Engine(layers, count, membrane != 0, std::min(simd, best_simd()), threads, chunk);
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+// 0 done, 1 out of memory or threads, 2 input out of range.
+EXPORT int snn2chip_events_run(void *engine, const Run *run) {
+    try {
+        return static_cast<Engine *>(engine)->run(*run) ? 0 : 2;
+    } catch (...) {
+        return 1;
+    }
+}
+
+EXPORT void snn2chip_events_free(void *engine) { delete static_cast<Engine *>(engine); }
+}

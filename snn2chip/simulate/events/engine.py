@@ -1,0 +1,176 @@
+"""The event-driven engine: only spikes are added, in compiled code; equal to the dense engine in every bit."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from ctypes import POINTER, c_int32, c_uint8
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snn2chip.errors import InputError
+from snn2chip.ir import Chain, IntArray
+from snn2chip.simulate.dense import check_steps
+from snn2chip.simulate.events import library
+from snn2chip.simulate.events.plan import plan
+from snn2chip.simulate.trace import Trace
+
+CHUNK_BYTES = 4 << 20  # lists of spikes of one layer: time steps that fit are run together
+MOST_STEPS = 16
+OUT_OF_RANGE = 2  # what the library answers
+
+
+def _pointer(array: NDArray[Any]) -> Any:
+    """A typed pointer to an array's numbers."""
+    return array.ctypes.data_as(POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
+
+
+class EventEngine:
+    """Runs a `Chain` on the CPU, sample after sample, adding up the weights of spikes.
+
+    `threads` defaults to torch's; `simd` ('portable', 'avx2', 'avx512') to $SNN2CHIP_SIMD or the best there is;
+    `chunk` is how many time steps run through the layers together. None of them changes a result.
+
+    Raises:
+        UnsupportedError: the compiled library is missing, or the chain is beyond it (sums over 32 bits).
+        InputError: no such instruction set here.
+    """
+
+    name = "events"
+    note: str | None = None
+
+    def __init__(
+        self, chain: Chain, threads: int | None = None, *, simd: str | None = None, chunk: int | None = None
+    ) -> None:
+        self.chain = chain
+        self.threads = max(1, threads or torch.get_num_threads())
+        level = library.simd_level(simd)
+        self.simd = library.SIMD[level]
+        self._library = library.load()
+        self._range = tuple(int(bound) for bound in (chain.port_range[0].min(), chain.port_range[1].max()))
+        self._plans = plan(chain)  # kept: the library reads these arrays
+        widest = max(max(p.slots * p.numbers["out_h"] * p.numbers["out_w"] for p in self._plans), 1)
+        self.chunk = chunk or int(np.clip(CHUNK_BYTES // (4 * widest), 1, MOST_STEPS))
+        layers = (library.Layer * len(self._plans))()
+        for struct, layer in zip(layers, self._plans, strict=True):
+            for name, number in layer.numbers.items():
+                setattr(struct, name, number)
+            for name, array in layer.arrays.items():
+                setattr(struct, name, array.ctypes.data if name == "weights" else _pointer(array))
+        membrane = int(chain.readout == "membrane")
+        self._engine = self._library.snn2chip_events_make(
+            layers, len(self._plans), membrane, level, self.threads, self.chunk
+        )
+        if not self._engine:
+            raise MemoryError("the events engine: out of memory")
+        weakref.finalize(self, self._library.snn2chip_events_free, self._engine)
+        self._lock = Lock()
+
+    def run(
+        self,
+        port: IntArray,
+        *,
+        batch_size: int = 64,
+        keep: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Trace:
+        """Run port integers (samples, T, ...). `keep=False` leaves spikes and voltages out (memory).
+
+        Raises:
+            InputError: another shape than the network's, values outside its port's range, or more steps than a
+                time-varying neuron has tables for.
+        """
+        self._check(port)
+        names = [layer.name for layer in self.chain.layers]
+        samples, steps = port.shape[:2]
+        spikes: dict[str, NDArray[np.uint8]] = {}
+        voltage: dict[str, NDArray[np.int32]] = {}
+        if keep:
+            for layer in self.chain.layers:
+                spikes[layer.name] = np.empty((samples, steps, *layer.shape), dtype=np.uint8)
+                voltage[layer.name] = np.empty((samples, steps, *layer.shape), dtype=np.int32)
+        scores = np.zeros((samples, int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
+        counts = np.zeros(len(names), dtype=np.int64)
+        largest = np.zeros(len(names), dtype=np.int64)
+        for start in range(0, samples, batch_size):
+            part = slice(start, min(start + batch_size, samples))
+            some = self._batch(
+                port[part],
+                [spikes[name][part] for name in spikes],
+                [voltage[name][part] for name in voltage],
+                scores[part],
+            )
+            counts += some[0]
+            largest = np.maximum(largest, some[1])
+            if progress is not None:
+                progress(part.stop, samples)
+        return Trace(
+            spikes,
+            voltage,
+            scores,
+            dict(zip(names, counts.tolist(), strict=True)),
+            dict(zip(names, largest.tolist(), strict=True)),
+        )
+
+    def stages(self, port: IntArray) -> dict[str, tuple[float, float]]:
+        """Seconds that one thread spent, by layer: listing the spikes it reads, and sums and neurons together."""
+        self._check(port)
+        spent = np.zeros((len(self._plans), 2), dtype=np.int64)
+        scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
+        self._batch(port, [], [], scores, spent)
+        seconds = (spent / 1e9).tolist()
+        return {layer.name: (lists, rest) for layer, (lists, rest) in zip(self.chain.layers, seconds, strict=True)}
+
+    def _check(self, port: IntArray) -> None:
+        """Refuse what the layout was not made for: compiled code reads memory without asking."""
+        if port.shape[2:] != self.chain.input_shape:
+            raise InputError(
+                f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, self.chain.input_shape))})"
+            )
+        if 0 in port.shape[:2]:
+            raise InputError(f"input of shape {port.shape}: nothing to run")
+        for layer in self.chain.layers:
+            if layer.steps is not None:
+                check_steps(layer.name, layer.steps, port.shape[1])
+
+    def _batch(
+        self,
+        port: IntArray,
+        spikes: list[NDArray[np.uint8]],
+        voltage: list[NDArray[np.int32]],
+        scores: IntArray,
+        nanoseconds: IntArray | None = None,
+    ) -> tuple[IntArray, IntArray]:
+        """Run some samples into these arrays; gives spikes and largest |input| by layer."""
+        values = np.require(port, np.int64, ["C"])
+        counts = np.zeros(len(self._plans), dtype=np.int64)
+        largest = np.zeros(len(self._plans), dtype=np.int64)
+        run = library.Run(
+            port=values.ctypes.data,
+            samples=len(values),
+            steps=values.shape[1],
+            sample_stride=values.strides[0] // 8,
+            step_stride=values.strides[1] // 8,
+            low=self._range[0],
+            high=self._range[1],
+            scores=scores.ctypes.data,
+            counts=counts.ctypes.data,
+            largest=largest.ctypes.data,
+            nanoseconds=None if nanoseconds is None else nanoseconds.ctypes.data,
+        )
+        if spikes:
+            run.spikes = (POINTER(c_uint8) * len(spikes))(*map(_pointer, spikes))
+            run.voltage = (POINTER(c_int32) * len(voltage))(*map(_pointer, voltage))
+        with self._lock:
+            failed = self._library.snn2chip_events_run(self._engine, ctypes.byref(run))
+        if failed == OUT_OF_RANGE:
+            low, high = self._range
+            raise InputError(f"input values {values.min()}..{values.max()} exceed the port's {low}..{high}")
+        if failed:
+            raise MemoryError("the events engine: out of memory")
+        return counts, largest

@@ -1,0 +1,447 @@
+"""The event engine equals the reference in every spike, voltage and count, with every instruction set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import chains, port_input, rng_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_simulate import assert_same
+
+from snn2chip import ir
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.simulate import engines, reference
+from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.events import EventEngine, build, library, plan, unavailable
+
+NEEDED = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+pytestmark = NEEDED
+SETS = library.SIMD[: 1 + library.load().snn2chip_events_simd()] if unavailable() is None else library.SIMD
+PLACES = st.sampled_from(SETS)
+DECAYS = (0, 1, 1000, 2048, 3072, 4095, 4096)
+
+
+@st.composite
+def tables(draw: st.DrawFn, steps: int, channels: int) -> ir.StepTables:
+    """Tables of any size the format has; small shifts make v and the leak leave 32 bits on the way."""
+    rng = rng_of(draw(st.integers(0, 2**32 - 1)))
+    shift = draw(st.sampled_from([0, 8, 11, 12, 13, 15, 16]))
+    lift, over = draw(st.sampled_from([(0, 50), (2000, 3000), (2**23, 2**23)]))
+    return ir.StepTables(
+        rng.integers(0, 65536, (steps, channels)),
+        shift,
+        rng.integers(-lift, lift + 1, (steps, channels)),
+        rng.integers(-over // 4, over, (steps, channels)),
+        np.ones(channels),
+    )
+
+
+@st.composite
+def wide_chains(draw: st.DrawFn) -> ir.Chain:
+    """Chains as wide as vectors and a bit wider: all kinds of weights, kernels to 7, groups, tables."""
+    rng = rng_of(draw(st.integers(0, 2**32 - 1)))
+    steps = draw(st.integers(1, 5))
+    graded = draw(st.booleans())
+    high = draw(st.sampled_from([15, 255, 60000])) if graded else 1
+    channels = draw(st.sampled_from([1, 2, 3, 6, 33, 40]))
+    raw_shape: ir.Shape = (channels, draw(st.integers(1, 7)), draw(st.integers(1, 7)))
+    if draw(st.integers(0, 3)) == 0:
+        raw_shape = (draw(st.sampled_from([1, 5, 64, 400])),)
+    shape = raw_shape
+    layers: list[ir.ChainLayer] = []
+    for number in range(draw(st.integers(1, 3))):
+        weight_top, even = draw(st.sampled_from([(3, False), (127, False), (127, True), (127, True), (256, False)]))
+        if high == 60000 and number == 0:
+            weight_top, even = 3, False  # more would leave 32 bits
+        heavy = draw(st.booleans())  # all of one sign: sums leave 16 bits
+        options: dict[str, object] = {}
+        conv = len(shape) == 3 and draw(st.integers(0, 3)) > 0
+        if conv:
+            groups = draw(st.sampled_from([g for g in (1, 1, 2, 3, 5, shape[0]) if shape[0] % g == 0]))
+            outputs = groups * draw(st.sampled_from([1, 2, 3, 17, 33] if groups < 9 else [1, 2]))
+            sides = []
+            for size in shape[1:]:
+                padding = draw(st.integers(0, 3))
+                kernel = draw(st.integers(1, min(7, size + 2 * padding)))
+                dilation = draw(st.integers(1, 3)) if (kernel - 1) * 3 + 1 <= size + 2 * padding else 1
+                stride = draw(st.integers(1, 3))
+                sides.append((kernel, stride, padding, dilation, ir.out_size(size, kernel, stride, padding, dilation)))
+            weight_shape: ir.Shape = (outputs, shape[0] // groups, sides[0][0], sides[1][0])
+            shape = (outputs, sides[0][4], sides[1][4])
+            names = ("stride", "padding", "dilation")
+            options = {name: (sides[0][1 + i], sides[1][1 + i]) for i, name in enumerate(names)}
+            options["groups"] = groups
+        else:
+            outputs = draw(st.sampled_from([1, 10, 31, 70, 130]))
+            weight_shape = (outputs, int(np.prod(shape)))
+            options["flatten"] = len(shape) == 3
+            shape = (outputs,)
+        weight = rng.integers(-weight_top, weight_top + 1, weight_shape)
+        weight = np.abs(weight) if heavy else weight
+        bias_top = draw(st.sampled_from([0, 20, 4095]))
+        one_a_channel = draw(st.booleans())
+        bias = rng.integers(-bias_top, bias_top + 1, (shape[0], *(1,) * (len(shape) - 1)) if one_a_channel else shape)
+        layers.append(
+            ir.ChainLayer(
+                str(number),
+                "conv" if conv else "dense",
+                weight * (2 if even else 1),
+                np.broadcast_to(bias, shape).copy(),
+                shape,
+                draw(st.sampled_from([131071, 0, 1, 50, 900])),
+                draw(st.sampled_from(DECAYS)),
+                draw(st.sampled_from([4096, 4096, *DECAYS])),
+                steps=draw(tables(steps, shape[0])) if draw(st.integers(0, 3)) == 0 else None,
+                **options,  # type: ignore[arg-type]
+            )
+        )
+    return ir.Chain(
+        raw_shape,
+        raw_shape,
+        "direct" if graded else "poisson",
+        high,
+        0,
+        high,
+        tuple(int(c) for c in (rng.integers(0, high + 1, raw_shape[0]) if graded else np.zeros(raw_shape[0], int))),
+        steps,
+        draw(st.sampled_from(["membrane", "spike_count"])),
+        tuple(f"class {i}" for i in range(int(np.prod(shape)))),
+        tuple(layers),
+    )
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    chain=chains(),
+    seed=st.integers(0, 2**32 - 1),
+    samples=st.integers(1, 5),
+    extreme=st.booleans(),
+    simd=PLACES,
+    threads=st.integers(1, 3),
+    chunk=st.sampled_from([None, 1, 2, 3]),
+)
+def test_events_equal_the_reference(
+    chain: ir.Chain, seed: int, samples: int, extreme: bool, simd: str, threads: int, chunk: int | None
+) -> None:
+    """The chains that the dense engine is tested with; batches, threads and chunks of steps change nothing."""
+    port = port_input(chain, samples, seed, extreme=extreme)
+    engine = EventEngine(chain, threads, simd=simd, chunk=chunk)
+    assert_same(engine.run(port, batch_size=2), reference.run(chain, port))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    chain=wide_chains(),
+    seed=st.integers(0, 2**32 - 1),
+    samples=st.integers(1, 3),
+    extreme=st.booleans(),
+    constant=st.booleans(),
+    threads=st.integers(1, 3),
+    chunk=st.sampled_from([None, 2]),
+)
+def test_wide_chains_equal_the_reference(
+    chain: ir.Chain, seed: int, samples: int, extreme: bool, constant: bool, threads: int, chunk: int | None
+) -> None:
+    """Every instruction set on chains wider than a vector; input that stays the same for some steps, too."""
+    port = port_input(chain, samples, seed, extreme=extreme)
+    if constant:
+        port[:, 1:-1] = port[:, :1]
+    wanted = reference.run(chain, port)
+    for simd in SETS:
+        assert_same(EventEngine(chain, threads, simd=simd, chunk=chunk).run(port), wanted)
+
+
+def test_wide_chains_reach_every_path() -> None:
+    """The chains above take every layout and every neuron there is: seeded, so that the property says something."""
+    seen: set[tuple[str, int]] = set()
+
+    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
+    @given(chain=wide_chains())
+    def visit(chain: ir.Chain) -> None:
+        for layer in plan.plan(chain):
+            for name in ("kind", "current", "decay", "scale", "lanes"):
+                seen.add((name, layer.numbers[name]))
+            seen.add(("limited", int(layer.numbers["limit"] > 0)))
+            seen.add(("groups", int(layer.numbers["groups"] > 1)))
+            seen.add(("bias of its own", int(layer.numbers["bias_stride"] > 0)))
+
+    visit()
+    kinds = {("kind", kind) for kind in (plan.GRADED16, plan.GRADED32, plan.EVENTS8, plan.EVENTS16)}
+    neurons = {("decay", decay) for decay in range(5)} | {("current", current) for current in range(3)}
+    others = {(name, value) for name in ("scale", "limited", "groups", "bias of its own") for value in (0, 1)}
+    assert kinds | neurons | others | {("lanes", lanes) for lanes in (32, 64, 128)} <= seen
+
+
+@pytest.mark.parametrize("simd", SETS)
+@pytest.mark.parametrize("largest", [5000, 30000, 100_000])
+def test_weights_beyond_the_chip(simd: str, largest: int) -> None:
+    """Weights that no chip has are still added exactly, in 32 bits."""
+    rng = rng_of(largest)
+    weight = rng.integers(-largest, largest + 1, (40, 50))
+    layer = ir.ChainLayer("1", "dense", weight, np.zeros(40, int), (40,), 131071, 3072)
+    chain = ir.Chain((50,), (50,), "poisson", 1, 0, 1, (0,), 3, "membrane", tuple("c" * 40), (layer,))
+    port = port_input(chain, 4, 3)
+    assert_same(EventEngine(chain, 1, simd=simd).run(port), reference.run(chain, port))
+
+
+def vgg(steps: int = 4) -> tuple[ir.Chain, ir.IntArray]:
+    """Five convolutions and two dense layers that spike at some 15 %, and four samples."""
+    rng = rng_of(5)
+    shape: ir.Shape = (3, 16, 16)
+    layers: list[ir.ChainLayer] = []
+    plans = ((32, 1, 8000), (64, 2, 120), (96, 1, 250), (128, 2, 250), (160, 1, 300))
+    for channels, stride, threshold in plans:
+        new = (channels, shape[1] // stride, shape[2] // stride)
+        weight = rng.integers(-127, 128, (channels, shape[0], 3, 3))
+        bias = rng.integers(-40, 41, new)
+        layers.append(
+            ir.ChainLayer(
+                str(len(layers)), "conv", weight, bias, new, threshold, 3072, stride=(stride, stride), padding=(1, 1)
+            )
+        )
+        shape = new
+    for outputs, threshold, decay in ((200, 400, 3072), (10, 131071, 0)):
+        weight = 2 * rng.integers(-127, 128, (outputs, int(np.prod(shape))))
+        layers.append(
+            ir.ChainLayer(
+                str(len(layers)), "dense", weight, np.zeros(outputs, int), (outputs,), threshold, decay,
+                flatten=len(shape) == 3,
+            )
+        )  # fmt: skip
+        shape = (outputs,)
+    chain = ir.Chain(
+        (3, 16, 16), (3, 16, 16), "direct", 255, 0, 255, (128, 120, 110), steps, "membrane", tuple("0123456789"),
+        tuple(layers),
+    )  # fmt: skip
+    images = rng.integers(0, 256, (4, 1, 3, 16, 16))
+    return chain, chain.port(np.repeat(images, steps, axis=1))
+
+
+@pytest.mark.parametrize("simd", SETS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_bigger_network_equals_the_dense_engine(simd: str, threads: int) -> None:
+    """A VGG whose layers spike, on one thread and several, sample by sample and as a batch."""
+    chain, port = vgg()
+    wanted = DenseEngine(chain).run(port)
+    shares = [wanted.counts[layer.name] / (16 * np.prod(layer.shape)) for layer in chain.layers[:-1]]
+    assert all(0.03 < share < 0.5 for share in shares), shares
+    for size in (1, 3, 4):
+        engine = EventEngine(chain, threads, simd=simd)
+        assert_same(engine.run(port, batch_size=size), wanted)
+        light = engine.run(port, batch_size=size, keep=False)
+        assert light.spikes == {} and light.voltage == {}
+        np.testing.assert_array_equal(light.scores, wanted.scores)
+        assert (light.counts, light.largest) == (wanted.counts, wanted.largest)
+
+
+def test_many_steps_and_a_broadcast_axis() -> None:
+    """More steps than run together, from an input whose time axis is no memory; other dtypes of numpy as well."""
+    chain, port = vgg(40)
+    shown = np.broadcast_to(port[:, :1], port.shape)
+    wanted = DenseEngine(chain).run(port)
+    for given_port in (port, shown, port.astype(np.int16)):
+        assert_same(EventEngine(chain, 2).run(given_port), wanted)
+
+
+def test_calls_follow_each_other_and_threads_may_share_an_engine() -> None:
+    """State starts at zero in every run, also when two Python threads use one engine; progress counts samples."""
+    chain, port = vgg()
+    wanted = reference.run(chain, port[:2])
+    engine = EventEngine(chain, 2)
+    calls: list[tuple[int, int]] = []
+    assert_same(engine.run(port[:2], batch_size=1, progress=lambda done, of: calls.append((done, of))), wanted)
+    assert calls == [(1, 2), (2, 2)]
+    found: list[object] = []
+
+    def work() -> None:
+        for _ in range(5):
+            found.append(engine.run(port[:2]))
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 15
+    for trace in found:
+        assert_same(trace, wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """The parent's threads do not live in the child: it makes new ones instead of waiting for them."""
+    chain, port = vgg()
+    engine = EventEngine(chain, 2)
+    wanted = engine.run(port, keep=False).scores
+    child = os.fork()
+    if child == 0:  # pytest must not go on twice
+        code = 1
+        try:
+            code = int(not np.array_equal(engine.run(port, keep=False).scores, wanted))
+        finally:
+            os._exit(code)
+    for _ in range(200):  # not for ever: a child that waits for its parent's threads does not end
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+    np.testing.assert_array_equal(engine.run(port, keep=False).scores, wanted)
+
+
+# ----------------------------------------------------------------------------------------------- refusals
+
+
+def test_wrong_input_is_refused_by_name() -> None:
+    """Compiled code reads memory without asking, so shapes and values are checked before."""
+    chain, port = vgg()
+    engine = EventEngine(chain, 1)
+    for wrong, says in (
+        (port[:, :, :2], "is not"),
+        (port[:, 0], "is not"),
+        (port[:0], "nothing to run"),
+        (port + 200, "exceed the port's -128"),
+    ):
+        with pytest.raises(InputError, match=says):
+            engine.run(wrong)
+    spikes = replace(chain.layers[0], steps=None)
+    steps = ir.StepTables(*(np.ones((2, 32), int), 12, np.ones((2, 32), int), np.ones((2, 32), int), np.ones(32)))
+    varying = replace(chain, layers=(replace(spikes, steps=steps), *chain.layers[1:]))
+    with pytest.raises(InputError, match="layer '0': 4 time steps"):
+        EventEngine(varying, 1).run(port)
+
+
+def test_sums_over_32_bits_go_to_the_dense_engine() -> None:
+    """A chain that the engine cannot hold is refused by name, and run densely by `make_engine`, with a note."""
+    chain, _ = vgg()
+    heavy = replace(chain.layers[0], weight=chain.layers[0].weight * 2**15)
+    chain = replace(chain, layers=(heavy, *chain.layers[1:]))
+    with pytest.raises(UnsupportedError, match=r"layer '0': sums up to \d+ exceed 32 bits"):
+        EventEngine(chain)
+    engine = engines.make_engine(chain, kind="events")
+    assert engine.name == "dense" and engine.note is not None and "exceed 32 bits" in engine.note
+
+
+def test_the_instruction_set_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By argument, then by environment, then the best; an unknown one is refused."""
+    chain, _ = vgg()
+    assert EventEngine(chain).simd == SETS[-1]
+    monkeypatch.setenv(library.SIMD_VARIABLE, "portable")
+    assert EventEngine(chain).simd == "portable"
+    assert EventEngine(chain, simd=SETS[-1]).simd == SETS[-1]
+    monkeypatch.setenv(library.SIMD_VARIABLE, "mmx")
+    with pytest.raises(InputError, match="no instruction set 'mmx'; choose portable"):
+        EventEngine(chain)
+
+
+@pytest.fixture
+def other_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder in which the library is looked for."""
+    monkeypatch.setattr(library, "HERE", tmp_path)
+    yield tmp_path / build.LIBRARY
+
+
+def test_without_a_library_the_dense_engine_runs(other_library: Path) -> None:
+    """Not compiled, or not loadable: one line says so, and the result is the same."""
+    chain, port = vgg()
+    for content, says in ((None, "not compiled when snn2chip was installed"), (b"no library", "cannot be loaded")):
+        if content is not None:
+            other_library.write_bytes(content)
+            library._open.cache_clear()
+        assert says in str(unavailable())
+        with pytest.raises(UnsupportedError, match=says):
+            EventEngine(chain)
+        for kind in ("auto", "events"):
+            engine = engines.make_engine(chain, kind=kind)  # type: ignore[arg-type]
+            assert engine.name == "dense"
+            assert engine.note is not None and says in engine.note and "C++ compiler" in engine.note
+            assert "\n" not in engine.note
+            assert_same(engine.run(port), DenseEngine(chain).run(port))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_library_of_another_version_is_refused(other_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers would lie elsewhere in memory."""
+    shutil.copy(build.HERE / build.LIBRARY, other_library)
+    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    assert "compiled from another version" in str(unavailable())
+
+
+def test_a_failing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No compiler, one that fails, or no place to write: one line, and no file is left."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler found"):
+        build.build(tmp_path / "a.so")
+    monkeypatch.setenv("CXX", f"{sys.executable} -c raise(SystemExit(3))")
+    with pytest.raises(build.BuildError, match="exit code 3"):
+        build.build(tmp_path / "a.so")
+    assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------- choosing
+
+
+def test_engines_are_chosen_by_kind() -> None:
+    """auto and events run events on the CPU, dense is dense, and what does not exist is refused."""
+    chain, port = vgg()
+    wanted = DenseEngine(chain).run(port)
+    for kind, name in (("auto", "events"), ("events", "events"), ("dense", "dense")):
+        engine = engines.make_engine(chain, torch.device("cpu"), kind)  # type: ignore[arg-type]
+        assert (engine.name, engine.note) == (name, None)
+        assert_same(engine.run(port), wanted)
+    with pytest.raises(InputError, match="no engine 'sparse'"):
+        engines.make_engine(chain, kind="sparse")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="--engine events runs on the CPU, not on meta"):
+        engines.make_engine(chain, torch.device("meta"), "events")
+
+
+@pytest.mark.parametrize("slow", ["events", "dense"])
+def test_auto_settles_on_the_faster_engine(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second call on, by its own timing; results are the same before and after."""
+    chain, port = vgg()
+    wanted = DenseEngine(chain).run(port)
+    engine = engines.make_engine(chain)
+    clock = [0.0]
+    for kind in (EventEngine, DenseEngine):
+        run = kind.run
+
+        def late(self: object, *given: object, _run: object = run, _name: str = kind.name, **named: object) -> object:
+            clock[0] += 100 if _name == slow else 1
+            return _run(self, *given, **named)  # type: ignore[operator]
+
+        monkeypatch.setattr(kind, "run", late)
+    monkeypatch.setattr(engines.time, "perf_counter", lambda: clock[0])
+    names = []
+    for _ in range(3):
+        light = engine.run(port, keep=False)
+        names.append(engine.name)
+        np.testing.assert_array_equal(light.scores, wanted.scores)
+        assert light.counts == wanted.counts
+    other = "dense" if slow == "events" else "events"
+    assert names == ["events", other, other]
+    assert_same(engine.run(port), wanted)
+
+
+def test_stages_are_timed() -> None:
+    """Where the time of a run goes, by layer: no lists for a graded input, something for all else."""
+    chain, port = vgg()
+    spent = EventEngine(chain, 1).stages(port)
+    assert list(spent) == [layer.name for layer in chain.layers]
+    assert spent["0"][0] == 0
+    assert all(lists > 0 and rest > 0 for name, (lists, rest) in spent.items() if name != "0")

@@ -1,0 +1,81 @@
+"""Damaged and hostile files: one line that names the file, never a crash, a hang, or more than 2 GB.
+
+`SNN2CHIP_FUZZ_COUNT` (files for every reader, of the slow test) and `SNN2CHIP_FUZZ_SEED` make it run for longer and on
+other files. A failure is printed with the command that repeats it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, child_environment
+from fuzzing import READERS, Campaign, Result
+
+SEED = int(os.environ.get("SNN2CHIP_FUZZ_SEED", "0"))
+COUNT = int(os.environ.get("SNN2CHIP_FUZZ_COUNT", "2500"))
+NEEDS = {"nir": "nir", "onnx": "onnx"}
+
+
+def run(reader: str, count: int, folder: Path, seed: int = SEED) -> Campaign:
+    """Make and read files in a process of their own, whose memory is not that of the other tests."""
+    if reader in NEEDS and not importlib.util.find_spec(NEEDS[reader]):
+        pytest.skip(f"the package {NEEDS[reader]} is not installed")
+    out = folder / "results.jsonl"
+    command = [sys.executable, "-m", "tests.fuzzing", "--reader", reader, "--seed", str(seed), "--count", str(count)]
+    done = subprocess.run(
+        [*command, "--json", str(out)], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False
+    )
+    assert out.exists(), f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    results = [Result(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
+    campaign = Campaign(reader, seed, results)
+    said = "\n".join(f"{campaign.command(bad)}\n  {bad.outcome}: {bad.message}" for bad in campaign.failures)
+    assert not said and done.returncode == 0, f"{said}\n{done.stdout[-2000:]}{done.stderr}"
+    assert [result.case for result in results] == list(range(count))
+    return campaign
+
+
+def reaches_deep(campaign: Campaign) -> None:
+    """The files are neither all refused at the door nor all read: many kinds of damage, many reasons."""
+    mutants = [result for result in campaign.results if not result.what[0].startswith("seed:")]
+    refused = [result for result in mutants if result.outcome == "refused"]
+    assert len(mutants) / 4 < len(refused) < len(mutants), campaign.summary()
+    counts = campaign.reasons.most_common()
+    assert len(counts) >= 10, counts
+    # those that HDF5, protobuf or the archive refuse as a whole are one reason, or few
+    assert counts[0][1] < len(refused) / 2, counts[:3]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_damaged_files(reader: str, tmp_path: Path) -> None:
+    """Some dozens of files for every reader."""
+    reaches_deep(run(reader, 150, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("reader", READERS)
+def test_thousands_of_damaged_files(reader: str, tmp_path: Path) -> None:
+    """More than 10,000 files together; every kind of damage is among them."""
+    campaign = run(reader, COUNT, tmp_path)
+    reaches_deep(campaign)
+    if COUNT >= 2500:
+        kinds = importlib.import_module(READERS[reader].mutator).CHANGES
+        assert set(kinds) <= set(campaign.mutators), set(kinds) - set(campaign.mutators)
+
+
+def test_a_case_is_the_same_file_every_time(tmp_path: Path) -> None:
+    """The command that a failure is printed with makes the same bytes."""
+    command = [sys.executable, "-m", "tests.fuzzing", "--reader", "netx", "--seed", "5", "--case", "23", "--keep"]
+    files = [tmp_path / "first", tmp_path / "second"]
+    options = {"cwd": ROOT, "env": child_environment(), "capture_output": True, "check": True}
+    said = [subprocess.run([*command, str(file)], **options) for file in files]  # type: ignore[call-overload]
+    first, second = (json.loads(done.stdout) for done in said)
+    assert first["case"] == second["case"] == 23 and first["what"] == second["what"]
+    assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,0 +1,807 @@
+"""Networks that others trained, from ONNX: the same function, and a start for spiking ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Command, tiny_recipe
+from helpers import mutations, rng_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip import data, recipe
+from snn2chip.errors import InputError, SetupError, UnsupportedError
+from snn2chip.formats import model_file, onnx_import, onnx_read
+from snn2chip.formats.onnx_items import Block, Flat, Neuron, PlainNetwork, Pool, Weighted
+from snn2chip.nn import LIF, SpikingNetwork, TDBatchNorm
+from snn2chip.train import plain
+from snn2chip.train.loop import Trainer
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+EXPORTERS = ["old", "preserve", "dynamo"]
+MEAN, STD = [0.3], [0.4]
+# of float64 on weights rounded to float32 against float32 throughout, in shares of the largest score
+CLOSE = 2e-6
+
+
+class Plain(nn.Module):
+    """Convolutions and dense layers, and habits of torch code: computed shapes, dropout, max pooling before ReLU."""
+
+    def __init__(self, norm: bool = True, dilation: int = 2) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1, bias=not norm)
+        self.bn1 = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=dilation, dilation=dilation, groups=2)
+        self.bn2 = nn.BatchNorm2d(8) if norm else nn.Identity()
+        self.drop = nn.Dropout(0.2)
+        self.fc1 = nn.Linear(8 * 2 * 2, 12)
+        self.bn3 = nn.BatchNorm1d(12) if norm else nn.Identity()
+        self.fc2 = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(F.relu(self.bn1(self.conv1(x))), 2)
+        x = F.relu(F.max_pool2d(self.bn2(self.conv2(x)), 2))
+        x = self.drop(x.reshape(x.size(0), -1))
+        scores: Tensor = self.fc2(F.relu(self.bn3(self.fc1(x))))
+        return scores
+
+
+class BasicBlock(nn.Module):
+    """As torchvision's."""
+
+    def __init__(self, inputs: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
+        self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
+        self.down = nn.Sequential()
+        if stride > 1 or inputs != out:
+            self.down = nn.Sequential(nn.Conv2d(inputs, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.down(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1; the shortcut pooled, or with a norm of its own."""
+
+    def __init__(self, inputs: int, out: int, stride: int) -> None:
+        super().__init__()
+        inner = out // 4
+        self.branch = nn.Sequential(
+            nn.Conv2d(inputs, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, inner, 3, stride, 1),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(),
+            nn.Conv2d(inner, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
+        self.down: nn.Module = nn.BatchNorm2d(out)
+        if stride > 1 or inputs != out:
+            self.down = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(inputs, out, 1), nn.BatchNorm2d(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.down(x) + self.branch(x))
+
+
+def residual(kind: str) -> nn.Module:
+    """A small residual network, with the global pooling written in one of two ways."""
+    block = BasicBlock if kind == "basic" else Bottleneck
+    pool: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if kind == "basic" else [Mean()]
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        block(8, 8, 1),
+        block(8, 12, 2),
+        block(12, 12, 1),
+        *pool,
+        nn.Linear(12, 10),
+    )
+
+
+class Mean(nn.Module):
+    """Over height and width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+class Fires(nn.Module):
+    """A neuron of one step: a spike above the threshold."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.threshold > 0).float() if self.threshold < 0.3 else (x > self.threshold).float()
+
+
+def spiking() -> nn.Module:
+    """Thresholds in the place of ReLUs."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        Fires(0.2),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        Fires(0.4),
+        nn.Flatten(),
+        nn.Linear(8, 10, bias=False),
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: Plain(norm=False),
+    "batch norm": Plain,
+    "basic": lambda: residual("basic"),
+    "bottleneck": lambda: residual("bottleneck"),
+    "spiking": spiking,
+}
+
+
+def trained(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """Parameters and statistics that look trained, in eval mode."""
+    torch.manual_seed(seed)
+    network = make().eval()
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            for value, low, high in (
+                (module.weight, -1.0, 1.5),
+                (module.bias, -0.3, 0.5),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.05, 0.5),
+            ):
+                nn.init.uniform_(value, low, high)  # type: ignore[arg-type]
+    return network
+
+
+def export(network: nn.Module, path: Path, exporter: str = "old", **options: Any) -> Path:
+    """The file that torch writes."""
+    x = torch.randn(2, 1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if exporter == "dynamo":
+            if importlib.util.find_spec("onnxscript") is None:
+                pytest.skip("torch's newer exporter needs the package onnxscript")
+            batch = ({0: torch.export.Dim("n")},)
+            torch.onnx.export(network, (x,), path, dynamo=True, dynamic_shapes=batch, verbose=False, **options)
+        else:
+            if exporter == "preserve":
+                options = {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 11, **options}
+            axes = {"x": {0: "n"}}
+            torch.onnx.export(network, (x,), path, dynamo=False, input_names=["x"], dynamic_axes=axes, **options)
+    return path
+
+
+def runtime(path: Path, x: Tensor) -> Tensor:
+    """What ONNX Runtime makes of it."""
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(scores)
+
+
+def fitted(found: PlainNetwork, **options: Any) -> plain.Imported:
+    return plain.fit(found, plain.derive(found, "it", "digits", **options), max_value=16, mean=MEAN, std=STD)
+
+
+def images(count: int = 40, seed: int = 3) -> Tensor:
+    return torch.randint(0, 17, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
+
+
+def scores(network: SpikingNetwork, raw: Tensor) -> Tensor:
+    """In float64."""
+    with torch.no_grad():
+        return network.double()(raw)
+
+
+def normalized(raw: Tensor) -> Tensor:
+    return ((raw / 16 - MEAN[0]) / STD[0]).float().contiguous()
+
+
+def assert_same(network: SpikingNetwork, wanted: Tensor, raw: Tensor) -> None:
+    found = scores(network, raw)
+    assert float(wanted.abs().max()) > 0.1
+    assert float(wanted.std(0).max()) > 0.01 * float(wanted.abs().max())  # the images make a difference
+    assert float((found - wanted).abs().max()) < CLOSE * float(wanted.abs().max())
+
+
+# ------------------------------------------------------------------------------------------- the same function
+
+
+@pytest.mark.parametrize("norm", ["none", "tdbn"])
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_it_computes_what_onnx_runtime_computes(exporter: str, kind: str, norm: str, tmp_path: Path) -> None:
+    """In float64, for either normalization in the recipe, before and after statistics were measured."""
+    path = export(trained(NETWORKS[kind]), tmp_path / "net.onnx", exporter)
+    found = onnx_import.load(path)
+    assert (found.input_shape, found.classes, found.spiking) == ((1, 8, 8), 10, kind == "spiking")
+    imported = fitted(found, norm=norm)
+    raw = images()
+    wanted = runtime(path, normalized(raw))
+    assert_same(imported.network, wanted, raw)
+    if exporter == "preserve" and kind != "plain":
+        assert imported.unknown == ["norm1"] * (kind == "spiking" and norm == "tdbn")
+    plain.calibrate(plain.Imported(imported.network.float(), imported.recipe, [], imported.unknown), images(200, 7))
+    assert_same(imported.network, wanted, raw)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 20])
+def test_opsets(opset: int, tmp_path: Path) -> None:
+    """Old and new: axes as attributes and inputs, dropout with and without a mask."""
+    path = export(trained(Plain), tmp_path / "net.onnx", "preserve", opset_version=opset)
+    raw = images()
+    assert_same(fitted(onnx_import.load(path)).network, runtime(path, normalized(raw)), raw)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**16),
+    convs=st.lists(
+        st.tuples(
+            st.integers(1, 5), st.integers(1, 4), st.integers(1, 2), st.integers(0, 2), st.booleans(), st.booleans()
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_random_chains(seed: int, convs: list[tuple[int, int, int, int, bool, bool]], tmp_path: Path) -> None:
+    """Any kernel, stride, padding, bias and norm."""
+    modules: list[nn.Module] = []
+    channels, side = 1, 8
+    for out, kernel, stride, padding, bias, norm in convs:
+        if side + 2 * padding < kernel:
+            continue
+        modules += [nn.Conv2d(channels, out, kernel, stride, padding, bias=bias)]
+        modules += [nn.BatchNorm2d(out)] if norm else []
+        modules += [nn.ReLU()]
+        channels, side = out, (side + 2 * padding - kernel) // stride + 1
+    modules += [nn.Flatten(), nn.Linear(channels * side * side, 10)]
+    path = export(trained(lambda: nn.Sequential(*modules), seed), tmp_path / "net.onnx", "preserve")
+    raw = images(10, seed)
+    if any(isinstance(module, nn.ReLU) for module in modules):
+        found = scores(fitted(onnx_import.load(path)).network, raw)
+        wanted = runtime(path, normalized(raw))
+        assert float((found - wanted).abs().max()) < CLOSE * max(1.0, float(wanted.abs().max()))
+
+
+def test_measured_statistics_are_those_of_the_activations(tmp_path: Path) -> None:
+    """So that training, which normalizes by a batch's own, starts from nearly the same function."""
+    path = export(trained(Plain), tmp_path / "net.onnx")
+    imported = fitted(onnx_import.load(path), norm="tdbn")
+    assert imported.unknown == ["norm1", "norm2"]  # torch folds into convolutions, and leaves a dense layer's
+    raw = images(300)
+    network = imported.network
+    plain.calibrate(imported, raw)
+    with torch.no_grad():
+        before = network(raw)
+        for name in imported.unknown:
+            module = network.body.get_submodule(name)
+            module.train()
+            assert isinstance(module, TDBatchNorm)
+        assert torch.allclose(network(raw), before, atol=2e-2 * float(before.abs().max()))
+
+
+def test_what_is_found_is_named(tmp_path: Path) -> None:
+    """The items are those of the file; max pooling stands behind its neuron."""
+    found = onnx_import.load(export(trained(Plain), tmp_path / "net.onnx", "preserve"))
+    kinds = [type(item) for item in found.items]
+    assert kinds == [Weighted, Neuron, Pool, Weighted, Neuron, Pool, Flat, Weighted, Neuron, Weighted]
+    blocks = onnx_import.load(export(residual("basic").eval(), tmp_path / "r.onnx")).items
+    assert sum(isinstance(item, Block) for item in blocks) == 3
+
+
+# -------------------------------------------------------------------------------------------------- with a recipe
+
+
+def wanted_recipe(norm: str, **changes: Any) -> recipe.Recipe:
+    layers: list[dict[str, Any]] = [
+        {"type": "conv", "channels": 6, "norm": norm, "bias": norm == "none"},
+        {"type": "avgpool"},
+        {"type": "conv", "channels": 8, "padding": 2, "dilation": 2, "groups": 2, "norm": norm, "bias": norm == "none"},
+        {"type": "maxpool"},
+        {"type": "flatten"},
+        {"type": "dropout"},
+        {"type": "dense", "features": 12, "norm": norm},
+        {"type": "dense", "features": "classes", "neuron": False},
+    ]
+    return tiny_recipe(model__layers=layers, **changes)
+
+
+@pytest.mark.parametrize("norm", ["none", "tdbn", "bntt"])
+def test_a_recipe_of_ones_own(norm: str, tmp_path: Path) -> None:
+    """Matched layer by layer; any normalization, another threshold in tdBN's gain."""
+    path = export(trained(Plain), tmp_path / "net.onnx", "preserve")
+    chosen = wanted_recipe(norm, model__neuron={"threshold": 0.8})
+    imported = plain.fit(onnx_import.load(path), chosen, max_value=16, mean=MEAN, std=STD)
+    raw = images()
+    assert_same(imported.network, runtime(path, normalized(raw)), raw)
+    assert imported.unknown == []
+    assert len(imported.notes) == (3 if norm == "bntt" else 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "layer", "message"),
+    [
+        (
+            0,
+            {"channels": 8},
+            r"recipe 'tiny': 'conv1' is a conv \(8, 1, 3, 3\).*the file has '.*', a conv \(6, 1, 3, 3\)",
+        ),
+        (0, {"stride": 2}, r"'conv1' is a conv .* with stride 2, .* with stride 1"),
+        (0, {"bias": False}, r"'conv1' has neither bias nor normalization.*set bias = true"),
+        (1, {"kernel": 4}, r"'pool1' is AvgPool2d\(kernel=4\), but the file has '.*', avg pooling of kernel 2"),
+        (
+            3,
+            {"stride": 1},
+            r"'pool2' is MaxPool2d\(kernel=2, stride=1.*the file has '.*', max pooling of kernel 2, stride 2",
+        ),
+        (6, {"features": 13}, r"'dense1' is a dense layer \(13, 32\), but the file has '.*', a dense layer \(12, 32\)"),
+        (6, {"neuron": False}, r"'dense2' is a dense layer \(10, 12\), but the file has '.*', a neuron"),
+    ],
+)
+def test_other_layers_are_refused(place: int, layer: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """With the names and shapes of both sides."""
+    path = export(trained(Plain), tmp_path / "net.onnx")
+    values = wanted_recipe("none").model_dump(mode="json")
+    values["model"]["layers"][place] |= layer
+    with pytest.raises(InputError, match=message):
+        plain.fit(onnx_import.load(path), recipe.parse(values), max_value=16, mean=MEAN, std=STD)
+
+
+def test_the_recipe_that_is_written_reads_back(tmp_path: Path) -> None:
+    """As TOML, for every network."""
+    for kind, make in NETWORKS.items():
+        found = onnx_import.load(export(trained(make), tmp_path / f"{kind}.onnx"))
+        derived = plain.derive(found, "it", "folder", timesteps=3, norm="tdbn", size=8)
+        (tmp_path / "r.toml").write_text(plain.recipe_text(derived))
+        assert recipe.load(tmp_path / "r.toml") == derived
+
+
+# ---------------------------------------------------------------------------------------------------- to the end
+
+
+def ann(tmp_path: Path, epochs: int = 6) -> Path:
+    """Plain trained on digits, as somebody would outside of this project."""
+    torch.manual_seed(0)
+    network, train = Plain(dilation=1), data.load("digits", "train")
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(train)).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(network(normalized(train.images[rows])), train.labels[rows]).backward()
+            optimizer.step()
+    return export(network.eval(), tmp_path / "My net.onnx")
+
+
+def test_a_network_trained_elsewhere_starts_a_spiking_one(cli: Command, tmp_path: Path) -> None:
+    """torch to ONNX to model.pt to a spiking network, which has its weights and its input, and learns from there."""
+    path = ann(tmp_path)
+    out = tmp_path / "imported"
+    said = cli(
+        "import", path, "--dataset", "digits", "--mean", "0.3", "--std", "0.4", "-o", out, "--timesteps", "2"
+    ).ok()
+    model = model_file.load(out / "model.pt")
+    test = data.load("digits", "test")
+    wanted = float((runtime(path, normalized(test.images)).argmax(1) == test.labels).float().mean())
+    assert wanted > 0.9
+    assert model.metrics["float_accuracy"] == pytest.approx(wanted, abs=0.003)
+    assert f"test accuracy {100 * model.metrics['float_accuracy']:.2f} %" in said
+    assert f"next: snn2chip train {out / 'recipe.toml'} --init {out / 'model.pt'}" in said
+
+    chosen = recipe.load(out / "recipe.toml", ["train.epochs=3", "train.lr=2e-3"])
+    assert (chosen.name, chosen.model.timesteps, chosen.model.neuron.kind) == ("my-net", 2, "lif")
+    sets = data.load("digits", "train"), test.subset(200)
+    trainer = Trainer(chosen, *sets, tmp_path / "snn", fuse=False, init=out / "model.pt")
+    assert trainer.notes[0] == "input normalized with mean 0.3 and std 0.4, as where the weights come from"
+    assert trainer.notes[1].startswith("thresholds set to percentile 85 of the currents: lif1 ")
+    for name in ("conv1", "conv2", "dense1", "dense2"):
+        for key in ("weight", "bias"):
+            theirs = model.network.body.get_submodule(name).get_parameter(key)
+            assert torch.equal(trainer.network.body.get_submodule(name).get_parameter(key), theirs), name
+    events = list(trainer.run())
+    assert events[-1].metrics is not None
+    cold = list(Trainer(chosen, *sets, tmp_path / "cold", fuse=False).run())[-1].metrics
+    assert cold is not None
+    assert events[-1].metrics["test_accuracy"] > cold["test_accuracy"] + 0.3
+    kept = model_file.load(tmp_path / "snn" / "model.pt").network.encoder
+    assert (kept.mean.tolist(), kept.std.tolist()) == (pytest.approx([0.3]), pytest.approx([0.4]))
+
+    # and down to a single step
+    cli("retrain", tmp_path / "snn" / "model.pt", "--timesteps", "1", "--epochs", "1", "--out", tmp_path / "iir",
+        "--device", "cpu").ok()  # fmt: skip
+    last = model_file.load(tmp_path / "iir" / "T1" / "model.pt")
+    assert last.network.timesteps == 1
+    assert last.network.encoder.mean.tolist() == kept.mean.tolist()
+    cli("fold-and-export", tmp_path / "iir" / "T1" / "model.pt").ok()
+
+
+def test_thresholds_go_along(tmp_path: Path) -> None:
+    """A network of thresholds is a spiking one at T = 1, and starts others with them."""
+    found = onnx_import.load(export(trained(spiking), tmp_path / "net.onnx"))
+    imported = fitted(found)
+    lifs = [module for module in imported.network.modules() if isinstance(module, LIF)]
+    assert [float(module.threshold.detach()) for module in lifs] == pytest.approx([0.2, 0.4])
+    model_file.save(
+        tmp_path / "m.pt", imported.network, imported.recipe, max_value=16, classes=list("0123456789"), metrics={}
+    )
+    chosen = plain.derive(found, "it", "digits", timesteps=3)
+    sets = data.load("digits", "train"), data.load("digits", "test").subset(40)
+    trainer = Trainer(chosen, *sets, tmp_path / "snn", fuse=False, init=tmp_path / "m.pt")
+    lifs = [module for module in trainer.network.modules() if isinstance(module, LIF)]
+    assert [float(module.threshold.detach()) for module in lifs] == pytest.approx([0.2, 0.4])
+    assert not any("thresholds" in note for note in trainer.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dataset", "digits", "--std", "1"], ["--mean is missing", "pixel / largest pixel"]),
+        (["--dataset", "digits", "--mean", "0"], ["--std is missing"]),
+        (["--dataset", "digits", "--mean", "a", "--std", "1"], ["--mean 'a'", "expected numbers"]),
+        (["--dataset", "digits", "--mean", "0,0", "--std", "1"], ["--mean '0,0'", "expected 1 or 1"]),
+        (["--dataset", "digits", "--mean", "0", "--std", "0"], ["--std '0'", "not positive"]),
+        (["--dataset", "digits", "--mean", "nan", "--std", "1"], ["finite"]),
+        (["--mean", "0", "--std", "1"], ["--dataset"]),
+        (["--recipe", "digits-tdbn", "--dataset", "digits", "--mean", "0", "--std", "1"], ["--dataset", "--recipe"]),
+        (["--recipe", "digits-tdbn", "--mean", "0", "--std", "1"], ["'conv1'", "32, 1, 3, 3", "6, 1, 3, 3"]),
+        (["--dataset", "nothing", "--mean", "0", "--std", "1"], ["nothing"]),
+        (["--dataset", "digits", "--mean", "0", "--std", "1", "--timesteps", "0"], ["timesteps"]),
+    ],
+)
+def test_options(options: list[str], words: list[str], cli: Command, tmp_path: Path, monkeypatch: Any) -> None:
+    """What is missing or wrong is said in a line, and nothing is written."""
+    monkeypatch.setenv("SNN2CHIP_DATA", str(tmp_path / "no data"))
+    path = export(trained(Plain), tmp_path / "net.onnx")
+    cli("import", path, *options, "-o", tmp_path / "out").refused(*words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_not_overwritten(cli: Command, tmp_path: Path) -> None:
+    """It may have been changed by hand."""
+    path = export(trained(Plain), tmp_path / "net.onnx")
+    options = ("--dataset", "digits", "--mean", "0.3", "--std", "0.4", "-o", tmp_path / "out")
+    cli("import", path, *options).ok()
+    cli("import", path, *options).refused("recipe.toml", "is there already", "-o")
+    said = cli("import", path, "--recipe", tmp_path / "out" / "recipe.toml", *options[2:]).ok()
+    assert str(tmp_path / "out" / "recipe.toml") in said
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+
+
+def graph_file(
+    path: Path,
+    nodes: Sequence[Any],
+    weights: dict[str, Any],
+    *,
+    shape: Sequence[Any] = ("n", 1, 4, 4),
+    opset: int = 18,
+    output: str = "y",
+    domain: str = "",
+) -> Path:
+    """An ONNX file of hand-made nodes; weights are arrays, or TensorProtos as they are."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    initializers = [
+        onnx.numpy_helper.from_array(value, name) if isinstance(value, np.ndarray) else value
+        for name, value in weights.items()
+    ]
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, list(shape))],
+        [helper.make_tensor_value_info(output, kinds.FLOAT, None)],
+        initializers,
+    )
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, opset)]).SerializeToString())
+    return path
+
+
+def floats(*shape: int, value: float | None = None) -> np.ndarray:
+    return np.full(shape, 0.1 if value is None else value, dtype=np.float32)
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return onnx.helper.make_node(op, inputs.split(), output.split(), f"the {op}", **attributes)
+
+
+def good() -> tuple[list[Any], dict[str, Any]]:
+    nodes = [
+        node("Conv", "x w b", "c", pads=[1, 1, 1, 1]),
+        node("Relu", "c", "r"),
+        node("Flatten", "r", "f"),
+        node("MatMul", "f m", "p"),
+        node("Add", "p a", "y"),
+    ]
+    return nodes, {"w": floats(3, 1, 3, 3), "b": floats(3), "m": floats(48, 10), "a": floats(1, 10)}
+
+
+def claims(name: str, *dims: int, raw: bytes = b"", kind: int = 1, location: str = "") -> Any:
+    """A tensor that says what its bytes do not hold."""
+    tensor = onnx.TensorProto(name=name, data_type=kind, dims=dims)
+    if location:
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+    else:
+        tensor.raw_data = raw
+    return tensor
+
+
+def test_a_product_with_its_bias(tmp_path: Path) -> None:
+    """MatMul and Add, as torch writes Linear at times; and a hand-made file is one that is read."""
+    found = onnx_import.load(graph_file(tmp_path / "g.onnx", *good()))
+    last = found.items[-1]
+    assert isinstance(last, Weighted)
+    assert (last.weight.shape, last.bias is not None, found.classes) == ((10, 48), True, 10)
+
+
+REFUSED: list[tuple[str, dict[int, Any], dict[str, Any], str]] = [
+    # (name, nodes by place in `good`, weights, message)
+    ("unknown", {1: ("Sigmoid", "c", "r", {})}, {}, r"node 'the Sigmoid': Sigmoid is not read; train with ReLU"),
+    ("softmax", {1: ("Softmax", "c", "r", {})}, {}, r"node 'the Softmax': Softmax is not read; export the scores"),
+    ("recurrent", {1: ("LSTM", "c", "r", {})}, {}, r"node 'the LSTM': LSTM is not read; what is read: Conv, Gemm"),
+    ("cycle", {0: ("Conv", "y w b", "c", {})}, {}, r"node 'the Conv': Conv reads 'y', which neither .* cycle"),
+    ("missing", {}, {"w": None}, r"node 'the Conv': Conv reads 'w', which neither a weight nor a node"),
+    ("twice", {1: ("Relu", "c", "c", {})}, {}, r"node 'the Relu': Relu makes 'c', which is there already"),
+    (
+        "nan",
+        {},
+        {"w": floats(3, 1, 3, 3, value=np.nan)},
+        r"'the Conv': Conv: weight 'w' holds 27 NaN or infinite of 27",
+    ),
+    ("infinite", {}, {"a": floats(1, 10, value=np.inf)}, r"'the Add': Add: weight 'a' holds 10 NaN or infinite of 10"),
+    ("huge", {}, {"w": claims("w", 2**20, 2**20, 3, 3)}, r"weight 'w' is of shape .* at most 67,108,864 values"),
+    ("negative", {}, {"w": claims("w", -3, 1, 3, 3)}, r"weight 'w' is of shape \(-3, 1, 3, 3\)"),
+    ("short", {}, {"w": claims("w", 3, 1, 3, 3, raw=b"1234")}, r"weight 'w' of shape .* holds 4 bytes, 108 are needed"),
+    ("text", {}, {"w": claims("w", 3, 1, 3, 3, kind=8)}, r"weight 'w' is of type 8; float16, 32, 64"),
+    (
+        "outside",
+        {},
+        {"w": claims("w", 3, 1, 3, 3, location="../w.bin")},
+        r"is in '\.\./w\.bin'; only files in the model's",
+    ),
+    (
+        "absolute",
+        {},
+        {"w": claims("w", 3, 1, 3, 3, location="/dev/zero")},
+        r"is in '/dev/zero'; only files in the model's",
+    ),
+    (
+        "nowhere",
+        {},
+        {"w": claims("w", 3, 1, 3, 3, location="w.bin")},
+        r"cannot read its values in 'w\.bin': No such file",
+    ),
+    ("link", {}, {"w": claims("w", 3, 1, 3, 3, location="link.bin")}, r"'link\.bin', a link to elsewhere"),
+    (
+        "short file",
+        {},
+        {"w": claims("w", 3, 1, 3, 3, location="short.bin")},
+        r"'short\.bin' has 5 bytes for it, 108 are",
+    ),
+    ("shapes", {}, {"m": floats(47, 10)}, r"'the MatMul': MatMul with weights \(10, 47\) does not fit 48 features"),
+    ("bias", {}, {"b": floats(4)}, r"'the Conv': Conv with 'b' of shape \(4,\), not \(3,\)"),
+    ("oblong", {}, {"w": floats(3, 1, 3, 1)}, r"'the Conv': Conv with weights of shape .* square kernels"),
+    (
+        "sides",
+        {0: ("Conv", "x w b", "c", {"strides": [1, 2]})},
+        {},
+        r"'the Conv': Conv with strides \(1, 2\); the same",
+    ),
+    ("pads", {0: ("Conv", "x w b", "c", {"pads": [0, 0, 1, 1]})}, {}, r"'the Conv': Conv with pads \(0, 0, 1, 1\)"),
+    ("stride 0", {0: ("Conv", "x w b", "c", {"strides": [0, 0]})}, {}, r"'the Conv': Conv with strides 0, outside 1"),
+    ("padding", {0: ("Conv", "x w b", "c", {"pads": [60000] * 4})}, {}, r"'the Conv': Conv gives .* more than 67,108"),
+    ("groups", {0: ("Conv", "x w b", "c", {"group": 0})}, {}, r"'the Conv': Conv with weights .* and 0 groups"),
+    ("one-dimensional", {2: ("Flatten", "r", "f", {"axis": 2})}, {}, r"'the Flatten': Flatten with another axis"),
+    (
+        "text attribute",
+        {0: ("Conv", "x w b", "c", {"group": "a"})},
+        {},
+        r"'the Conv': Conv with weights .* and a groups",
+    ),
+    (
+        "norm apart",
+        {1: ("BatchNormalization", "r0 b b b b", "r", {})},
+        {},
+        r"'the BatchNormalization': BatchNorm.*behind",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "weights", "message"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
+def test_damage_is_named(
+    changes: dict[int, Any], weights: dict[str, Any], message: str, cli: Command, tmp_path: Path
+) -> None:
+    """By node and weight, in one line, with exit code 2."""
+    (tmp_path / "elsewhere.bin").write_bytes(bytes(108))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "short.bin").write_bytes(b"12345")
+    (folder / "link.bin").symlink_to(tmp_path / "elsewhere.bin")
+    nodes, values = good()
+    for place, (op, inputs, output, attributes) in changes.items():
+        nodes[place] = node(op, inputs, output, **attributes)
+        if inputs.startswith("r0"):
+            nodes.insert(place, node("Relu", "c", "r0"))
+    values = {name: value for name, value in {**values, **weights}.items() if value is not None}
+    path = graph_file(folder / "g.onnx", nodes, values)
+    with pytest.raises(InputError, match=message) as caught:
+        onnx_import.load(path)
+    assert str(caught.value).startswith(f"'{path}': ")
+    cli("import", path, "--dataset", "digits", "--mean", "0", "--std", "1", "-o", tmp_path / "out").refused("g.onnx")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 5}, r"opset 5; 11 to \d+ are read: export again"),
+        ({"opset": 999}, r"opset 999; 11 to"),
+        ({"domain": "my.own"}, r"opset none"),
+        ({"shape": ("n", 1, "h", "w")}, r"input 'x' is \(\?, 1, \?, \?\); images .* fixed C, H and W"),
+        ({"shape": (1, 16)}, r"input 'x' is \(1, 16\); images"),
+        ({"shape": ("n", 1, 2**20, 2**20)}, r"more than 16,777,216 values"),
+        ({"output": "z"}, r"no node makes the output 'z'"),
+        ({"output": "r"}, r"'the Flatten': Flatten does not lie between"),
+    ],
+)
+def test_files_that_are_refused_whole(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Opset, input and output."""
+    with pytest.raises(InputError, match=message):
+        onnx_import.load(graph_file(tmp_path / "g.onnx", *good(), **options))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([node("Relu", "x", "y")], r"'the Relu': a neuron stands behind Conv, Gemm or Add, not first"),
+        ([node("Conv", "x w", "a"), node("Add", "a a", "y")], r"'the Add': Add of two arms that both have neurons, or"),
+        ([node("Conv", "x w", "a"), node("Conv", "a v", "b"), node("Conv", "a v", "c"), node("Conv", "a v", "d"),
+          node("Add", "b c", "e"), node("Add", "e d", "y")], r"output of node 'the Conv' is read by 3 nodes"),
+        ([node("Conv", "x w", "a"), node("Greater", "a t", "y")], r"Greater is read before Cast"),
+        ([node("Conv", "x w", "a"), node("Greater", "a n", "b"), node("Cast", "b", "y", to=1)], r"a threshold of -1"),
+        ([node("Sub", "x t", "a"), node("Conv", "a w", "y")], r"'the Sub': Sub is read before Greater.*--mean"),
+        ([node("Conv", "x w", "a"), node("MaxPool", "a", "b", kernel_shape=[2, 2]), node("Flatten", "b", "y")],
+         r"'the MaxPool': MaxPool stands next to a neuron"),
+        ([node("Conv", "x w", "a"), node("Relu", "a", "b"), node("Flatten", "b", "y")], r"'the Flatten': Flatten ends"),
+        ([node("Flatten", "x", "a"), node("Gemm", "a g", "y")], r"no Relu, and no threshold"),
+        ([node("Flatten", "x", "a"), node("Gemm", "a g", "y", alpha=2.0)], r"'the Gemm': Gemm with alpha 2.0"),
+        ([node("Flatten", "x", "a"), node("Gemm", "a g", "y", transA=1)], r"'the Gemm': Gemm with transA"),
+        ([node("Dropout", "x", "a m"), node("Add", "a m", "y")], r"'the Dropout': Dropout whose mask is read"),
+        ([node("Concat", "x x", "y", axis=1)], r"'the Concat': Concat of activations"),
+        ([node("Conv", "x w", "a"), node("Relu", "a", "b"),
+          node("AveragePool", "b", "y", kernel_shape=[3, 3], strides=[2, 2])], r"AveragePool with kernel 3, stride 2"),
+        ([node("ReduceMean", "x", "y", keepdims=1)], r"'the ReduceMean': ReduceMean over axes \(\)"),
+        ([node("Reshape", "x s", "y")], r"'the Reshape': Reshape of \(1, 4, 4\) a sample to \[2, 'N'\?|'the Reshape'"),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_graphs_that_are_no_network(nodes: list[Any], message: str, tmp_path: Path) -> None:
+    """By the node that does not fit."""
+    weights = {
+        "w": floats(3, 1, 1, 1),
+        "v": floats(3, 3, 1, 1),
+        "g": floats(16, 10),
+        "t": np.array([0.5], dtype=np.float32),
+        "n": np.array([-1], dtype=np.float32),
+        "s": np.array([2, 2, 4], dtype=np.int64),
+    }
+    with pytest.raises(UnsupportedError, match=message):
+        onnx_import.load(graph_file(tmp_path / "g.onnx", nodes, weights))
+
+
+def test_weights_may_lie_beside_the_file_and_in_any_precision(tmp_path: Path) -> None:
+    """Float16, float64, and a file in the same folder, with an offset."""
+    nodes, weights = good()
+    plain_items = onnx_import.load(graph_file(tmp_path / "g.onnx", nodes, weights)).items
+    (tmp_path / "w.bin").write_bytes(bytes(8) + weights["w"].tobytes())
+    beside = claims("w", 3, 1, 3, 3, location="w.bin")
+    beside.external_data.add(key="offset", value="8")
+    half = onnx.helper.make_tensor("m", onnx.TensorProto.FLOAT16, [48, 10], weights["m"].reshape(-1).tolist())
+    other = {"w": beside, "m": half, "b": weights["b"].astype(np.float64), "a": weights["a"].astype(np.float16)}
+    found = onnx_import.load(graph_file(tmp_path / "h.onnx", nodes, other)).items
+    for mine, wanted in zip(found, plain_items, strict=True):
+        if isinstance(wanted, Weighted):
+            assert isinstance(mine, Weighted)
+            np.testing.assert_allclose(mine.weight, wanted.weight, rtol=1e-3)
+            np.testing.assert_allclose(mine.bias, wanted.bias, rtol=1e-3)  # type: ignore[arg-type]
+
+
+def test_files_that_are_none(cli: Command, tmp_path: Path) -> None:
+    """Absent, empty, a folder, something else."""
+    (tmp_path / "empty.onnx").touch()
+    (tmp_path / "text.onnx").write_text("no network")
+    options = ("--dataset", "digits", "--mean", "0", "--std", "1", "-o", tmp_path / "out")
+    cli("import", tmp_path / "absent.onnx", *options).refused("absent.onnx", "No such file")
+    cli("import", tmp_path, *options).refused("not a plain file")
+    cli("import", tmp_path / "empty.onnx", *options).refused("empty")
+    cli("import", tmp_path / "text.onnx", *options).refused("text.onnx")
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What to install is said."""
+    path = graph_file(tmp_path / "g.onnx", *good())
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(SetupError, match=r"pip install 'snn2chip\[onnx\]'"):
+        onnx_import.load(path)
+
+
+@pytest.mark.parametrize("what", ["nodes", "attributes", "constants", "texts"])
+def test_files_that_would_fill_the_memory(what: str, tmp_path: Path) -> None:
+    """Empty messages of two bytes take a hundred each once parsed: counted before."""
+    empty = b"\x0a\x00"  # field 1 of GraphProto and of NodeProto, without content
+    if what == "nodes":
+        graph = empty * 2**21
+    elif what == "attributes":
+        inner = b"\x2a\x00" * 2**23
+        graph = b"\x0a" + varint(len(inner)) + inner
+    elif what == "constants":
+        graph = b"\x2a\x00" * 2**21
+    else:
+        inner = b"\x32\x00" * 2**20  # string_data
+        graph = b"\x2a" + varint(len(inner)) + inner
+    path = tmp_path / "bomb.onnx"
+    path.write_bytes(b"\x3a" + varint(len(graph)) + graph)
+    with pytest.raises(InputError, match=r"more than [\d,]+ (bytes besides|nodes, weights)"):
+        onnx_read.read(path)
+
+
+def varint(value: int) -> bytes:
+    """As protobuf writes numbers."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def test_many_nodes_take_their_time_only(tmp_path: Path) -> None:
+    """Nothing is quadratic in the number of nodes."""
+    nodes = [node("Conv", "x w", "a0")]
+    nodes += [onnx.helper.make_node("Identity", [f"a{i}"], [f"a{i + 1}"]) for i in range(20_000)]
+    path = graph_file(tmp_path / "g.onnx", [*nodes, node("Flatten", "a20000", "y")], {"w": floats(3, 1, 1, 1)})
+    with pytest.raises(UnsupportedError, match=r"'the Flatten': Flatten ends the network"):
+        onnx_import.load(path)
+
+
+def damaged(path: Path, copies: int, seed: int, folder: Path) -> int:
+    """Read damaged copies of a file; returns how many were refused. Whatever else is raised, fails."""
+    refused = 0
+    target = folder / "damaged.onnx"
+    for content in mutations(path.read_bytes(), rng_of(seed), copies):
+        target.write_bytes(content)
+        try:
+            found = onnx_import.load(target)
+            plain.fit(
+                found, plain.derive(found, "it", "digits"), max_value=16, mean=[0.0] * found.input_shape[0],
+                std=[1.0] * found.input_shape[0],
+            )  # fmt: skip
+        except InputError as error:
+            refused += 1
+            assert len(str(error).splitlines()) == 1
+    return refused
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_damaged_files_give_input_errors_only(kind: str, tmp_path: Path) -> None:
+    """Truncated, flipped bits, overwritten; `SNN2CHIP_FUZZ=10000` for more."""
+    path = export(trained(NETWORKS[kind]), tmp_path / "net.onnx", "preserve")
+    copies = int(os.environ.get("SNN2CHIP_FUZZ", "300"))
+    assert damaged(path, copies, len(kind), tmp_path) > copies // 4
