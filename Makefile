@@ -30,7 +30,8 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 
 # Pinned versions that are known to work together; the marker is written last.
-$(VENV)/ready: pyproject.toml constraints.txt
+EVENTS := snn2chip/simulate/events
+$(VENV)/ready: pyproject.toml constraints.txt hatch_build.py $(EVENTS)/engine.cpp $(EVENTS)/kernels.h
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "snn2chip needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -1,6 +1,7 @@
 """Time the simulator's engines against dense torch float32, by batch size and spike density. Run it alone.
 
-    python bench/engines.py [--batches 1,16,64] [--densities 2,5,10,20,40] [--rounds 7] [--threads N] [--json FILE]
+    python bench/engines.py [--batches 1,16,64] [--densities 2,5,10,20,40] [--rounds 7] [--threads N] [--stages]
+        [--json FILE]
 
 The network is a VGG in CIFAR form of 72 M multiply-adds a step and 144,394 neurons, T = 4, random weights and input;
 thresholds are found, layer by layer, so that every layer spikes at the wanted density (the last one never does). In
@@ -12,7 +13,7 @@ and the spread (smallest and largest) in milliseconds a sample and step, and how
     events  snn2chip's event engine (exact integers)
     auto    what `simulate` takes, its choice included: it has seen the network before the timing starts
 
-Every runner's class scores are compared with those of the dense engine before anything is timed.
+Class scores and spike counts of events and auto are compared with those of dense before anything is timed.
 """
 
 from __future__ import annotations
@@ -146,6 +147,26 @@ def timed(work: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - started) / repeats
 
 
+def stages(chain: ir.Chain, port: ir.IntArray, rounds: int) -> None:
+    """Where one thread's time goes: microseconds a step of each layer, and weights added a second in its sums.
+
+    "Rest" is sums and neurons together, the least of all rounds. Weights added: what the input's spikes touch, borders
+    left out; the first layer multiplies instead, once for all steps that show the same image.
+    """
+    engine = EventEngine(chain, 1)
+    spent = np.array([list(engine.stages(port[:1]).values()) for _ in range(rounds)]).min(0) * 1e6 / port.shape[1]
+    counts = engine.run(port[:1], keep=False).counts
+    print("\n| layer | neurons | lists us | rest us | G adds a second |\n| --- | ---: | ---: | ---: | ---: |")
+    share = 0.0
+    for index, (layer, (lists, rest)) in enumerate(zip(chain.layers, spent.tolist(), strict=True)):
+        neurons = int(np.prod(layer.shape))
+        adds = share * neurons * layer.weight[0].size
+        rate = f"{adds / rest / 1e3:.1f}" if index else "-"
+        print(f"| {layer.name} | {neurons:,} | {lists:.1f} | {rest:.1f} | {rate} |")
+        share = counts[layer.name] / (neurons * port.shape[1])
+    print(f"| all | | {spent[:, 0].sum():.1f} | {spent[:, 1].sum():.1f} | |\n")
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description="Engines against dense torch float32.")
@@ -155,12 +176,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.15, help="least time of one turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--stages", action="store_true", help="at the end, for each density: where one thread's time goes"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base = vgg(options.timesteps)
     rng = np.random.default_rng(1)
     results = []
+    measured = []
     events_simd = EventEngine(base).simd
     print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, events with {events_simd}\n")
     print("| density | batch | torch ms | dense | events | auto | events: times torch |")
@@ -196,6 +221,10 @@ def main() -> None:
             results.append(
                 {"density": density, "reached": reached, "batch": batch, "milliseconds": seen, "medians": medians}
             )
+        measured.append((density, chain, port))
+    for density, chain, port in measured if options.stages else []:
+        print(f"\n{100 * density:.0f} %, one thread, one sample:")
+        stages(chain, port, 50 * options.rounds)
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 

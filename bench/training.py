@@ -7,10 +7,10 @@ Python that runs this; nothing is installed beside snn2chip. Run it on a machine
 conv64, conv64 stride 2, conv128, conv128 stride 2 (3x3), dense 10, on T x N images of 3 x 32 x 32 that differ from step
 to step; a step is forward, cross-entropy of the scores averaged over time, backward, and SGD.
 
-Every candidate is a process of its own, all of them alive, and each round takes one step in each: what else the machine
-does meets all alike. The time is the median over rounds, with the quartiles; "of the ANN" is the median over rounds of
-the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory less what it
-had before its first step. Once with glibc's allocator as it is, once told to keep its pages (`train/allocator.py`), for
+Every candidate is a process of its own, all of them alive, and each round takes one step in each: what else the
+machine does meets all alike. The time is the median over rounds, with the quartiles; "of the ANN" is the median over
+rounds of the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory
+less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages (`train/allocator.py`), for
 all alike. Writes OUT.md and OUT.json.
 """
 
@@ -456,8 +456,8 @@ def markdown(rows: list[dict[str, Any]], about: dict[str, Any], options: argpars
         "",
         "Made by `python bench/training.py`; nothing here is typed by hand.",
         "",
-        f"conv64, conv64 stride 2, conv128, conv128 stride 2, dense 10 on {options.timesteps} x {options.batch} images of "
-        f"3 x 32 x 32, float32; medians over {options.rounds} rounds in turns, quartiles in brackets.",
+        f"conv64, conv64 stride 2, conv128, conv128 stride 2, dense 10 on {options.timesteps} x {options.batch} images "
+        f"of 3 x 32 x 32, float32; medians over {options.rounds} rounds in turns, quartiles in brackets.",
         "",
         *(f"- {key}: {value}" for key, value in about.items()),
     ]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from snn2chip import __version__, data, lava, resources
+from snn2chip.simulate.events import library, unavailable
 
 _PACKAGES = (
     "torch",
@@ -41,6 +42,8 @@ def examine() -> Iterator[str]:
         yield f"device    cuda:{index}, {torch.cuda.get_device_name(index)}"
     if not torch.cuda.is_available():
         yield "device    no CUDA device that torch can use"
+    lacking = unavailable()
+    yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
     yield f"recipes   {', '.join(resources.recipe_names())}"
     yield f"chips     {', '.join(resources.chip_names())}"
     for full, name in ((False, "light"), (True, "full")):

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from snn2chip import resources
 from snn2chip.errors import RecipeError
-from snn2chip.events.binning import MAX_COUNT, BinSettings
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
+from snn2chip.recordings.binning import MAX_COUNT, BinSettings
 
 NormName = Literal["tdbn", "bntt", "none"]
 

@@ -20,13 +20,13 @@ from snn2chip.capture import capture
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
-from snn2chip.events import BinSettings
 from snn2chip.files import write_text
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
 from snn2chip.lower import LowerReport
 from snn2chip.pipeline import Export
 from snn2chip.quantize import StepsReport
+from snn2chip.recordings import BinSettings
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
 from snn2chip.simulate.run import Simulation

@@ -7,7 +7,8 @@ integers = file        every weight, bias, threshold and decay of the file is th
                        rounded at the file's scales, and so is what the file says of input and readout
 graph = chain          the rounded network as it branches, and the file's chain in the dense engine: every spike and
                        voltage of every trained layer, and every relay's spikes those of its source
-reference = dense      both engines on the file: every spike and voltage
+reference = dense      the slow engine and the dense one on the file: every spike and voltage
+dense = events         and the event-driven one, where it is compiled
 dense = ONNX Runtime   the file's ONNX, when asked for: every spike, voltage and score
 dense = Lava           the file through lava-dl's own netx: every spike and voltage
 """
@@ -40,6 +41,7 @@ from snn2chip.rounding import Rounding
 from snn2chip.schedule import RELAYS, Relay, schedule
 from snn2chip.simulate import graph, reference, trace
 from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.engines import make_engine
 from snn2chip.simulate.floating import FloatTrace, evaluate
 from snn2chip.simulate.trace import Trace
 
@@ -435,12 +437,17 @@ def verify(
     rungs.append(_graph(quantized, lowered, dense, chain, port))
     say("reference = dense")
     slow = reference.run(chain, port)
-    rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense)))
+    events = make_engine(chain, kind="events")
+    absent = "" if events.note is None else f"; {events.note}"
+    rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense) + absent))
+    if not absent:
+        counted = _with_scores(_traces(dense, found := events.run(port), chain), dense.scores, found.scores, "readout")
+        rungs.append(_rung("dense = events", counted, _sums(found)))
 
     if with_onnx:
         say("ONNX Runtime")
-        found = onnx_runtime.run(chain, raw)
-        counted = _with_scores(_traces(dense, found, chain), dense.scores, found.scores, "readout")
+        exported = onnx_runtime.run(chain, raw)
+        counted = _with_scores(_traces(dense, exported, chain), dense.scores, exported.scores, "readout")
         detail = f"spikes and voltages of {len(chain.layers)} layers, scores"
         rungs.append(_rung("dense = ONNX Runtime", counted, detail))
     if with_lava:

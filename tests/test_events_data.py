@@ -34,12 +34,12 @@ from snn2chip.data.binned import Item, key_of
 from snn2chip.data.event_sets import find_events
 from snn2chip.encode import encoder_of
 from snn2chip.errors import DataError, InputError, RecipeError, SetupError
-from snn2chip.events import BinSettings, Events, Faults, Tally, bin_events, make_events, read_recording
-from snn2chip.events.recording import JITTER_US
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
 from snn2chip.nn import EventInput
 from snn2chip.recipe import parse
+from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events, make_events, read_recording
+from snn2chip.recordings.recording import JITTER_US
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 NMNIST = SHARED / "nmnist" / "events.npz"

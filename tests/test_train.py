@@ -650,9 +650,8 @@ def test_every_option_trains_exports_and_verifies(name: str, digits: Sets, tmp_p
     verdict = verify(model, export.chain, digits[1].images[:8].numpy(), with_lava=False)
     assert verdict.passed
     exact = {rung.name: (rung.mismatches, rung.first) for rung in verdict.rungs if rung.name != "folded ~ integers"}
-    assert exact == dict.fromkeys(
-        ("torch = captured", "captured = folded", "integers = file", "graph = chain", "reference = dense"), (0, None)
-    )
+    assert set(exact) >= {"torch = captured", "captured = folded", "integers = file", "graph = chain"}
+    assert exact == dict.fromkeys(exact, (0, None))
     assert min(rung.compared for rung in verdict.rungs) > 0
     assert asdict(verdict)["passed"] is True
 

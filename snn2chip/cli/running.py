@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn2chip.cli import chip_time
+from snn2chip.cli import chip_time, recordings
 from snn2chip.cli.chip_time import Clock, ClockOption, LayersOption, MessageBits, ResetInterval, ResetOffset
+from snn2chip.cli.recordings import EveryOption, PlotOption, RecordingOption, StreamOption, WindowOption
 from snn2chip.cli.shared import (
     DataDir,
     Device,
@@ -68,6 +69,11 @@ def simulate(
         EngineName,
         typer.Option(help="dense: products; events: only spikes, on the CPU; auto: the faster. Equal results."),
     ] = EngineName.AUTO,
+    recording: RecordingOption = None,
+    stream: StreamOption = False,
+    window: WindowOption = None,
+    every: EveryOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed.
 
@@ -76,6 +82,35 @@ def simulate(
     chip_time.only_chip(
         clock, layers=layers, message_bits=message_bits, reset_interval=reset_interval, reset_offset=reset_offset
     )
+    recordings.only_recording(
+        recording,
+        stream,
+        window,
+        every,
+        plot=plot,
+        data=data,
+        input=input_file,
+        limit=limit,
+        clock_chip=clock is Clock.CHIP,
+        output=output,
+        engine=engine is EngineName.EVENTS,
+        device=device is Device.CUDA,
+    )
+    if recording is not None:
+        one_process_only("simulate --recording")
+        recordings.simulate(
+            net,
+            recording,
+            stream=stream,
+            window=window,
+            every=every,
+            plot=plot,
+            output=output,
+            json_file=json_file,
+            engine=engine.value,
+            device=device_of(device),
+        )
+        return
     if clock is Clock.CHIP:
         one_process_only("simulate --clock chip")
         if data is not None:

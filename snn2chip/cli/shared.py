@@ -20,7 +20,7 @@ from snn2chip.errors import DataError, InputError, Snn2ChipError
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
-    from snn2chip.events import BinSettings
+    from snn2chip.recordings import BinSettings
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -183,7 +183,7 @@ def some_images(
 
 def binning(made: dict[str, Any]) -> BinSettings | None:
     """How the recordings that a network was trained on were binned; None if it was trained on images."""
-    from snn2chip.events import BinSettings
+    from snn2chip.recordings import BinSettings
 
     return None if made.get("events") is None else BinSettings.from_json(made["events"])
 

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from snn2chip.data.files import cache_folder
 from snn2chip.errors import DataError, InputError
-from snn2chip.events import BinSettings, Events, Faults, Tally, bin_events
 from snn2chip.files import atomic_path, write_text
+from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events
 
 VERSION = 1
 """Of the reading and binning: another one makes other entries."""

@@ -28,7 +28,7 @@ from snn2chip.data.fashion import find_fashion, read_fashion
 from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.folder import read_folder
 from snn2chip.errors import DataError, InputError
-from snn2chip.events import BinSettings
+from snn2chip.recordings import BinSettings
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
 

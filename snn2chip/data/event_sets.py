@@ -27,8 +27,8 @@ from snn2chip.data.binned import Item, binned
 from snn2chip.data.files import Arrays, is_file, is_folder, of_published, root_folder
 from snn2chip.data.folder import class_names, split_folder
 from snn2chip.errors import DataError, SetupError
-from snn2chip.events import SUFFIXES, BinSettings, Events, Sensor, make_events, read_recording
-from snn2chip.events.formats import counter_period, load_arrays
+from snn2chip.recordings import SUFFIXES, BinSettings, Events, Sensor, make_events, read_recording
+from snn2chip.recordings.formats import counter_period, load_arrays
 
 EVENT_NAMES = ("nmnist", "dvs-gesture", "cifar10-dvs", "letters", "event-folder")
 NMNIST_SENSOR, DVS128, LETTERS_SENSOR = (34, 34), (128, 128), (32, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 _PIXELS = 2**24  # of an input; more is damage
-_WEIGHTS = 2**28  # of a layer after pooling is folded into it
+_WEIGHTS = 2**26  # of a layer after pooling is folded into it
 
 
 def load(
@@ -48,7 +49,9 @@ def load(
         raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
     content = checked(path)
     try:
-        graph = nir.read(content, type_check=False)  # shapes are checked here, with names
+        with warnings.catch_warnings(), np.errstate(all="ignore"):  # nir divides by strides that may be anything
+            warnings.simplefilter("ignore")
+            graph = nir.read(content, type_check=False)  # shapes are checked here, with names
     except Exception as error:  # nir raises whatever Python does: KeyError, AssertionError, TypeError, ...
         raise InputError(f"'{path}' is damaged or no NIR graph: {type(error).__name__} {first_line(error)}") from None
     try:

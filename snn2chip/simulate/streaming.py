@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ class Stretch:
 
     scores  (T, classes) int64 after each step, since the last reset: the last layer's voltage, or its spikes so far
     counts  spikes of each layer in these steps, by netx layer number
+    spikes  (T, ...) uint8 of each layer, where they were asked for
     """
 
     scores: IntArray
     counts: dict[str, int]
+    spikes: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 class StreamEngine:
@@ -57,9 +59,10 @@ class StreamEngine:
         self._spikes = np.zeros(int(np.prod(self.chain.layers[-1].shape)), dtype=np.int64)
 
     @torch.no_grad()
-    def run(self, port: IntArray) -> Stretch:
-        """The next steps, port integers (T, *input_shape); a window may end within them."""
+    def run(self, port: IntArray, *, keep: bool = False) -> Stretch:
+        """The next steps, port integers (T, *input_shape); a window may end within them. `keep` keeps spikes."""
         scores: list[IntArray] = []
+        spikes: dict[str, list[NDArray[np.uint8]]] = {layer.name: [] for layer in self.chain.layers} if keep else {}
         counts = {layer.name: 0 for layer in self.chain.layers}
         start = 0
         with exact_products():
@@ -68,17 +71,19 @@ class StreamEngine:
                     self.reset()
                 room = len(port) if self.window is None else self.window - self.steps
                 some = port[start : start + room]
-                scores.append(self._some(some, counts))
+                scores.append(self._some(some, counts, spikes))
                 self.steps += len(some)
                 start += len(some)
-        return Stretch(np.concatenate(scores), counts)
+        return Stretch(np.concatenate(scores), counts, {name: np.concatenate(parts) for name, parts in spikes.items()})
 
-    def _some(self, port: IntArray, counts: dict[str, int]) -> IntArray:
+    def _some(self, port: IntArray, counts: dict[str, int], spikes: dict[str, list[NDArray[np.uint8]]]) -> IntArray:
         """Steps without a reset between them."""
         x = torch.from_numpy(np.require(port[None], np.int64, ["C", "W"]))
         for layer, runner, state in zip(self.chain.layers, self._runners, self._states, strict=True):
             x, voltage, _ = runner.run(x, state)
             counts[layer.name] += int(x.sum())
+            if spikes:
+                spikes[layer.name].append(x[0].numpy().astype(np.uint8))
         if self.chain.readout == "membrane":
             volts: NDArray[np.int64] = voltage[0].flatten(1).numpy().astype(np.int64)
             return volts

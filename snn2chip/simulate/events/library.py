@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.simulate.events.build import HERE, LIBRARY
+from snn2chip.simulate.events.build import HERE, LIBRARY, fingerprint
 
-ABI = 1
 SIMD = ("portable", "avx2", "avx512")  # by number in the library
 SIMD_VARIABLE = "SNN2CHIP_SIMD"
 REMEDY = "install a C++ compiler and install snn2chip again, or choose --engine dense"
@@ -66,7 +65,7 @@ def _open(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
         signatures = {
-            "abi": (c_int, ()),
+            "sources": (c_char_p, ()),
             "layer_bytes": (c_int, ()),
             "simd": (c_int, ()),
             "make": (c_void_p, (POINTER(Layer), c_int, c_int, c_int, c_int, c_int)),
@@ -78,7 +77,8 @@ def _open(path: Path) -> ctypes.CDLL:
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
         raise UnsupportedError(f"the events engine cannot be loaded: {error}; {REMEDY}") from None
-    if library.snn2chip_events_abi() != ABI or library.snn2chip_events_layer_bytes() != ctypes.sizeof(Layer):
+    same = library.snn2chip_events_sources() == fingerprint().encode()
+    if not same or library.snn2chip_events_layer_bytes() != ctypes.sizeof(Layer):
         raise UnsupportedError(f"the events engine '{path.name}' was compiled from another version; {REMEDY}")
     return library
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -83,6 +83,25 @@ class Events:
     def duration_us(self) -> int:
         """Microseconds from the first event to the last."""
         return int(self.t[-1] - self.t[0]) if len(self) else 0
+
+
+@dataclass(frozen=True, eq=False)
+class RawEvents:
+    """Columns of events as a file holds them, times in microseconds, and bytes left over at its end."""
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    p: NDArray[Any]
+    t: NDArray[Any]
+    cut: int = 0
+
+    @classmethod
+    def join(cls, parts: Iterable[RawEvents]) -> RawEvents:
+        """All parts as one."""
+        nothing = np.empty(0, np.int64)
+        found = [cls(nothing, nothing, nothing, nothing), *parts]
+        x, y, p, t = (np.concatenate([getattr(part, name) for part in found]) for name in ("x", "y", "p", "t"))
+        return cls(x, y, p, t, sum(part.cut for part in found))
 
 
 def unwrap(t: NDArray[np.int64], period: int) -> tuple[NDArray[np.int64], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
-from snn2chip.events.recording import Events, Sensor
+from snn2chip.recordings.recording import Events, Sensor
 
 MAX_COUNT = 255
 """Largest count of a pixel at a step: frames are bytes."""
@@ -131,3 +132,59 @@ def bin_events(events: Events, settings: BinSettings, tally: Tally | None = None
         tally.late += len(events) - used
         tally.merged += int(used - frames.sum())
     return frames.astype(np.uint8).reshape(settings.timesteps, channels, height, width)
+
+
+class Binner:
+    """Bins a recording that comes in pieces and goes on: the frames of `bin_events`, without an end at T.
+
+    `settings.timesteps` is not used. Steps without events are empty frames. `tally` counts as `bin_events` does.
+    """
+
+    def __init__(self, settings: BinSettings, sensor: Sensor) -> None:
+        self.settings = settings
+        self.shape = settings.shape(sensor)
+        self.tally = Tally()
+        self._open = np.zeros(int(np.prod(self.shape)), np.int64)  # the step that is not over
+        self._step = 0  # its number
+        self._first: int | None = None  # time of the recording's first event
+
+    def push(self, events: Events, most: int = 64) -> Iterator[NDArray[np.uint8]]:
+        """Frames (n, 2, H, W) of the steps that these events, the next in time's order, have ended; n <= `most`."""
+        if not len(events):
+            return
+        if self._first is None:
+            self._first = int(events.t[0])
+        if self.settings.dt_us is not None:
+            step = (events.t - self._first) // self.settings.dt_us
+        else:
+            assert self.settings.count is not None
+            step = (self.tally.events + np.arange(len(events))) // self.settings.count
+        _, height, width = self.shape
+        y, x = (axis.astype(np.int64) // self.settings.downsample for axis in (events.y, events.x))
+        pixel = (events.p * height + y) * width + x
+        self.tally.events += len(events)
+        size = len(self._open)
+        while True:
+            # however long nothing happened, no more than `most` frames at a time
+            last = int(step[-1])
+            stop = min(last, self._step + most)
+            used = int(np.searchsorted(step, stop + (stop == last)))
+            steps = stop - self._step + 1  # with the one that stays open
+            counts = np.bincount((step[:used] - self._step) * size + pixel[:used], minlength=steps * size)
+            counts[:size] += self._open
+            self._open = counts[(steps - 1) * size :].copy()
+            self._step = stop
+            if steps > 1:
+                yield self._frames(counts[: (steps - 1) * size])
+            if stop == last:
+                return
+            step, pixel = step[used:], pixel[used:]
+
+    def finish(self) -> NDArray[np.uint8]:
+        """The last step (1, 2, H, W), over or not; none (0, 2, H, W) of a recording without events."""
+        return self._frames(self._open if self.tally.events else self._open[:0])
+
+    def _frames(self, counts: NDArray[np.int64]) -> NDArray[np.uint8]:
+        frames = np.minimum(counts, self.settings.max_count)
+        self.tally.merged += int(counts.sum() - frames.sum())
+        return frames.astype(np.uint8).reshape(-1, *self.shape)
