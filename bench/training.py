@@ -10,8 +10,8 @@ to step; a step is forward, cross-entropy of the scores averaged over time, back
 Every candidate is a process of its own, all of them alive, and each round takes one step in each: what else the
 machine does meets all alike. The time is the median over rounds, with the quartiles; "of the ANN" is the median over
 rounds of the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory
-less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages (`train/allocator.py`), for
-all alike. Writes OUT.md and OUT.json.
+less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages
+(`snn2chip/train/allocator.py`), for all alike. Writes OUT.md and OUT.json.
 """
 
 from __future__ import annotations

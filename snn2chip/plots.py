@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -25,7 +24,7 @@ _ON, _OFF = np.array([214, 39, 40]) / 255, np.array([31, 119, 180]) / 255
 DRAWN_STEPS = 400
 """Of a stream, the first so many steps are drawn."""
 
-_EVENTS_READ, _EVENTS_DRAWN, _NEURONS_DRAWN, _CLASSES_NAMED = 2_000_000, 20_000, 160, 6
+_EVENTS_READ, _EVENTS_DRAWN, _CLASSES_NAMED, _CLASSES_LAST = 2_000_000, 20_000, 10, 6
 
 
 def first_steps(pieces: Iterable[Events], settings: BinSettings, steps: int | None) -> tuple[Events, int]:
@@ -83,10 +82,11 @@ def _run(chain: Chain, port: IntArray, window: int | None) -> tuple[IntArray, Fl
     engine = StreamEngine(chain, window)
     shown = [layer for layer in chain.layers if layer is not chain.layers[-1] or chain.readout == "spike_count"]
     pick = np.random.default_rng(0)
+    most = int(np.clip(8000 // len(port), 160, 800))  # neurons: fewer where there are many steps
     chosen = {}
     for layer in shown:
         size = int(np.prod(layer.shape))
-        chosen[layer.name] = np.sort(pick.choice(size, min(size, _NEURONS_DRAWN), replace=False))
+        chosen[layer.name] = np.sort(pick.choice(size, min(size, most), replace=False))
     rasters: dict[str, list[NDArray[np.uint8]]] = {layer.name: [] for layer in shown}
     sums = {layer.name: np.zeros(layer.shape, np.int64) for layer in shown}
     scores = []
@@ -115,7 +115,7 @@ def recording_figure(
     """Draw the first `steps` of a recording: left over time, right in the plane of the pixels.
 
     From above: the events (row of the sensor over time, and all of them in one frame, ON red and OFF blue); the
-    network's confidence in its classes and the decision after each step; spikes of up to 160 neurons of each layer,
+    network's confidence in its classes and the decision after each step; spikes of some neurons of each layer,
     drawn at random, and how often neurons fire there, the mean over channels. `window` is when neurons are reset.
 
     Raises:
@@ -133,18 +133,21 @@ def recording_figure(
     unit = unit / 1000 if seconds else unit
     first = figure.add_subplot(grid[0, 0])
     _raster(first, events, settings, unit / settings.dt_us if settings.dt_us is not None else 1 / (settings.count or 1))
-    _frame(figure.add_subplot(grid[0, 1]), events)
+    ended = steps % window or window if window is not None else steps  # steps since the last reset
+    lately = _since(events, settings, steps - min(ended, steps))
+    _frame(figure.add_subplot(grid[0, 1]), lately, "accumulated" if ended >= steps else f"last {ended} steps")
     course = figure.add_subplot(grid[1, 0], sharex=first)
     _course(course, chain, decisions, sure, unit, window)
     _last(figure.add_subplot(grid[1, 1]), chain, sure[-1])
     panel = course
+    spread = np.random.default_rng(0)
     for row, (name, layer) in enumerate(fired.items(), 2):
         panel = figure.add_subplot(grid[row, 0], sharex=first)
-        edges = (0, steps * unit, len(layer.raster), 0)
-        panel.imshow(
-            layer.raster, aspect="auto", interpolation="nearest", extent=edges, cmap=ListedColormap(["white", "0.15"]),
-            vmin=0, vmax=1,
-        )  # fmt: skip
+        neurons, at = np.nonzero(layer.raster)
+        # a column a step, dots spread over its width so that they do not cover each other
+        time = (at + 0.5 + spread.uniform(-0.42, 0.42, len(at))) * unit
+        panel.scatter(time, neurons, s=3 if len(at) < 2000 else 1, color="0.15", linewidths=0, rasterized=True)
+        panel.set_ylim(len(layer.raster) + 1, -2)
         some = f"{len(layer.raster)} of {layer.neurons:,} neurons" if layer.neurons > len(layer.raster) else "neurons"
         panel.set_title(
             f"{origin[name]}: {some}; {100 * layer.share:.2f} % fire in a step", fontsize=8, loc="left", pad=3
@@ -178,7 +181,7 @@ def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> N
     pick = np.arange(len(events))
     if len(events) > _EVENTS_DRAWN:
         pick = np.sort(np.random.default_rng(0).choice(len(events), _EVENTS_DRAWN, replace=False))
-    size = float(np.clip(6000 / len(pick), 0.4, 4))
+    size = float(np.clip(6000 / len(pick), 0.8, 4))
     for value, color, name in ((1, ON, "ON"), (0, OFF, "OFF")):
         some = pick[events.p[pick] == value]
         axes.scatter(time[some], events.y[some], s=size, color=color, linewidths=0, rasterized=True)
@@ -190,17 +193,30 @@ def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> N
     axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=8, borderpad=0)
 
 
-def _frame(axes: Axes, events: Events) -> None:
-    """All events in one frame: white where none were, ON red, OFF blue, as strong as there are many."""
+def _since(events: Events, settings: BinSettings, step: int) -> Events:
+    """The events from a step on."""
+    if settings.dt_us is not None:
+        start = int(np.searchsorted(events.t, events.t[0] + step * settings.dt_us))
+    else:
+        start = step * (settings.count or 1)
+    return replace(events, x=events.x[start:], y=events.y[start:], p=events.p[start:], t=events.t[start:])
+
+
+def _frame(axes: Axes, events: Events, title: str) -> None:
+    """Events in one frame: white where none were, ON red, OFF blue, as strong as there are many."""
     height, width = events.sensor
     place = (events.p.astype(np.int64) * height + events.y) * width + events.x
     counts = np.bincount(place, minlength=2 * height * width).reshape(2, height, width)
-    seen = counts[counts > 0]
-    strong = np.minimum(counts / max(1.0, float(np.percentile(seen, 98))), 1)[..., None]
-    axes.imshow((1 - strong[0] * (1 - _OFF)) * (1 - strong[1] * (1 - _ON)), interpolation="nearest")
+    total = counts.sum(0)
+    on = (counts[1] / np.maximum(total, 1))[..., None]
+    strong = (
+        np.minimum(total / max(1.0, float(np.percentile(total[total > 0], 95)) if len(events) else 1), 1)[..., None]
+        ** 0.7
+    )
+    axes.imshow(1 - strong * (1 - (on * _ON + (1 - on) * _OFF)), interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"accumulated, {width}x{height}", fontsize=8, pad=3)
+    axes.set_title(f"{title}, {width}x{height}", fontsize=8, pad=3)
 
 
 def _course(axes: Axes, chain: Chain, decisions: IntArray, sure: FloatArray, unit: float, window: int | None) -> None:
@@ -209,10 +225,12 @@ def _course(axes: Axes, chain: Chain, decisions: IntArray, sure: FloatArray, uni
     ends = np.arange(steps + 1) * unit
     named = _named(sure, decisions)
     for place, index in enumerate(named):
-        axes.stairs(100 * sure[:, index], ends, color=f"C{place}", linewidth=1.4, label=chain.classes[index])
+        axes.stairs(
+            100 * sure[:, index], ends, color=f"C{place}", linewidth=1.4, baseline=None, label=chain.classes[index]
+        )
     others = [index for index in range(sure.shape[1]) if index not in named]
     for index in others[:40]:
-        axes.stairs(100 * sure[:, index], ends, color="0.8", linewidth=0.6)
+        axes.stairs(100 * sure[:, index], ends, color="0.8", linewidth=0.6, baseline=None)
     start = 0
     for stop in range(1, steps + 1):
         if stop == steps or decisions[stop] != decisions[start]:
@@ -243,7 +261,7 @@ def _named(sure: FloatArray, decisions: IntArray) -> list[int]:
 
 def _last(axes: Axes, chain: Chain, sure: FloatArray) -> None:
     """The largest confidences at the end."""
-    order = np.argsort(-sure, kind="stable")[:_CLASSES_NAMED]
+    order = np.argsort(-sure, kind="stable")[:_CLASSES_LAST]
     axes.barh(range(len(order)), 100 * sure[order], color=["0.2", *("0.7" for _ in order[1:])])
     axes.set_yticks(range(len(order)), [chain.classes[index] for index in order])
     axes.set_xlim(0, 100)

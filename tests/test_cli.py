@@ -25,7 +25,7 @@ from snn2chip.formats import netx
 
 COMMANDS = (
     "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "encode", "verify", "lava", "lava setup",
-    "lava run", "show", "report", "publish", "recipe", "doctor",
+    "lava run", "show", "import", "report", "publish", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 

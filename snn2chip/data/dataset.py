@@ -195,7 +195,8 @@ def available(data: Path | None = None) -> list[tuple[str, str | None]]:
 def _known(name: str, split: str) -> tuple[str, str]:
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, 1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(NAMES)}"
+        guess = f"did you mean '{near[0]}'? " if near else ""
+        hint = f"{guess}known are {', '.join(NAMES)}"
         raise DataError(f"no data set '{name}'; {hint}")
     splits = ("train", "val", "test") if name in ("folder", "event-folder") else ("train", "test")
     if split not in splits:

@@ -77,12 +77,13 @@ class Kernels:
         for function in (self._forward, self._backward, self._pack, self._unpack):
             function.restype = None
 
-    def lif_forward(self, current: Tensor, tau: float, threshold: float) -> Tensor:
+    def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
         """Spikes (T, ...) of currents (T, ...), see `snn2chip.nn.neuron.lif_forward`."""
         spikes = new_like(current)
         each = current[0].numel()
         self._forward(
-            *(current.data_ptr(), current.stride(0), spikes.data_ptr(), current.shape[0], each, tau, threshold),
+            *(current.data_ptr(), current.stride(0), spikes.data_ptr(), current.shape[0], each),
+            *(float(tau), float(threshold)),
             _threads(current.numel()),
         )
         return spikes
@@ -91,8 +92,8 @@ class Kernels:
         self,
         grad_spikes: Tensor,
         current: Tensor,
-        tau: float,
-        threshold: float,
+        tau: Tensor,
+        threshold: Tensor,
         surrogate: SurrogateName,
         width: float,
         detach_reset: bool,
@@ -106,7 +107,8 @@ class Kernels:
         sums = torch.zeros((-(-each // self._block), 2), dtype=torch.float64) if constants else None
         self._backward(
             *(current.data_ptr(), current.stride(0), grad_spikes.data_ptr(), out.data_ptr()),
-            *(None if sums is None else sums.data_ptr(), steps, each, tau, threshold, width, math.pi / width),
+            *(None if sums is None else sums.data_ptr(), steps, each),
+            *(float(tau), float(threshold), width, math.pi / width),
             *(KINDS[surrogate], int(detach_reset), _threads(current.numel())),
         )
         return out, None if sums is None else sums.sum(0)

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError
-from snn2chip.nn import kernels
+from snn2chip.nn import blocks, kernels
 from snn2chip.nn.bits import mark_spikes
 from snn2chip.nn.surrogate import SURROGATES, SurrogateName
-
-BLOCK = 1 << 14  # neurons whose steps a CPU's second-level cache holds
 
 
 def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,38 +117,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def _in_blocks(current: Tensor) -> list[tuple[int, int]]:
-    """Neurons in pieces whose steps stay in the cache from one operation to the next."""
-    each = current[0].numel()
-    return [(start, min(start + BLOCK, each)) for start in range(0, each, BLOCK)]
-
-
-def _rows(x: Tensor) -> Tensor:
-    """x (T, ...) that is in order, as (T, neurons) in memory order."""
-    return x.as_strided((x.shape[0], x[0].numel()), (x.stride(0), 1))
-
-
-def _blocks_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
-    spikes = kernels.new_like(current)
-    rows, out = _rows(current), _rows(spikes)
-    for start, stop in _in_blocks(current):
-        out[:, start:stop] = _spikes(rows[:, start:stop], tau, threshold)
-    return spikes
-
-
-def _blocks_backward(
-    grad_spikes: Tensor, current: Tensor, tau: Tensor, threshold: Tensor, *options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    grad = kernels.new_like(current)
-    above, rows, out = _rows(kernels.new_like(current).copy_(grad_spikes)), _rows(current), _rows(grad)
-    grad_tau, grad_threshold = torch.zeros_like(tau), torch.zeros_like(threshold)
-    for start, stop in _in_blocks(current):
-        here = slice(start, stop)
-        out[:, here], of_tau, of_threshold = _gradients(above[:, here], rows[:, here], tau, threshold, *options)
-        grad_tau, grad_threshold = grad_tau + of_tau, grad_threshold + of_threshold
-    return grad, grad_tau, grad_threshold
-
-
 class _LIFSteps(torch.autograd.Function):
     """`lif_forward` with `lif_backward` as its gradient; only the currents are kept between the two.
 
@@ -180,9 +146,9 @@ class _LIFSteps(torch.autograd.Function):
         elif current.is_cuda:
             spikes = _compiled(_spikes)(current, tau, threshold)
         elif (compiled := kernels.of(current)) is not None:
-            spikes = compiled.lif_forward(current, float(tau), float(threshold))
+            spikes = compiled.lif_forward(current, tau, threshold)
         else:
-            spikes = _blocks_forward(current, tau, threshold)
+            spikes = blocks.forward(current, tau, threshold)
         return spikes
 
     @staticmethod
@@ -192,17 +158,14 @@ class _LIFSteps(torch.autograd.Function):
         constants = bool(ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
         grad_tau: Tensor | None
         grad_threshold: Tensor | None
-        if ctx.fuse and not current.is_cuda and (compiled := kernels.of(current)) is not None:
-            surrogate, width, detach = ctx.options
-            grad, sums = compiled.lif_backward(
-                above, current, float(tau), float(threshold), surrogate, width, detach, constants
-            )
+        if ctx.fuse and not current.is_cuda:
+            compiled = kernels.of(current)
+            run: Callable[..., Any] = blocks.backward if compiled is None else compiled.lif_backward
+            grad, sums = run(above, current, tau, threshold, *ctx.options, constants)
             grad_tau, grad_threshold = (None, None) if sums is None else (sums[0], sums[1])
         else:
-            run: Callable[..., Any] = _gradients
-            if ctx.fuse:
-                run = _compiled(_gradients) if current.is_cuda else _blocks_backward
-            grad, grad_tau, grad_threshold = run(above, current, tau, threshold, *ctx.options)
+            gradients = _compiled(_gradients) if ctx.fuse else _gradients
+            grad, grad_tau, grad_threshold = gradients(above, current, tau, threshold, *ctx.options)
         return (
             grad.to(current.dtype),
             grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] and grad_tau is not None else None,

@@ -29,8 +29,8 @@ def read_in_pieces(
 ) -> Iterator[Events]:
     """One recording as pieces of about `most` events, in time's order, also across pieces.
 
-    Arguments are those of `read_recording`. Joined, the pieces hold the events of `read_recording`, and their faults add up to its faults. Events are held
-    back until none can come before them, which is `JITTER_US`.
+    Arguments are those of `read_recording`. Joined, the pieces hold its events, and their faults add up to its faults.
+    Events are held back until none can come before them, which is `JITTER_US`.
 
     Raises:
         DataError: as `read_recording`, each fault when it is reached; the share of events outside the sensor is that

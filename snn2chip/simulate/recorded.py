@@ -91,8 +91,8 @@ def check_sensor(chain: Chain, settings: BinSettings, events: Events) -> None:
         _, high, wide = chain.raw_shape
         small = "" if settings.downsample == 1 else f", {settings.downsample}x{settings.downsample} pixels as one"
         raise InputError(
-            f"'{events.source}' is of a sensor of {width}x{height} pixels, the network's input is {wide}x{high}{small}; "
-            f"use recordings of a sensor of its size, or train a network for this one"
+            f"'{events.source}' is of a sensor of {width}x{height} pixels, the network's input is "
+            f"{wide}x{high}{small}; use recordings of a sensor of its size, or train a network for this one"
         )
 
 
@@ -118,7 +118,7 @@ def logit_unit(chain: Chain) -> float:
 
 
 def shares(chain: Chain, scores: IntArray, since: IntArray) -> FloatArray:
-    """Confidence in each class (n, classes) of scores (n, classes), `since` (n,) steps after a reset; see the module."""
+    """Confidence in each class (n, classes) of scores (n, classes), `since` (n,) steps after a reset."""
     values = scores.astype(np.float64)
     if chain.readout == "spike_count":
         share: FloatArray = values / np.maximum(values.sum(1, keepdims=True), 1)
