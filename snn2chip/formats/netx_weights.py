@@ -86,9 +86,8 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
         changed = int((used != given).sum())
         if changed:
             first = tuple(np.argwhere(used != given)[0].tolist())
-            notes.append(
-                f"{changed} of {used.size} weights are of one sign and cut by Lava: {given[first]} becomes {used[first]}"
-            )
+            became = f"{given[first]} becomes {used[first]}"
+            notes.append(f"{changed} of {used.size} weights, all of one sign, are cut by Lava: {became}")
         back.append(used)
     return Loaded(tuple(back), tuple(notes), tuple(refused))
 
