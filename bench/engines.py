@@ -1,142 +1,119 @@
-"""Time the simulator's engines against dense torch float32, by batch size and spike density. Run it alone.
+"""The simulator against dense torch and Lava on this machine, in one run. Run it alone: nothing else may be busy.
 
-    python bench/engines.py [--batches 1,16,64] [--densities 2,5,10,20,40] [--rounds 7] [--threads N] [--stages]
-        [--json FILE]
+    python bench/engines.py [--quick | --full] [--data DIR] [--rounds N] [--threads N] [--out docs/speed]
+    python bench/engines.py --draw          (page and picture again, from the figures of the last run)
 
-The network is a VGG in CIFAR form of 72 M multiply-adds a step and 144,394 neurons, T = 4, random weights and input;
-thresholds are found, layer by layer, so that every layer spikes at the wanted density (the last one never does). In
-every round each runner takes its turn, so that a change of the machine's mood meets all of them; printed are medians
-and the spread (smallest and largest) in milliseconds a sample and step, and how many times faster than torch.
+Writes OUT.md (between its markers), OUT.png and bench/speed.json. In every round of a case each runner takes its
+turn, so that a change of the machine's mood meets all of them; a turn is as many calls as fill --seconds.
 
-    torch   what one would write by hand: float32 convolutions over all steps at once, LIF steps in place
+    torch   the same network by hand in float32 (`speed_peers.TorchForward`), in the memory layout that is faster here
     dense   snn2chip's dense engine (exact integers)
     events  snn2chip's event engine (exact integers)
-    auto    what `simulate` takes, its choice included: it has seen the network before the timing starts
+    auto    what `simulate` takes: it has seen the network before the timing starts
+    lava    Lava running the same chain as model.net through netx, its own convolution; one sample after another
 
-Class scores and spike counts of events and auto are compared with those of dense before anything is timed.
+Before anything is timed: scores and spikes of events and auto are those of dense; torch's are too, once its membranes
+are cut to the chip's 1/64; Lava's are those of events. A run that finds a difference ends there.
+
+The default run changes one thing at a time around VGG-9, T = 4, batch 16, 10 % spikes; --full takes every combination
+of VGG-9 and of the dense network. Then: the machine's limit, layer by layer; memory by timesteps; the whole CIFAR-10
+test set through `snn2chip simulate` (with --data; the network is exported once into --net, which takes minutes).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
+import itertools
+import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import speed_limit
+import speed_networks
+import speed_page
+import speed_peers
+import speed_runs
 import torch
-from torch.nn import functional as F
+from speed_networks import Network
 
 from snn2chip import ir
-from snn2chip.simulate.dense import BINARY, Product, exact_products, integrate
+from snn2chip.errors import Snn2ChipError
+from snn2chip.files import write_json
 from snn2chip.simulate.engines import make_engine
-from snn2chip.simulate.events import EventEngine
 
-CONVOLUTIONS = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2))  # channels, stride
-HIDDEN, CLASSES, SIDE = 1024, 10, 32
-
-
-def vgg(timesteps: int, seed: int = 0) -> ir.Chain:
-    """The network without thresholds: 8-bit weights, tau = 0.25, graded input -128..127, membrane readout."""
-    rng = np.random.default_rng(seed)
-    layers: list[ir.ChainLayer] = []
-    shape: ir.Shape = (3, SIDE, SIDE)
-
-    def add(weight_shape: ir.Shape, new: ir.Shape, stride: int, last: bool = False) -> None:
-        weight = np.clip(np.rint(rng.normal(0, 40, weight_shape)), -127, 127).astype(np.int64)
-        bias = rng.integers(-20, 21, new[0]).reshape(-1, *(1,) * (len(new) - 1))
-        conv = len(weight_shape) == 4
-        layers.append(
-            ir.ChainLayer(
-                str(len(layers)),
-                "conv" if conv else "dense",
-                weight,
-                np.broadcast_to(bias, new).copy(),
-                new,
-                131071,
-                0 if last else 3072,
-                stride=(stride, stride),
-                padding=(1, 1) if conv else (0, 0),
-                flatten=not conv and len(shape) == 3,
-            )
-        )
-
-    for channels, stride in CONVOLUTIONS:
-        new = (channels, shape[1] // stride, shape[2] // stride)
-        add((channels, shape[0], 3, 3), new, stride)
-        shape = new
-    for features in (HIDDEN, CLASSES):
-        add((features, int(np.prod(shape))), (features,), 1, last=features == CLASSES)
-        shape = (features,)
-    classes = tuple(str(number) for number in range(CLASSES))
-    return ir.Chain(
-        (3, SIDE, SIDE), (3, SIDE, SIDE), "direct", 255, 0, 255, (128,) * 3, timesteps, "membrane", classes,
-        tuple(layers),
-    )  # fmt: skip
+ROOT = Path(__file__).resolve().parent.parent
+STEPS, BATCH, DENSITY = 4, 16, 0.1
+DENSITIES, BATCHES, TIMESTEPS, WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 16, 64), (1, 4, 16), (0.5, 1.0, 2.0)
+SMALLER = {"resnet19": "cifar10-resnet19-tdbn"}  # the recipe that --quick takes
 
 
-def with_density(chain: ir.Chain, density: float, port: ir.IntArray) -> tuple[ir.Chain, list[float]]:
-    """Thresholds that make every layer but the last spike at `density` on `port`; what was reached."""
-    layers, reached = [], []
-    x = torch.from_numpy(port)
-    with exact_products(), torch.no_grad():
-        for index, layer in enumerate(chain.layers):
-            sums = Product(layer, *(chain.port_range if index == 0 else BINARY))(x)
-            bias = torch.from_numpy(layer.bias.astype(np.int32))
-            if index + 1 < len(chain.layers):
-                low, high = 0, 131071
-                while low < high:
-                    middle = (low + high) // 2
-                    spikes, _ = integrate(sums, bias, replace(layer, threshold=middle))
-                    low, high = (middle + 1, high) if spikes.float().mean() > density else (low, middle)
-                layer = replace(layer, threshold=low)
-                x = integrate(sums, bias, layer)[0]
-                reached.append(float(x.float().mean()))
-            layers.append(layer)
-    return replace(chain, layers=tuple(layers)), reached
+@dataclass(frozen=True)
+class Case:
+    """What is timed: `density` is wanted (None: as the network comes), `lava` how many times Lava runs."""
+
+    network: str
+    timesteps: int = STEPS
+    batch: int = BATCH
+    density: float | None = DENSITY
+    width: float = 1.0
+    lava: int = 0
 
 
-class TorchForward:
-    """The same network by hand in float32."""
+def cases(full: bool) -> Iterator[Case]:
+    """One thing at a time around the middle, or everything."""
+    if full:
+        for steps, batch, density in itertools.product(TIMESTEPS, BATCHES, DENSITIES):
+            once = steps == STEPS and batch == BATCH
+            yield Case("vgg9", steps, batch, density, lava=3 if once and density == DENSITY else int(once))
+            yield Case("dense", steps, batch, density, lava=3 if once and density == DENSITY else int(once))
+        yield from (Case("vgg9", width=width, lava=1) for width in WIDTHS if width != 1)
+        yield from (Case("resnet19", steps, batch, None) for steps, batch in itertools.product(TIMESTEPS, BATCHES))
+        return
+    extremes = DENSITIES[0], DENSITIES[-1]
+    for density in DENSITIES:
+        yield Case("vgg9", density=density, lava=3 if density == DENSITY else int(density == extremes[1]))
+    yield from (Case("vgg9", batch=batch) for batch in BATCHES if batch != BATCH)
+    yield from (Case("vgg9", batch=1, density=density) for density in extremes)
+    yield from (Case("vgg9", timesteps=steps) for steps in TIMESTEPS if steps != STEPS)
+    yield from (Case("vgg9", width=width, lava=int(width < 1)) for width in WIDTHS if width != 1)
+    yield from (Case("dense", batch=batch, lava=3 * (batch == BATCH)) for batch in BATCHES)
+    yield from (Case("dense", density=density) for density in extremes)
+    yield from (Case("resnet19", batch=batch, density=None) for batch in (1, BATCH))
 
-    def __init__(self, chain: ir.Chain) -> None:
-        self.layers = [
-            (
-                layer,
-                torch.from_numpy(layer.weight.astype(np.float32)),
-                torch.from_numpy(layer.bias.astype(np.float32)),
-                1 - layer.voltage_decay / 4096,
-            )
-            for layer in chain.layers
-        ]
 
-    @torch.inference_mode()
-    def __call__(self, port: ir.IntArray) -> torch.Tensor:
-        samples, steps = port.shape[:2]
-        x = torch.from_numpy(port).float()
-        for index, (layer, weight, bias, keep) in enumerate(self.layers):
-            given = x[:, 0] if index == 0 else x.flatten(0, 1)  # direct coding shows one image at all steps
-            if layer.kind == "conv":
-                sums = F.conv2d(given, weight, None, layer.stride, layer.padding)
-            else:
-                sums = F.linear(given.flatten(1), weight)
-            sums = (
-                sums[:, None].expand(-1, steps, *layer.shape) if index == 0 else sums.view(samples, steps, *layer.shape)
-            )
-            voltage = torch.zeros(samples, *layer.shape)
-            spikes = torch.empty(samples, steps, *layer.shape)
-            for step in range(steps):
-                voltage.mul_(keep).add_(sums[:, step]).add_(bias)
-                torch.gt(voltage, layer.threshold, out=spikes[:, step])
-                kept = voltage
-                voltage = voltage * (1 - spikes[:, step])
-            x = spikes
-        return kept
+def quick_cases() -> Iterator[Case]:
+    """One of each kind, to see that everything runs."""
+    yield Case("vgg9", lava=1)
+    yield from (Case("vgg9", density=density) for density in (0.05, 0.4))
+    yield Case("vgg9", batch=1)
+    yield Case("vgg9", timesteps=1)
+    yield Case("vgg9", width=0.5)
+    yield Case("dense", lava=1)
+    yield Case("resnet19", batch=2, density=None)
+
+
+@cache
+def _resnet(recipe: str) -> Network:
+    return speed_networks.resnet19(recipe)
+
+
+@cache
+def network_of(name: str, timesteps: int, width: float, density: float | None, recipe: str) -> Network:
+    """A network at its density."""
+    if name == "resnet19":
+        made = _resnet(recipe)
+        return replace(made, chain=replace(made.chain, timesteps=timesteps))
+    assert density is not None
+    if name == "dense":
+        return Network("dense 2312-512-10", speed_networks.with_density(speed_networks.dense(timesteps), density))
+    title = "VGG-9" if width == 1 else f"VGG-9, {width:g} x width"
+    return Network(title, speed_networks.with_density(speed_networks.vgg(timesteps, width), density))
 
 
 def timed(work: Callable[[], Any], repeats: int) -> float:
@@ -147,86 +124,158 @@ def timed(work: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - started) / repeats
 
 
-def stages(chain: ir.Chain, port: ir.IntArray, rounds: int) -> None:
-    """Where one thread's time goes: microseconds a step of each layer, and weights added a second in its sums.
+def torch_forward(made: Network, port: ir.IntArray, wanted: Any) -> tuple[speed_peers.TorchForward, torch.Tensor, str]:
+    """Torch's runner in its faster layout, with its input; raises `DifferentError` if it computes something else."""
+    network = made.chain if made.graph is None else made.graph
+    direct = made.chain.coding == "direct"
+    x = torch.from_numpy(port).transpose(0, 1).float().contiguous()
+    exact = speed_peers.TorchForward(network, direct, False, exact=True)
+    scores = (exact(x) * 64).to(torch.int64).numpy()
+    # a graph has no relays: then the spikes that can be compared are those of its last layers, in the scores
+    counts = made.graph is not None or exact.counts == list(wanted.counts.values())
+    if not np.array_equal(scores, wanted.scores) or not counts:
+        raise speed_peers.DifferentError(f"{made.title}: torch's spikes or scores are not the dense engine's")
+    layouts = {"contiguous": False, "channels_last": True} if len(port.shape) == 5 else {"contiguous": False}
+    tried: dict[str, tuple[float, speed_peers.TorchForward]] = {}
+    for name, last in layouts.items():
+        forward = speed_peers.TorchForward(network, direct, last)
+        forward(x)
+        tried[name] = min(timed(partial(forward, x), 1) for _ in range(3)), forward
+    layout = min(tried, key=lambda name: tried[name][0])
+    return tried[layout][1], x, layout
 
-    "Rest" is sums and neurons together, the least of all rounds. Weights added: what the input's spikes touch, borders
-    left out; the first layer multiplies instead, once for all steps that show the same image.
-    """
-    engine = EventEngine(chain, 1)
-    spent = np.array([list(engine.stages(port[:1]).values()) for _ in range(rounds)]).min(0) * 1e6 / port.shape[1]
-    counts = engine.run(port[:1], keep=False).counts
-    print("\n| layer | neurons | lists us | rest us | G adds a second |\n| --- | ---: | ---: | ---: | ---: |")
-    share = 0.0
-    for index, (layer, (lists, rest)) in enumerate(zip(chain.layers, spent.tolist(), strict=True)):
-        neurons = int(np.prod(layer.shape))
-        adds = share * neurons * layer.weight[0].size
-        rate = f"{adds / rest / 1e3:.1f}" if index else "-"
-        print(f"| {layer.name} | {neurons:,} | {lists:.1f} | {rest:.1f} | {rate} |")
-        share = counts[layer.name] / (neurons * port.shape[1])
-    print(f"| all | | {spent[:, 0].sum():.1f} | {spent[:, 1].sum():.1f} | |\n")
+
+def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """All runners of a case in turns; milliseconds a sample and step."""
+    made = network_of(case.network, case.timesteps, case.width, case.density, options.recipe)
+    chain = made.chain
+    port = speed_networks.port_of(chain, case.batch, case.density or 0)
+    dense, events, auto = (make_engine(chain, None, kind) for kind in ("dense", "events", "auto"))
+    if events.note is not None:
+        raise SystemExit(f"error: {events.note}")
+    wanted = dense.run(port, batch_size=case.batch, keep=False)
+    for engine in (events, auto, auto, auto):
+        got = engine.run(port, batch_size=case.batch, keep=False)
+        if not np.array_equal(got.scores, wanted.scores) or got.counts != wanted.counts:
+            raise speed_peers.DifferentError(f"{made.title}: {engine.name} gives other spikes than the dense engine")
+    forward, x, layout = torch_forward(made, port, wanted)
+    runners: dict[str, Callable[[], Any]] = {"torch": partial(forward, x)}
+    for name, engine in (("dense", dense), ("events", events), ("auto", auto)):
+        runners[name] = partial(engine.run, port, batch_size=case.batch, keep=False)
+    repeats = {name: max(1, int(options.seconds / timed(work, 1))) for name, work in runners.items()}
+    seen: dict[str, list[float]] = {name: [] for name in runners}
+    steps = case.batch * case.timesteps
+    rounds = max(3, options.rounds // 2) if case.network == "resnet19" else options.rounds
+    lava = np.linspace(0, rounds - 1, case.lava).astype(int).tolist() if options.lava is None else []
+    starts = []
+    for turn in range(rounds):
+        for name, work in runners.items():
+            seen[name].append(1e3 * timed(work, repeats[name]) / steps)
+        for _ in range(lava.count(turn)):
+            samples, few = (3, 1) if case.network == "vgg9" else (1010, 10)
+            each, start = speed_peers.lava_step(
+                chain, speed_networks.port_of(chain, max(2, samples * STEPS // case.timesteps), case.density or 0), few
+            )
+            seen.setdefault("lava", []).append(1e3 * each)
+            starts.append(start)
+    neurons = made.neurons
+    return {
+        **asdict(case),
+        "title": made.title,
+        "multiply_adds": made.multiply_adds,
+        "neurons": neurons,
+        "reached": sum(wanted.counts.values()) / (steps * neurons),
+        "layers_reached": [
+            wanted.counts[layer.name] / (steps * int(np.prod(layer.shape))) for layer in chain.layers
+        ],
+        "torch_layout": layout,
+        "auto_is": auto.name,
+        "milliseconds": seen,
+        "lava_start_seconds": starts,
+    }  # fmt: skip
+
+
+def limits(options: argparse.Namespace) -> dict[str, Any]:
+    """The machine's rates and, for VGG-9 at each density, what the engine makes of them."""
+    found: dict[str, Any] = {"machine": speed_limit.machine(options.threads), "stages": {}}
+    for density in DENSITIES if not options.quick else (DENSITY,):
+        chain = network_of("vgg9", STEPS, 1.0, density, options.recipe).chain
+        rows = speed_limit.stages(chain, speed_networks.port_of(chain, 1, density), 20 if options.quick else 300)
+        found["stages"][f"{density:g}"] = speed_limit.as_json(rows)
+    return found
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Engines against dense torch float32 and Lava.")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "speed", help="OUT.md and OUT.png")
+    parser.add_argument("--json", type=Path, default=ROOT / "bench" / "speed.json", help="all figures")
+    parser.add_argument("--data", type=Path, help="folder with CIFAR-10; without it the test set is not run")
+    parser.add_argument("--net", type=Path, default=ROOT / "runs" / "speed" / "model.net", help="the exported VGG")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.1, help="least time of one turn")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--quick", action="store_true", help="small cases, few rounds: that it runs")
+    parser.add_argument("--full", action="store_true", help="every combination; hours")
+    parser.add_argument("--no-lava", action="store_true")
+    parser.add_argument("--draw", action="store_true", help="only page and picture, from --json")
+    parser.add_argument("--memory", nargs=2, metavar=("NET", "T"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick and options.full:
+        parser.error("--quick and --full exclude each other")
+    if options.rounds < 3:
+        parser.error("--rounds: at least 3, for a spread")
+    if options.quick:  # its figures mean nothing: they go nowhere near the documentation
+        own = ROOT / "runs" / "speed-quick"
+        options.out = own / "speed" if options.out == parser.get_default("out") else options.out
+        options.json = own / "speed.json" if options.json == parser.get_default("json") else options.json
+    return options
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, one after the other."""
+    torch.set_num_threads(options.threads)
+    if options.quick:
+        options.rounds, options.seconds, speed_limit.SECONDS = 3, 0.01, 0.005
+    options.recipe = SMALLER["resnet19"] if options.quick else "resnet19"
+    versions = "not asked for" if options.no_lava else speed_peers.lava_versions()
+    options.lava = versions if isinstance(versions, str) else None
+    chosen = list(quick_cases() if options.quick else cases(options.full))
+    found: dict[str, Any] = {"about": speed_runs.about(options.threads, versions), "cases": []}
+    started = time.monotonic()
+    for number, case in enumerate(chosen):
+        row = measure(case, options)
+        found["cases"].append(row)
+        said = ", ".join(f"{name} {np.median(times):.3f}" for name, times in row["milliseconds"].items())
+        print(f"{number + 1}/{len(chosen)} {row['title']} T={case.timesteps} batch={case.batch} "
+              f"{100 * row['reached']:.1f} %: {said} ms [{time.monotonic() - started:.0f} s]", flush=True)  # fmt: skip
+    print("the machine's limit", flush=True)
+    found["limit"] = limits(options)
+    print("memory", flush=True)
+    chain = network_of("vgg9", STEPS, 1.0, DENSITY, options.recipe).chain
+    found["memory"] = speed_runs.memory(chain, (4, 16) if options.quick else (4, 16, 64), options.threads)
+    print("the test set", flush=True)
+    found["test_set"] = speed_runs.test_set(options.net, options.data, options.threads, 200 if options.quick else None)
+    found["about"] |= {"seconds": round(time.monotonic() - started), "load_after": round(os.getloadavg()[0], 2)}
+    flags = [f"--{name}" for name in ("quick", "full", "no_lava") if getattr(options, name)]
+    flags += [] if options.data is None else ["--data DIR"]
+    found["about"]["command"] = " ".join(["python bench/engines.py", *flags]).replace("_", "-")
+    found["about"] |= {"rounds": options.rounds, "seconds_a_turn": options.seconds}
+    return found
 
 
 def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description="Engines against dense torch float32.")
-    parser.add_argument("--batches", default="1,16,64")
-    parser.add_argument("--densities", default="2,5,10,20,40", help="per cent")
-    parser.add_argument("--timesteps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.15, help="least time of one turn")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--stages", action="store_true", help="at the end, for each density: where one thread's time goes"
-    )
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    base = vgg(options.timesteps)
-    rng = np.random.default_rng(1)
-    results = []
-    measured = []
-    events_simd = EventEngine(base).simd
-    print(f"{platform.machine()}, {options.threads} threads, torch {torch.__version__}, events with {events_simd}\n")
-    print("| density | batch | torch ms | dense | events | auto | events: times torch |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for density in (float(text) / 100 for text in options.densities.split(",")):
-        images = rng.integers(-128, 128, (4, 3, SIDE, SIDE))
-        chain, reached = with_density(base, density, np.repeat(images[:, None], options.timesteps, axis=1))
-        for batch in (int(text) for text in options.batches.split(",")):
-            port = np.repeat(rng.integers(-128, 128, (batch, 1, 3, SIDE, SIDE)), options.timesteps, axis=1)
-            dense, events, auto = (make_engine(chain, None, kind) for kind in ("dense", "events", "auto"))
-            forward = TorchForward(chain)
-            wanted = dense.run(port, batch_size=batch, keep=False)
-            for _ in range(3):
-                for engine in (events, auto):
-                    got = engine.run(port, batch_size=batch, keep=False)
-                    if not np.array_equal(got.scores, wanted.scores) or got.counts != wanted.counts:
-                        raise SystemExit(f"{engine.name} differs from the dense engine")
-            runners: dict[str, Callable[[], Any]] = {
-                "torch": lambda forward=forward, port=port: forward(port),
-                "dense": lambda e=dense, port=port, batch=batch: e.run(port, batch_size=batch, keep=False),
-                "events": lambda e=events, port=port, batch=batch: e.run(port, batch_size=batch, keep=False),
-                "auto": lambda e=auto, port=port, batch=batch: e.run(port, batch_size=batch, keep=False),
-            }
-            repeats = {name: max(1, int(options.seconds / timed(work, 1))) for name, work in runners.items()}
-            seen: dict[str, list[float]] = {name: [] for name in runners}
-            for _ in range(options.rounds):
-                for name, work in runners.items():
-                    seen[name].append(1e3 * timed(work, repeats[name]) / (batch * options.timesteps))
-            medians = {name: statistics.median(times) for name, times in seen.items()}
-            cells = [f"{medians[n]:.3f} ({min(seen[n]):.3f}-{max(seen[n]):.3f})" for n in runners]
-            ratio = medians["torch"] / medians["events"]
-            print(f"| {100 * np.mean(reached):.1f} % | {batch} | {' | '.join(cells)} | {ratio:.1f} |", flush=True)
-            results.append(
-                {"density": density, "reached": reached, "batch": batch, "milliseconds": seen, "medians": medians}
-            )
-        measured.append((density, chain, port))
-    for density, chain, port in measured if options.stages else []:
-        print(f"\n{100 * density:.0f} %, one thread, one sample:")
-        stages(chain, port, 50 * options.rounds)
-    if options.json is not None:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
+    """Parse, measure, write."""
+    options = parse()
+    if options.memory is not None:
+        speed_runs.serve_memory(Path(options.memory[0]), int(options.memory[1]), options.threads)
+        return
+    try:
+        if not options.draw:
+            write_json(options.json, run(options))
+        speed_page.write(options.json, options.out)
+    except (Snn2ChipError, speed_peers.DifferentError) as reason:
+        sys.exit(f"error: {reason}")
 
 
 if __name__ == "__main__":

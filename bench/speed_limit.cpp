@@ -81,12 +81,13 @@ EXPORT int64_t multiply_rows(const int16_t *weights, const int16_t *input, int64
 }
 
 // `steps` steps of 64 neurons at a time, v = v / 4 + 64 * sum + bias, in registers from the first step to the last;
-// `sums` are (blocks, steps, 64). Gives the number of spikes.
+// `sums` are (blocks, steps, 64). What it gives means nothing.
 EXPORT int64_t neurons(const int32_t *sums, const int32_t *bias, int64_t blocks, int steps, int32_t threshold,
                        int64_t repeats) {
     enum { VECTORS = 256 / VEC };
     I32 spikes[VECTORS] = {};
     const I32 over_all = threshold - (I32){};
+    int64_t kept = 0;
     for (int64_t turn = 0; turn < repeats; ++turn)
         for (int64_t block = 0; block < blocks; ++block) {
             I32 v[VECTORS] = {}, lift[VECTORS];
@@ -95,12 +96,18 @@ EXPORT int64_t neurons(const int32_t *sums, const int32_t *bias, int64_t blocks,
             for (int step = 0; step < steps; ++step, at += 64)
                 for (int i = 0; i < VECTORS; ++i) {
                     v[i] = ((v[i] + ((v[i] >> 31) & 3)) >> 2) + (load<I32>(at + i * (VEC / 4)) << 6) + lift[i];
+#if defined(__AVX512BW__)
+                    const __mmask16 rest = _mm512_cmple_epi32_mask((__m512i)v[i], (__m512i)over_all);
+                    v[i] = (I32)_mm512_maskz_mov_epi32(rest, (__m512i)v[i]);
+                    kept += rest;  // every bit is needed, as spikes are
+#else
                     const I32 over = v[i] > over_all;
                     v[i] &= ~over;
                     spikes[i] -= over;
+#endif
                 }
         }
-    int64_t total = 0;
+    int64_t total = kept;
     for (int i = 0; i < VECTORS; ++i)
         for (int lane = 0; lane < VEC / 4; ++lane) total += spikes[i][lane];
     return total;

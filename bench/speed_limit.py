@@ -150,6 +150,12 @@ def _taps(layer: LayerPlan) -> int:
     return found
 
 
+def additions(layer: LayerPlan, chain_layer: ir.ChainLayer) -> int:
+    """Of one step in which every input spikes."""
+    each = chain_layer.weight.shape[1] if chain_layer.kind == "conv" else layer.numbers["in_channels"]
+    return _taps(layer) * each * len(chain_layer.weight)
+
+
 def needed(layer: LayerPlan, chain_layer: ir.ChainLayer, share: float, steps: int) -> tuple[float, float]:
     """Additions of one sample and step where `share` of the inputs spike, and the machine's rate on one thread.
 
@@ -157,10 +163,9 @@ def needed(layer: LayerPlan, chain_layer: ir.ChainLayer, share: float, steps: in
         ValueError: weights that are not int8 rows; the limit is of those.
     """
     number = layer.numbers
-    each = chain_layer.weight.shape[1] if chain_layer.kind == "conv" else number["in_channels"]
-    total = _taps(layer) * each * len(chain_layer.weight)
+    total = additions(layer, chain_layer)
     if number["kind"] == GRADED16:
-        inputs = number["kh"] * number["kw"] * each
+        inputs = chain_layer.weight[0].size
         return total / steps, multiply_rate(-(-inputs // 2))
     if number["kind"] != EVENTS8:
         raise ValueError(f"layer '{chain_layer.name}': weights of kind {number['kind']} are not rows of int8")

@@ -37,9 +37,8 @@ class Network:
         """Of one step where nothing is skipped, relays left out; what torch computes."""
         if self.graph is None:
             return sum(layer.weight[0].size * int(np.prod(layer.shape)) for layer in self.chain.layers)
-        shapes = self.graph.shapes
-        synapses = self.graph.of(ir.Conv), self.graph.of(ir.Dense)
-        return sum(node.weight[0].size * int(np.prod(shapes[node.name])) for nodes in synapses for node in nodes)
+        synapses: list[ir.Synapse] = [*self.graph.of(ir.Conv), *self.graph.of(ir.Dense)]
+        return sum(node.weight[0].size * int(np.prod(self.graph.shape(node.name))) for node in synapses)
 
     @property
     def neurons(self) -> int:

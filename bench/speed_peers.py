@@ -101,7 +101,7 @@ class TorchForward:
             y = F.linear(x.flatten(1), synapse.weight, synapse.bias)
         if synapse.map is not None:
             y += synapse.map
-        return y.expand(steps, *y.shape) if once else y.unflatten(0, (steps, samples))
+        return y.expand(steps, *y.shape) if once else y.reshape(steps, samples, *y.shape[1:])
 
     @torch.inference_mode()
     def __call__(self, port: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class TorchForward:
         return voltage
 
 
-class Different(Exception):
+class DifferentError(Exception):
     """Two that must give the same do not."""
 
 
@@ -143,7 +143,7 @@ def lava_step(chain: ir.Chain, port: ir.IntArray, few: int) -> tuple[float, floa
 
     Raises:
         Snn2ChipError: Lava is not set up, or failed.
-        Different: Lava's spikes are not the event engine's.
+        DifferentError: Lava's spikes are not the event engine's.
     """
     seconds = []
     with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
@@ -158,7 +158,7 @@ def lava_step(chain: ir.Chain, port: ir.IntArray, few: int) -> tuple[float, floa
         with np.load(result, allow_pickle=False) as trace:
             for name, spikes in ours.items():
                 if not np.array_equal(trace[f"spikes/{name}"], spikes):
-                    raise Different(f"Lava's spikes of layer {name} are not the event engine's")
+                    raise DifferentError(f"Lava's spikes of layer {name} are not the event engine's")
     each = (seconds[1] - seconds[0]) / ((len(port) - few) * port.shape[1])
     return each, seconds[0] - each * few * port.shape[1]
 

@@ -283,8 +283,10 @@ def together(command: Callable[P, None]) -> Callable[P, None]:
             if number and _heard(store, "error", [0]):
                 sys.exit(error.exit_code)
             raise type(error)(f"process {number}: {error}") if number else error from None
-        except RuntimeError:
-            if _heard(store, "error", others):  # an exchange that another one left; it says why
+        except RuntimeError as error:
+            # exactly: what the command line leaves with is one of its children
+            broken = type(error) is RuntimeError or isinstance(error, dist.DistError)
+            if broken and _heard(store, "error", others):  # an exchange that another one left; it says why
                 sys.exit(InputError.exit_code)
             raise
         finally:

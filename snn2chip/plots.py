@@ -24,6 +24,8 @@ _ON, _OFF = np.array([214, 39, 40]) / 255, np.array([31, 119, 180]) / 255
 DRAWN_STEPS = 400
 """Of a stream, the first so many steps are drawn."""
 
+_FRAME_NUMBERS = 1 << 24  # of all frames that are drawn
+_LEGEND = 60  # characters of the names that explain the colours
 _EVENTS_READ, _EVENTS_DRAWN, _CLASSES_NAMED, _CLASSES_LAST = 2_000_000, 20_000, 10, 6
 
 
@@ -33,10 +35,12 @@ def first_steps(pieces: Iterable[Events], settings: BinSettings, steps: int | No
     Raises:
         InputError: a recording without events; and what reading it raises.
     """
-    wanted = DRAWN_STEPS if steps is None else steps
+    wanted = steps or DRAWN_STEPS
     found: list[Events] = []
     count, over = 0, False
     for events in pieces:
+        if steps is None:  # frames of a large sensor are large
+            wanted = int(np.clip(_FRAME_NUMBERS // np.prod(settings.shape(events.sensor)), 1, DRAWN_STEPS))
         found.append(events)
         count += len(events)
         first = next((part.t[0] for part in found if len(part)), None)
@@ -190,7 +194,8 @@ def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> N
     axes.set_ylabel("row of the sensor", fontsize=8)
     some_of = "" if len(pick) == len(events) else f"{len(pick):,} of "
     axes.set_title(f"{some_of}{len(events):,} events", fontsize=8, loc="left", pad=3)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=8, borderpad=0)
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=8, borderpad=0)
+    legend.set_in_layout(False)
 
 
 def _since(events: Events, settings: BinSettings, step: int) -> Events:
@@ -224,9 +229,17 @@ def _course(axes: Axes, chain: Chain, decisions: IntArray, sure: FloatArray, uni
     steps = len(decisions)
     ends = np.arange(steps + 1) * unit
     named = _named(sure, decisions)
+    room = _LEGEND
     for place, index in enumerate(named):
+        name = _short(chain.classes[index])
+        room -= len(name) + 5
         axes.stairs(
-            100 * sure[:, index], ends, color=f"C{place}", linewidth=1.4, baseline=None, label=chain.classes[index]
+            100 * sure[:, index],
+            ends,
+            color=f"C{place}",
+            linewidth=1.4,
+            baseline=None,
+            label=name if room > 0 else None,
         )
     others = [index for index in range(sure.shape[1]) if index not in named]
     for index in others[:40]:
@@ -246,10 +259,16 @@ def _course(axes: Axes, chain: Chain, decisions: IntArray, sure: FloatArray, uni
     axes.set_ylabel("confidence, %", fontsize=8)
     resets = "" if window is None or window >= steps else f"; reset every {window} steps (dotted)"
     axes.set_title(f"after each step; the ribbon is the decision{resets}", fontsize=8, loc="left", pad=3)
-    axes.legend(
+    legend = axes.legend(
         loc="lower right", bbox_to_anchor=(1, 0.99), ncols=_CLASSES_NAMED, frameon=False, fontsize=8, borderpad=0,
         handlelength=1.2, columnspacing=1,
     )  # fmt: skip
+    legend.set_in_layout(False)
+
+
+def _short(name: str) -> str:
+    """A class's name where there is little room."""
+    return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def _named(sure: FloatArray, decisions: IntArray) -> list[int]:
@@ -263,7 +282,7 @@ def _last(axes: Axes, chain: Chain, sure: FloatArray) -> None:
     """The largest confidences at the end."""
     order = np.argsort(-sure, kind="stable")[:_CLASSES_LAST]
     axes.barh(range(len(order)), 100 * sure[order], color=["0.2", *("0.7" for _ in order[1:])])
-    axes.set_yticks(range(len(order)), [chain.classes[index] for index in order])
+    axes.set_yticks(range(len(order)), [_short(chain.classes[index]) for index in order])
     axes.set_xlim(0, 100)
     axes.set_xticks([0, 50, 100])
     axes.invert_yaxis()

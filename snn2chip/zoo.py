@@ -157,12 +157,11 @@ def _card(
         for layer in exported["quantize"]["layers"]
     )
     spikes = sum(simulated["spikes"].values()) / simulated["samples"]
-    source = " (JPEG)" if metrics.get("source") == "JPEG" else ""
     made = _made_by(model.recipe, metrics, stages, run, data)
     calibration = _calibration(metrics)
     kind = "stock netx" if metrics["stock_netx"] else "not stock netx: time-varying neurons (docs/bntt.md)"
     extra = "" if metrics["stock_netx"] else "\nThresholds are medians over channels and steps.\n"
-    extra += _stages_section(stages) + _static_section(metrics, run, data, data_dir)
+    extra += _stages_section(stages) + _static_section(metrics, sample_word(model.recipe), run, data, data_dir)
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
     return f"""# {name}
 
@@ -170,10 +169,10 @@ def _card(
 
 | | |
 | --- | --- |
-| data set | {metrics["dataset"]}{source}, all {metrics["samples"]:,} test images |
+| data set | {tested(model.recipe, metrics)} |
 | accuracy, float32 | {100 * metrics["float_accuracy"]:.2f} % |
 | accuracy, chip integers | {100 * metrics["integer_accuracy"]:.2f} % |
-| time steps | {metrics["timesteps"]} |
+| time steps | {metrics["timesteps"]}{_step(model.recipe)} |
 | parameters | {parameters:,} |
 | spikes a sample | {spikes:,.0f} |
 | Lava (netx) | {_compared(metrics)} |
@@ -198,6 +197,35 @@ On the chip:
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
 {extra}"""
+
+
+def sample_word(recipe: recipes.Recipe) -> str:
+    """What a sample of the network's data set is called, many of them."""
+    return "images" if recipe.binning is None else "recordings"
+
+
+def tested(recipe: recipes.Recipe, metrics: dict[str, Any]) -> str:
+    """On what the figures were taken: data set, how many samples, and how that differs from the published set."""
+    text = f"{metrics['dataset']}{_edition(metrics)}, all {metrics['samples']:,} test {sample_word(recipe)}"
+    return f"{text} at hand, {_part(metrics)}" if _part(metrics) else text
+
+
+def _edition(metrics: dict[str, Any]) -> str:
+    return " (JPEG)" if metrics.get("source") == "JPEG" else ""
+
+
+def _part(metrics: dict[str, Any]) -> str:
+    """As "100 of the 10,000 published recordings", or nothing where the set is whole."""
+    source = str(metrics.get("source", ""))
+    return source if " of the " in source else ""
+
+
+def _step(recipe: recipes.Recipe) -> str:
+    """How long a step is, of recordings binned by time or number."""
+    binning = recipe.binning
+    if binning is None:
+        return ""
+    return f" of {binning.count:,} events" if binning.dt_us is None else f" of {binning.dt_us / 1000:g} ms"
 
 
 def _compared(metrics: dict[str, Any]) -> str:
@@ -248,7 +276,7 @@ The same network without spikes takes {ann:,} multiply-accumulates.
 """
 
 
-def _static_section(metrics: dict[str, Any], run: str, data: str, data_dir: str) -> str:
+def _static_section(metrics: dict[str, Any], samples: str, run: str, data: str, data_dir: str) -> str:
     """What one normalization for all steps costs."""
     static = metrics.get("static")
     if static is None:
@@ -256,7 +284,7 @@ def _static_section(metrics: dict[str, Any], run: str, data: str, data_dir: str)
     folder = f"{run}/static"
     return f"""
 Beside it, for stock netx, the same network with one normalization for all steps (docs/static-route.md; of what was
-tried, '{static["method"]}' changed the fewest spikes on {static["images"]} training images), no training after it:
+tried, '{static["method"]}' changed the fewest spikes on {static["images"]} training {samples}), no training after it:
 
 | | float32 | chip integers | Lava (stock netx) |
 | --- | ---: | ---: | --- |
@@ -288,9 +316,9 @@ def results_table(models: Path) -> str:
         model = model_file.load(path.parent / "model.pt")
         parameters = sum(value.numel() for value in model.network.parameters())
         data = metrics["dataset"].partition(":")[0]
-        data += " (JPEG)" if metrics.get("source") == "JPEG" else ""
+        data += _edition(metrics) + ", " + (_part(metrics) or f"{metrics['samples']:,} {sample_word(model.recipe)}")
         rows.append(
-            f"| [{name}](models/{name}/card.md) | {data}, {metrics['samples']:,} images | {metrics['timesteps']} | "
+            f"| [{name}](models/{name}/card.md) | {data} | {metrics['timesteps']} | "
             f"{100 * metrics['float_accuracy']:.2f} % | {100 * metrics['integer_accuracy']:.2f} % | "
             f"{metrics['lava_mismatches']} of {metrics['lava_values']:,}{_kind(metrics)} | {parameters:,} |"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, random_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn2chip import chip, ir
+from snn2chip import chip, ir, zoo
 from snn2chip.errors import DataError, InputError
 from snn2chip.formats import netx
 from snn2chip.formats.model_file import Model, build_network
@@ -345,16 +346,20 @@ def test_a_stream_through_bntt_needs_its_windows() -> None:
 
 
 def test_a_readout_at_the_end_of_its_bits_is_said(chain: ir.Chain, tmp_path: Path, cli: Command) -> None:
-    """4,095 << 6 a step reach 2^23 - 1 at step 33."""
+    """4,095 << 6 a step exceed the threshold of 131,071 << 6 at step 33."""
     full = replace(chain.layers[-1], bias=np.full_like(chain.layers[-1].bias, 4095), weight=chain.layers[-1].weight * 0)
     full.weight[0, 0] = 1
     path = tmp_path / "full.net"
     netx.save(path, replace(chain, layers=(*chain.layers[:-1], full)))
     file = recording(tmp_path, span_us=2_000_000)
     said = cli("simulate", path, "--recording", file, "--stream", "--window", "never", "--json", tmp_path / "s.json")
-    assert "a score was at the end of the chip's 24 bits" in said.ok()
-    clipped = json.loads((tmp_path / "s.json").read_text())["clipped_after_step"]
-    assert clipped in (32, 33)
+    assert "a score had reached the end of the chip's 24 bits" in said.ok()
+    by = json.loads((tmp_path / "s.json").read_text())["saturated_by_step"]
+    assert 33 <= by < 33 + recorded.STEPS
+    low = replace(full, bias=-full.bias)
+    netx.save(path, replace(chain, layers=(*chain.layers[:-1], low)))
+    said = cli("simulate", path, "--recording", file, "--stream", "--window", "never")
+    assert "a score had reached the end of the chip's 24 bits" in said.ok()
     assert "24 bits" not in cli("simulate", path, "--recording", file, "--stream").ok()
 
 
@@ -386,6 +391,19 @@ def test_one_recording_is_a_sample(net: Path, chain: ir.Chain, tmp_path: Path, c
             np.testing.assert_array_equal(kept[f"spikes/{layer.name}"], trace.spikes[layer.name])
 
 
+def test_one_recording_is_encoded(net: Path, chain: ir.Chain, tmp_path: Path, cli: Command) -> None:
+    file = recording(tmp_path)
+    assert "input (1, 5, 2, 34, 34)" in cli("encode", net, "--recording", file, "-o", tmp_path / "in.npz").ok()
+    cli("simulate", net, "--input", tmp_path / "in.npz", "--output", tmp_path / "a.npz").ok()
+    cli("simulate", net, "--recording", file, "--output", tmp_path / "b.npz").ok()
+    with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
+        assert set(one.files) == set(other.files)
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    options = ("--recording", file, "--data", "nmnist", "-o", tmp_path / "c.npz")
+    cli("encode", net, *options).refused("--data and --recording exclude each other")
+
+
 def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path, cli: Command) -> None:
     file = recording(tmp_path)
     said = cli("simulate", net, "--recording", file, "--stream", "--json", tmp_path / "s.json").ok()
@@ -412,6 +430,21 @@ def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path
     assert list(offline["scores"].values()) == moments[0]["scores"]
 
 
+def test_a_terminal_gets_colours_and_a_bar(chain: ir.Chain) -> None:
+    from rich.console import Console
+
+    from snn2chip.cli.recordings import _line
+
+    named = replace(chain, classes=("[red]", *chain.classes[1:]))
+    moment = recorded.Moment(7, 2, np.array([5, *[0] * 9]), np.array([0.5, *[0.5 / 9] * 9]))
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, highlight=False)
+    console.print(_line(console, named, recorded.binning_of(chain), moment))
+    assert "[red]" in out.getvalue()
+    assert "━" * 12 in out.getvalue()
+    assert "\x1b[" in out.getvalue()
+
+
 def test_formats_and_faults_are_said(net: Path, tmp_path: Path, cli: Command) -> None:
     raw = random_events(400, SENSOR, span_us=60_000)
     write_npz(tmp_path / "a.npz", raw, SENSOR)
@@ -427,7 +460,7 @@ def test_formats_and_faults_are_said(net: Path, tmp_path: Path, cli: Command) ->
         assert "399 events" in said
 
 
-def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: Command, quickstart: Any) -> None:
+def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: Command, chain: ir.Chain) -> None:
     raw = random_events(300, (34, 34))
     write_npz(tmp_path / "large.npz", raw, (128, 128))
     (tmp_path / "dvs.aedat").write_bytes(aedat2_bytes(raw))
@@ -454,7 +487,9 @@ def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: 
             assert not answer.exists()
     assert not list(tmp_path.glob(".*part"))
     file = recording(tmp_path)
-    cli("simulate", quickstart.net, "--recording", file).refused("was trained on digits, not on recordings")
+    images = replace(chain, coding="direct", made={**chain.made, "dataset": "digits", "events": None})
+    netx.save(tmp_path / "images.net", images)
+    cli("simulate", tmp_path / "images.net", "--recording", file).refused("was trained on digits, not on recordings")
 
 
 def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, cli: Command) -> None:
@@ -469,6 +504,7 @@ def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, 
         ((*given_file, "--every", "3"), "--every belongs to a stream"),
         ((*given_file, "--stream", "--window", "0"), "expected a number of steps"),
         ((*given_file, "--stream", "--window", "x"), "expected a number of steps"),
+        ((*given_file, "--stream", "--window", "1" + 20 * "0"), "expected a number of steps"),
         ((*given_file, "--data", "nmnist"), "--data and --recording exclude each other"),
         ((*given_file, "--input", file), "--input and --recording exclude each other"),
         ((*given_file, "--limit", "3"), "--limit and --recording exclude each other"),
@@ -479,6 +515,15 @@ def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, 
     ):
         cli("simulate", net, *options).refused(word)
     assert not (tmp_path / "a.jpg").exists()
+
+
+def test_cards_speak_of_recordings(model: Model, tiny: Any) -> None:
+    figures = {"dataset": "nmnist:test", "samples": 100, "source": "100 of the 10,000 published recordings"}
+    said = "nmnist:test, all 100 test recordings at hand, 100 of the 10,000 published recordings"
+    assert zoo.tested(model.recipe, figures) == said
+    assert zoo.tested(model.recipe, {**figures, "source": "as published"}) == "nmnist:test, all 100 test recordings"
+    jpeg = {"dataset": "cifar10:test", "samples": 10_000, "source": "JPEG"}
+    assert zoo.tested(tiny(), jpeg) == "cifar10:test (JPEG), all 10,000 test images"
 
 
 # -------------------------------------------------------------------------------------------------- memory
@@ -502,8 +547,10 @@ print(run.steps, largest)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc: not Linux")
-def test_memory_does_not_grow_with_the_recording(net: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_recording(chain: ir.Chain, tmp_path: Path) -> None:
     """Eight minutes take what two minutes take. Read whole, they would take 70 MB more."""
+    net = tmp_path / "slow.net"
+    netx.save(net, replace(chain, made={**chain.made, "events": {**chain.made["events"], "dt_us": 240_000}}))
     second = random_events(4000, SENSOR, span_us=1_000_000)
     found = {}
     for minutes in (2, 8):
@@ -521,7 +568,7 @@ def test_memory_does_not_grow_with_the_recording(net: Path, tmp_path: Path) -> N
             env=child_environment(), capture_output=True, text=True, timeout=120, check=True,
         )  # fmt: skip
         steps, largest = map(int, done.stdout.split())
-        assert abs(steps - minutes * 2000) <= 2
+        assert abs(steps - minutes * 250) <= 1
         found[minutes] = largest
     assert found[8] - found[2] < 12_000_000, f"resident memory by minutes of the recording: {found}"
 
@@ -539,7 +586,8 @@ def test_pictures(net: Path, tmp_path: Path, cli: Command, kind: str) -> None:
     assert target.read_bytes().startswith(_BEGINS[kind])
     first = target.read_bytes()
     cli("simulate", net, "--recording", file, "--plot", target, *stream).ok()
-    assert target.read_bytes() == first, "the same picture of the same recording"
+    if kind == "png":  # matplotlib puts addresses of objects into names within an .svg
+        assert target.read_bytes() == first, "the same picture of the same recording"
     if kind == "svg":
         (tmp_path / "folder").write_bytes(b"")
         cli("simulate", net, "--recording", file, "--plot", tmp_path / "folder" / "a.svg").refused("cannot write")
@@ -569,9 +617,13 @@ def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
     from snn2chip import plots
 
     counted = export(network(readout="spike_count"), chip.load("loihi2")).chain
+    counted = replace(counted, classes=tuple(f"right arm counter clockwise {index}" for index in range(10)))
     events, drawn = plots.first_steps([events_of(random_events(900, SENSOR))], recorded.binning_of(counted), None)
     figure = plots.recording_figure(counted, recorded.binning_of(counted), events, drawn, None, "test")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert sum("fire in a step" in title for title in titles) == len(counted.layers)
+    course = next(axes for axes in figure.axes if axes.get_ylabel() == "confidence, %")
+    figure.draw_without_rendering()  # long names of classes leave the panels their room
+    assert course.get_position().width > 0.6
     plots.save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000

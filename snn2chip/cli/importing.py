@@ -93,8 +93,8 @@ def import_(
     else:
         chosen = recipes.load(recipe)
     size = chosen.data.image_size
-    training = load_data(chosen.data.name, "train", data, size=size)
-    test = load_data(chosen.data.name, "test", data, size=size)
+    training = load_data(chosen.data.name, "train", data, size=size, events=chosen.binning)
+    test = load_data(chosen.data.name, "test", data, size=size, events=chosen.binning)
     if training.shape != found.input_shape or len(training.classes) != found.classes:
         raise InputError(
             f"'{file}' takes images {found.input_shape} and gives {found.classes} scores, but {chosen.data.name} has "

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-    from snn2chip.ir import Chain
-    from snn2chip.recordings import BinSettings, Faults
+    from snn2chip.ir import Chain, IntArray
+    from snn2chip.recordings import BinSettings, Events, Faults, Tally
     from snn2chip.simulate.engines import EngineKind
     from snn2chip.simulate.recorded import Moment, RecordingStream
 
@@ -32,7 +32,7 @@ RecordingOption = Annotated[
     Path | None,
     typer.Option(
         "--recording",
-        help="One recording of an event camera (.bin, .npz, .aedat, .aedat4, ...), binned as in training.",
+        help="One recording of an event camera: .bin, .npz, .aedat, .aedat4, .raw, .dat or .es.",
     ),
 ]
 StreamOption = Annotated[
@@ -63,10 +63,10 @@ def only_recording(
         if name := next((name for name, value in wrong.items() if value), None):
             raise InputError(f"{name} belongs to a recording; add --recording FILE")
         return
-    excluded = {"data", "input", "limit", "clock chip"} | ({"output", "engine", "device"} if stream else set())
-    for name in excluded:
+    of_streams = ("output", "engine", "device")
+    for name in ("data", "input", "limit", "clock chip", *(of_streams if stream else ())):
         if given.get(name.replace(" ", "_")) not in (None, False):
-            why = "a stream" if name in ("output", "engine", "device") else "--recording"
+            why = "a stream" if name in of_streams else "--recording"
             raise InputError(f"--{name} and {why} exclude each other; leave one of them out")
     if not stream and (name := next((n for n, v in (("--window", window), ("--every", every)) if v is not None), None)):
         raise InputError(f"{name} belongs to a stream; add --stream")
@@ -108,8 +108,8 @@ def _window(said: str | None, timesteps: int) -> int | None:
     """Steps between resets; None for never."""
     if said is None or said == "never":
         return timesteps if said is None else None
-    if not said.isdecimal() or int(said) < 1:
-        raise InputError(f"--window '{said}': expected a number of steps, 1 or more, or never")
+    if not said.isdecimal() or len(said) > 9 or int(said) < 1:
+        raise InputError(f"--window '{said}': expected a number of steps, 1 to 999,999,999, or never")
     return int(said)
 
 
@@ -121,6 +121,31 @@ def _milliseconds(settings: BinSettings, steps: int) -> float | None:
 def _faults(console: Console, faults: Faults) -> None:
     if faults:
         console.print(f"note: {faults}")
+
+
+def encode(chain: Chain, recording: Path, output: Path) -> None:
+    """Write the integers that the port gets from a recording's first T steps."""
+    import numpy as np
+
+    from snn2chip.simulate import recorded
+
+    events, _, port = _read(chain, recorded.binning_of(chain), recording)
+    with atomic_path(output) as part, part.open("wb") as file:
+        np.savez_compressed(file, input=port.astype(np.int32))
+    console = console_of()
+    _faults(console, events.faults)
+    console.print(f"wrote {output}: input {port.shape}, values {port.min()}..{port.max()}")
+
+
+def _read(chain: Chain, settings: BinSettings, recording: Path) -> tuple[Events, Tally, IntArray]:
+    """A recording's events, what binning did not keep of them, and its first T steps at the port (1, T, ...)."""
+    from snn2chip.recordings import Tally, bin_events, read_recording
+    from snn2chip.simulate import recorded
+
+    events = read_recording(recording, settings.sensor, assumed=recorded.assumed_sensor(chain, settings))
+    recorded.check_sensor(chain, settings, events)
+    tally = Tally()
+    return events, tally, recorded.port_of(chain, bin_events(events, settings, tally))[None]
 
 
 def _whole(
@@ -139,14 +164,10 @@ def _whole(
     import numpy as np
 
     from snn2chip import report
-    from snn2chip.recordings import Tally, bin_events, read_recording
     from snn2chip.simulate import recorded, trace
     from snn2chip.simulate import run as runs
 
-    events = read_recording(recording, settings.sensor, assumed=recorded.assumed_sensor(chain, settings))
-    recorded.check_sensor(chain, settings, events)
-    tally = Tally()
-    port = recorded.port_of(chain, bin_events(events, settings, tally))[None]
+    events, tally, port = _read(chain, settings, recording)
     result = runs.simulate(chain, port=port, device=device, keep=output is not None, engine_kind=engine)
     result = replace(result, dataset=recording.name)
     scores = result.trace.scores
@@ -238,13 +259,13 @@ def _stream(
     json_file: Path | None,
 ) -> None:
     """The whole recording, step after step."""
-    from snn2chip.recordings import PIECE_SUFFIXES, read_in_pieces
+    from snn2chip.recordings import PIECE_SUFFIXES, SUFFIXES, read_in_pieces
     from snn2chip.simulate import recorded
 
     run = recorded.RecordingStream(chain, window)
     resets = "never reset" if window is None else f"reset every {window} steps"
     console.print(f"{recording.name}: steps of {_step(settings)}, {resets}")
-    if recording.suffix.lower() not in PIECE_SUFFIXES:
+    if recording.suffix.lower() in set(SUFFIXES) - set(PIECE_SUFFIXES):
         console.print(f"note: {recording.suffix} is read whole; {' and '.join(PIECE_SUFFIXES)} in bounded memory")
     started = time.monotonic()
     pieces = read_in_pieces(recording, settings.sensor, assumed=recorded.assumed_sensor(chain, settings))
@@ -255,10 +276,10 @@ def _stream(
         seconds = time.monotonic() - started
         end(_totals(chain, settings, recording, run, seconds))
     _faults(console, run.faults)
-    if run.clipped is not None:
+    if run.saturated is not None:
         console.print(
-            f"note: after step {run.clipped:,} a score was at the end of the chip's 24 bits, where sums stop; give a "
-            "smaller --window"
+            f"note: by step {run.saturated:,} a score had reached the end of the chip's 24 bits, where sums stop or "
+            "start again: no decision counts after it; give a smaller --window"
         )
     assert run.binner is not None
     length = _milliseconds(settings, run.steps)
@@ -314,7 +335,7 @@ def _totals(
         "milliseconds": _milliseconds(settings, run.steps),
         "seconds": seconds,
         "faults": asdict(run.faults),
-        "clipped_after_step": run.clipped,
+        "saturated_by_step": run.saturated,
         "spikes": run.counts,
         "layers": {layer.name: layer.origin for layer in chain.layers},
     }

@@ -174,6 +174,7 @@ def encode(
     data: Annotated[str | None, typer.Option(help="Data set as NAME[:split]; default: the model's test set.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many samples.")] = 10,
     data_dir: DataDir = None,
+    recording: RecordingOption = None,
 ) -> None:
     """Write the integers that a network's input port gets, for `simulate --input` and `lava run`."""
     import numpy as np
@@ -183,6 +184,10 @@ def encode(
     from snn2chip.formats import netx
 
     chain = netx.load(net)
+    if recording is not None:
+        recordings.only_recording(recording, False, None, None, data=data)
+        recordings.encode(chain, recording, output)
+        return
     images = test_images(chain.made, data, data_dir).subset(limit)
     port = chain.port(encoder_of(chain)(images.images))
     with atomic_path(output) as part, part.open("wb") as file:

@@ -80,11 +80,16 @@ def train(
 ) -> None:
     """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out.
 
-    On several processors or GPUs, or machines with their own, torchrun starts it: torchrun --nproc-per-node 2 -m
-    snn2chip train RECIPE --out DIR. Every batch of the recipe is split among the processes; normalization statistics
-    and gradients are those of the whole batch, so that the losses are those of a single process up to rounding. Process
-    0 prints and writes; --resume and Ctrl-C work as always, and a run may be resumed with another number of processes.
-    Each machine needs the data set (and --init's file); OMP_NUM_THREADS sets the threads of a process.
+    On several processors, GPUs or machines, torchrun starts it:
+
+    torchrun --nproc-per-node 2 -m snn2chip train RECIPE --out DIR
+
+    Every batch of the recipe is split among the processes; statistics of
+    normalization and gradients are those of the whole batch, losses those of
+    a single process up to rounding. Process 0 prints and writes. --resume and
+    Ctrl-C work as always; a run may be resumed with another number of
+    processes. Each machine needs the data set, and --init's file.
+    OMP_NUM_THREADS sets the threads of a process.
     """
     from snn2chip import recipe as recipes
     from snn2chip.train.loop import Trainer

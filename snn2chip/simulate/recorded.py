@@ -151,7 +151,8 @@ class RecordingStream:
         steps: how many have run.
         faults: of all pieces so far.
         counts: spikes by layer.
-        clipped: the first step after which a readout's voltage was at the end of the chip's 24 bits, or None.
+        saturated: the step by which a readout's voltage had reached the end of its 24 bits, or None. At the lower
+            end it is clipped; at the upper end the neuron fires and starts again from 0. Neither is a sum any more.
     """
 
     def __init__(self, chain: Chain, window: int | None) -> None:
@@ -161,7 +162,7 @@ class RecordingStream:
         self.steps = 0
         self.faults = Faults()
         self.counts = dict.fromkeys((layer.name for layer in chain.layers), 0)
-        self.clipped: int | None = None
+        self.saturated: int | None = None
         self.binner: Binner | None = None
         self.source = "the recording"
 
@@ -180,7 +181,10 @@ class RecordingStream:
                 self.counts[name] += count
             numbers = np.arange(since, since + len(frames))
             numbers = (numbers if self.window is None else numbers % self.window) + 1
-            self._look_for_clipping(found.scores)
+            if self.saturated is None and self.chain.readout == "membrane":
+                fired = found.counts[self.chain.layers[-1].name] > 0
+                if fired or (np.abs(found.scores) >= STATE_MAX - 1).any():
+                    self.saturated = self.steps + len(frames)
             said = shares(self.chain, found.scores, numbers)
             for index in range(len(frames)):
                 self.steps += 1
@@ -204,9 +208,3 @@ class RecordingStream:
             yield from self.binner.push(events, most)
         if self.binner is not None and len(rest := self.binner.finish()):
             yield rest
-
-    def _look_for_clipping(self, scores: IntArray) -> None:
-        if self.clipped is None and self.chain.readout == "membrane":
-            ends = np.flatnonzero((np.abs(scores) >= STATE_MAX - 1).any(1))
-            if len(ends):
-                self.clipped = self.steps + int(ends[0]) + 1

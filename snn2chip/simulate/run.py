@@ -77,6 +77,8 @@ def simulate(
         raise InputError("simulate: give either port integers or images")
     engine = make_engine(chain, device, engine_kind)
     encoder = encoder_of(chain)
+    if chain.coding == "direct":
+        encoder.timesteps = 1
     total = len(port) if port is not None else len(images) if images is not None else 0
     parts: list[Trace] = []
     mine = parallel.share(total)
@@ -85,6 +87,8 @@ def simulate(
         stop = min(start + batch_size, mine.stop)
         if images is not None:
             batch = chain.port(encoder(images.images[start:stop]))
+            if chain.coding == "direct":  # in memory once, however many steps show it
+                batch = np.broadcast_to(batch, (len(batch), chain.timesteps, *batch.shape[2:]))
         else:
             assert port is not None  # exactly one of the two is given
             batch = port[start:stop]

@@ -30,7 +30,7 @@ class StreamEngine:
     """Runs one stream through a `Chain`, every layer in its own time; equal to `DenseEngine` on the same steps.
 
     Neurons are reset after every `window` steps; with None never, and then a readout that sums its input is at the
-    mercy of the chip's 24 bits: it is clipped at the end of them, as on the chip.
+    mercy of the chip's 24 bits: at their lower end it is clipped, at their upper end it fires and starts again from 0.
 
     Raises:
         InputError: (in `run`) a time-varying neuron has no tables for so many steps without a reset.
