@@ -445,5 +445,5 @@ def test_a_residual_recipe_trains_exports_and_verifies(tmp_path: Path) -> None:
     model = model_file.load(tmp_path / "model.pt")
     export = pipeline.export(model, chip.load("loihi2"), calibration=sets[0].subset(16))
     verdict = verify(model, export.chain, sets[1].images[:4].numpy(), with_lava=False)
-    assert verdict.passed and len(verdict.rungs) == 6
+    assert verdict.passed and len(verdict.rungs) >= 6
     assert not any(rung.mismatches for rung in verdict.rungs if rung.name != "folded ~ integers")

@@ -490,8 +490,10 @@ def test_a_bug_of_all_engines_is_caught_by_lava(
     monkeypatch.setattr(reference, "run", lambda _chain, port: right(wrong, port))
     dense = ladder.DenseEngine
     monkeypatch.setattr(ladder, "DenseEngine", lambda _chain: dense(wrong))
+    made = ladder.make_engine
+    monkeypatch.setattr(ladder, "make_engine", lambda _chain, kind: made(wrong, kind=kind))
     pixels = np.random.default_rng(0).integers(0, 17, (2, 1, 8, 8))
-    alone = verify(model, chain, pixels, with_lava=False)  # the two engines of chains: what branches is right still
+    alone = verify(model, chain, pixels, with_lava=False)  # the engines of chains: what branches is right still
     assert [item.name for item in alone.rungs if not item.passed] == ["graph = chain"]
     shown = rung(alone, "graph = chain").first
     assert shown is not None
@@ -584,9 +586,9 @@ def test_the_command_with_lava(
     cli: Command,
     lava_environment: lava.Environment,
 ) -> None:
-    """`snn2chip verify` with Lava holds seven rungs; the last is Lava's."""
+    """`snn2chip verify` with Lava holds every rung; the last is Lava's."""
     out = tmp_path / "verify.json"
     cli("verify", quickstart.model, quickstart.net, "--samples=4", "--json", out).ok()
     rungs = json.loads(out.read_text())["rungs"]
-    assert len(rungs) == 7
+    assert len(rungs) == len(ABOVE) + 1 + len(ENGINES) + 1
     assert (rungs[-1]["name"], rungs[-1]["passed"], rungs[-1]["mismatches"]) == ("dense = Lava", True, 0)

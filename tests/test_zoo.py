@@ -70,7 +70,7 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
         assert 0 < metrics[key] <= 1
     layers = recipe.load(folder).model.layers
     allowed = 0.01 if any(layer.type == "residual" for layer in layers) else 0.005  # twenty layers of rounding
-    allowed = max(allowed, 1 / metrics["samples"])  # a small set is not finer than one of its samples
+    allowed = max(allowed, 2 / metrics["samples"])  # of a small set, one or two samples say nothing
     assert metrics["integer_accuracy"] >= metrics["float_accuracy"] - allowed
     assert metrics["lava_mismatches"] == 0
     assert metrics["lava_samples"] >= 10
