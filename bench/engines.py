@@ -51,6 +51,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS, BATCH, DENSITY = 4, 16, 0.1
 DENSITIES, BATCHES, TIMESTEPS, WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 16, 64), (1, 4, 16), (0.5, 1.0, 2.0)
 SMALLER = {"resnet19": "cifar10-resnet19-tdbn"}  # the recipe that --quick takes
+SETTLE = 0.05  # seconds; OpenMP's threads go on waiting busily for a while after the last of torch's products
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ def timed(work: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - started) / repeats
 
 
+def settle(work: Callable[[], Any]) -> None:
+    """Let a contender run for a moment before it is timed, so that nothing of the one before is still going on."""
+    until = time.perf_counter() + SETTLE
+    while time.perf_counter() < until:
+        work()
+
+
 def torch_forward(made: Network, port: ir.IntArray, wanted: Any) -> tuple[speed_peers.TorchForward, torch.Tensor, str]:
     """Torch's runner in its faster layout, with its input; raises `DifferentError` if it computes something else."""
     network = made.chain if made.graph is None else made.graph
@@ -170,6 +178,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     starts = []
     for turn in range(rounds):
         for name, work in runners.items():
+            settle(work)
             seen[name].append(1e3 * timed(work, repeats[name]) / steps)
         for _ in range(lava.count(turn)):
             samples, few = (3, 1) if case.network == "vgg9" else (1010, 10)
