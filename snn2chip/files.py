@@ -28,6 +28,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             raise InputError(f"cannot write '{target}': it is a folder; name a file")
+        if target.exists() and not target.is_file():  # it would be replaced
+            raise InputError(f"cannot write '{target}': it is a device or a pipe; name a file")
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from torch import nn
 
 from snn2chip.capture import capture
 from snn2chip.chip import load as load_chip
-from snn2chip.errors import UnsupportedError
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.files import atomic_path
 from snn2chip.formats import model_file, netx
 from snn2chip.lava import CACHE_VARIABLE, PYTHON_VARIABLE, interpreters
 from snn2chip.pipeline import export
@@ -658,3 +660,13 @@ def test_wrong_usage_has_no_traceback(cli: Command, quickstart: Quickstart) -> N
         assert done.code == 2, arguments
         assert "Traceback" not in done.err
         assert "Usage" in done.err
+
+
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    """What is neither a file nor a folder stays: the rename at the end would put a file in its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="it is a device or a pipe"), atomic_path(pipe) as part:
+        part.write_text("x")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
