@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,24 +43,32 @@ ResetInterval = Annotated[int | None, typer.Option(min=1, help="Chip steps betwe
 ResetOffset = Annotated[int, typer.Option(min=0, help="As netx's reset_offset (chip clock).")]
 
 
-def only_chip(clock: Clock, **given: object) -> None:
-    """Refuse options of the chip clock without it.
+@dataclass(frozen=True)
+class ChipOptions:
+    """The options that only the chip clock has."""
 
-    Raises:
-        InputError: naming the option.
-    """
-    for name, value in given.items():
-        if clock is not Clock.CHIP and value not in (None, 0):
-            raise InputError(f"--{name.replace('_', '-')} belongs to --clock chip; add it")
+    layers: int | None
+    message_bits: int | None
+    reset_interval: int | None
+    reset_offset: int
+
+    def asked(self, clock: Clock, **more: object) -> bool:
+        """Whether the chip clock is asked for; `more` are options of one command alone.
+
+        Raises:
+            InputError: it is not, but one of its options, which is named.
+        """
+        for name, value in (more | asdict(self)).items():
+            if clock is not Clock.CHIP and value not in (None, 0):
+                raise InputError(f"--{name.replace('_', '-')} belongs to --clock chip; add it")
+        return clock is Clock.CHIP
 
 
-def _given(
-    net: Path, input_file: Path | None, layers: int | None, message_bits: int | None
-) -> tuple[Netlist, np.ndarray]:
+def _given(net: Path, input_file: Path | None, options: ChipOptions) -> tuple[Netlist, np.ndarray]:
     from snn2chip.formats import netx_any
     from snn2chip.simulate import chip, trace
 
-    network = netx_any.load(net, layers, message_bits)
+    network = netx_any.load(net, options.layers, options.message_bits)
     if input_file is None:
         raise InputError("--clock chip takes one stream of input: give it with --input FILE.npz, array 'input'")
     return network, chip.check_input(trace.input_array(input_file), network, str(input_file))
@@ -70,23 +79,19 @@ def simulate(
     input_file: Path | None,
     output: Path | None,
     json_file: Path | None,
-    *,
-    layers: int | None,
-    message_bits: int | None,
-    reset_interval: int | None,
-    reset_offset: int,
+    options: ChipOptions,
     limit: int | None,
 ) -> None:
     """Simulate a stream and say what every layer did."""
     from snn2chip import show
     from snn2chip.simulate import chip
 
-    network, stream = _given(net, input_file, layers, message_bits)
+    network, stream = _given(net, input_file, options)
     stream = stream[:limit]
     console = console_of()
     for note in network.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    engine = chip.ChipEngine(network, reset_interval=reset_interval, reset_offset=reset_offset)
+    engine = chip.ChipEngine(network, reset_interval=options.reset_interval, reset_offset=options.reset_offset)
     parts = []
     counts = {layer.number: 0 for layer in network.layers}
     with progress_bar("simulating") as done:
@@ -111,11 +116,8 @@ def lava_run(
     net: Path,
     input_file: Path,
     output: Path,
+    options: ChipOptions,
     *,
-    layers: int | None,
-    message_bits: int | None,
-    reset_interval: int | None,
-    reset_offset: int,
     full: bool,
     fast_convolution: bool,
 ) -> None:
@@ -126,7 +128,7 @@ def lava_run(
 
     from snn2chip import lava
 
-    network, stream = _given(net, input_file, layers, message_bits)
+    network, stream = _given(net, input_file, options)
     if network.refused:
         raise InputError("; ".join(network.refused))
     if not full:
@@ -138,10 +140,10 @@ def lava_run(
             net,
             checked,
             output,
-            layers=layers,
+            layers=options.layers,
             message_bits=24 if network.layers[0].graded else 0,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
+            reset_interval=options.reset_interval,
+            reset_offset=options.reset_offset,
             full=full,
             fast_convolution=fast_convolution,
         )

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn2chip.cli import chip_time
-from snn2chip.cli.chip_time import Clock, ClockOption, LayersOption, MessageBits, ResetInterval, ResetOffset
+from snn2chip.cli.chip_time import (
+    ChipOptions,
+    Clock,
+    ClockOption,
+    LayersOption,
+    MessageBits,
+    ResetInterval,
+    ResetOffset,
+)
 from snn2chip.cli.shared import app, console_of, guarded
 from snn2chip.errors import InputError
 
@@ -67,24 +74,15 @@ def export(
     With --clock chip any CUBA or LOIHI netx file, spike for spike in raw chip time. Or a model.pt as NIR, folded, in
     float64.
     """
-    chip_time.only_chip(
-        clock,
-        timesteps=timesteps,
-        layers=layers,
-        message_bits=message_bits,
-        reset_interval=reset_interval,
-        reset_offset=reset_offset,
-    )
-    if clock is Clock.CHIP:
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    if options.asked(clock, timesteps=timesteps):
         if form is not Format.ONNX:
             raise InputError("--clock chip is for --format onnx; leave it out")
         if timesteps is None:
             raise InputError("--clock chip runs as many steps as the ONNX file has; give them with --timesteps T")
         if reset_offset and reset_interval is None:
             raise InputError("--reset-offset without --reset-interval resets nothing; give both or none")
-        _chip_clock(
-            net, _beside(net, output, ".onnx"), timesteps, layers, message_bits, reset_interval, reset_offset, trace
-        )
+        _chip_clock(net, _beside(net, output, ".onnx"), timesteps, options, trace)
         return
     if form is Format.NIR:
         from snn2chip.formats.nir import export_nir
@@ -120,17 +118,15 @@ def _chip_clock(
     net: Path,
     output: Path,
     timesteps: int,
-    layers: int | None,
-    message_bits: int | None,
-    reset_interval: int | None,
-    reset_offset: int,
+    options: ChipOptions,
     trace: bool,
 ) -> None:
     """Any netx file in raw chip time."""
     from snn2chip.formats import netx_any, onnx, onnx_chip
 
-    network = netx_any.load(net, layers, message_bits)
-    reset = None if reset_interval is None else onnx_chip.Reset(reset_interval, reset_offset)
+    network = netx_any.load(net, options.layers, options.message_bits)
+    interval, offset = options.reset_interval, options.reset_offset
+    reset = None if interval is None else onnx_chip.Reset(interval, offset)
     onnx_chip.save(output, network, timesteps, reset=reset, trace=trace)
     console = console_of()
     for note in network.notes:

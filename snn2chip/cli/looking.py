@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from snn2chip.cli.shared import DataDir, JsonOption, app, console_of, guarded, some_images
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

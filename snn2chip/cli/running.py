@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from snn2chip.cli import chip_time, recordings
-from snn2chip.cli.chip_time import Clock, ClockOption, LayersOption, MessageBits, ResetInterval, ResetOffset
+from snn2chip.cli.chip_time import (
+    ChipOptions,
+    Clock,
+    ClockOption,
+    LayersOption,
+    MessageBits,
+    ResetInterval,
+    ResetOffset,
+)
 from snn2chip.cli.recordings import EveryOption, PlotOption, RecordingOption, StreamOption, WindowOption
 from snn2chip.cli.shared import (
     DataDir,
@@ -30,9 +38,6 @@ from snn2chip.cli.shared import (
 from snn2chip.errors import CheckFailed, InputError
 from snn2chip.files import write_json
 from snn2chip.parallel import is_leader, leader_first, local, one_process_only, together
-
-if TYPE_CHECKING:
-    pass
 
 
 class EngineName(StrEnum):
@@ -79,9 +84,8 @@ def simulate(
 
     `torchrun --nproc-per-node 2 -m snn2chip simulate NET` shares the samples among processes, with equal results.
     """
-    chip_time.only_chip(
-        clock, layers=layers, message_bits=message_bits, reset_interval=reset_interval, reset_offset=reset_offset
-    )
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    in_chip_time = options.asked(clock)
     recordings.only_recording(
         recording,
         stream,
@@ -111,7 +115,7 @@ def simulate(
             device=device_of(device),
         )
         return
-    if clock is Clock.CHIP:
+    if in_chip_time:
         one_process_only("simulate --clock chip")
         if data is not None:
             raise InputError("--clock chip takes one stream of input with --input, not --data")
@@ -120,10 +124,7 @@ def simulate(
             input_file,
             output,
             json_file,
-            layers=layers,
-            message_bits=message_bits,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
+            options,
             limit=limit,
         )
         return
@@ -283,18 +284,14 @@ def lava_run(
     reset_offset: ResetOffset = 0,
 ) -> None:
     """Run a file in Lava through netx; the same input and output files as `simulate`."""
-    chip_time.only_chip(
-        clock, layers=layers, message_bits=message_bits, reset_interval=reset_interval, reset_offset=reset_offset
-    )
-    if clock is Clock.CHIP:
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    in_chip_time = options.asked(clock)
+    if in_chip_time:
         chip_time.lava_run(
             net,
             input_file,
             output,
-            layers=layers,
-            message_bits=message_bits,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
+            options,
             full=full,
             fast_convolution=fast_convolution,
         )
