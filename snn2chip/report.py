@@ -197,24 +197,25 @@ def real_time(chain: ir.Chain, timesteps: int) -> str:
     return f" of {binning.dt_us / 1000:g} ms ({timesteps * binning.dt_us / 1000:g} ms a sample)"
 
 
+def spike_cells(layer: ir.ChainLayer, spikes: int, each: int, steps: int) -> list[str]:
+    """A layer and its spikes in a table: number, origin, shape, spikes, how many a sample or step, share of all."""
+    return [
+        layer.name,
+        ", ".join(layer.origin),
+        "x".join(map(str, layer.shape)),
+        f"{spikes:,}",
+        f"{spikes / each:,.1f}",
+        f"{100 * spikes / (steps * int(np.prod(layer.shape))):.2f} %",
+    ]
+
+
 def simulation_table(chain: ir.Chain, result: Simulation) -> Table:
     """The table of `simulate`."""
     steps = result.samples * result.timesteps
     rows = []
     for layer in chain.layers:
-        neurons = int(np.prod(layer.shape))
-        spikes = result.trace.counts[layer.name]
-        rows.append(
-            [
-                layer.name,
-                ", ".join(layer.origin),
-                "x".join(map(str, layer.shape)),
-                f"{spikes:,}",
-                f"{spikes / result.samples:,.1f}",
-                f"{100 * spikes / (steps * neurons):.2f} %",
-                f"{result.trace.largest[layer.name]:,}",
-            ]
-        )
+        cells = spike_cells(layer, result.trace.counts[layer.name], result.samples, steps)
+        rows.append([*cells, f"{result.trace.largest[layer.name]:,}"])
     accuracy = "" if result.accuracy is None else f"accuracy {100 * result.accuracy:.2f} %, "
     rate = result.samples / max(result.seconds, 1e-9)
     title = (

@@ -353,21 +353,9 @@ def _table(title: str, columns: tuple[str, ...], rows: list[list[str]]) -> Table
 
 
 def _spikes_table(chain: Chain, run: RecordingStream) -> Table:
-    import numpy as np
+    from snn2chip.report import spike_cells
 
-    rows = []
-    for layer in chain.layers:
-        spikes, neurons = run.counts[layer.name], int(np.prod(layer.shape))
-        rows.append(
-            [
-                layer.name,
-                ", ".join(layer.origin),
-                "x".join(map(str, layer.shape)),
-                f"{spikes:,}",
-                f"{spikes / run.steps:,.1f}",
-                f"{100 * spikes / (run.steps * neurons):.2f} %",
-            ]
-        )
+    rows = [spike_cells(layer, run.counts[layer.name], run.steps, run.steps) for layer in chain.layers]
     return _table("spikes", ("layer", "trained as", "neurons", "spikes", "a step", "of all"), rows)
 
 
