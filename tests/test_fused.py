@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from snn2chip.nn import BNTT, LIF, Conv2d, DirectInput, Flatten, Linear, MaxPool2d, TDBatchNorm, kernels
+from snn2chip.nn import BNTT, LIF, Conv2d, DirectInput, Flatten, Linear, MaxPool2d, TDBatchNorm, compiled, kernels
 from snn2chip.nn.bits import is_marked, mark_spikes
 from snn2chip.nn.surrogate import SurrogateName
 
@@ -325,9 +325,9 @@ def test_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The library is made whole in the cache, and taken from it when there is no compiler any more."""
     assert isinstance(kernels.load(), kernels.Kernels)
     files = [path.name for path in (fresh_cache / "kernels").iterdir()]
-    assert len(files) == 1 and files[0].startswith("lif-") and files[0].endswith(".so")
+    assert len(files) == 1 and files[0].startswith("nn-") and files[0].endswith(".so")
     kernels.load.cache_clear()
-    monkeypatch.setattr(kernels.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda _name: None)
     assert isinstance(kernels.load(), kernels.Kernels)
 
 
@@ -335,12 +335,12 @@ def test_compiled_once(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_why_there_are_no_kernels(why: str, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a compiler, with one that fails or without a place the reason is one line and neurons run on."""
     if why == "no compiler":
-        monkeypatch.setattr(kernels.shutil, "which", lambda _name: None)
+        monkeypatch.setattr(compiled.shutil, "which", lambda _name: None)
     elif why == "it fails":
         failing = tmp_path / "g++"
         failing.write_text("#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2\nexit 1\n")
         failing.chmod(0o755)
-        monkeypatch.setattr(kernels.shutil, "which", lambda _name: str(failing))
+        monkeypatch.setattr(compiled.shutil, "which", lambda _name: str(failing))
     else:
         fresh_cache.write_text("a file where a folder should be")
     found = kernels.load()

@@ -1,39 +1,21 @@
-"""The compiled LIF layer for the CPU: `load` compiles kernels.cpp once per user and gives its functions.
+"""The functions of the compiled library (`snn2chip.nn.compiled`) over tensors: neurons, bits, and spikes convolved.
 
-Compiled where it runs, at its first use (about a second), with the C++ compiler found there and for the processor found
-there; kept in the user's cache under a name made of everything it depends on. Nothing else needs it: where it cannot be
-compiled or loaded, neurons compute the same in torch, block by block (`snn2chip.nn.neuron`).
+`of` gives them where they take a tensor; elsewhere the callers compute the same in torch.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-from contextlib import suppress
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snn2chip.errors import InputError
-from snn2chip.files import atomic_path
+from snn2chip.nn import compiled
 from snn2chip.nn.surrogate import SurrogateName
 
-COMPILERS = ("g++", "clang++", "c++")
-# contraction would round once where the plain loop rounds twice: other spikes
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-FASTER = (
-    ("-march=native", "-fopenmp"),
-    ("-march=native", "-fopenmp-simd"),
-    ("-fopenmp-simd",),
-    (),
-)  # the first that the compiler takes
 KINDS: dict[SurrogateName, int] = {"rectangular": 0, "triangular": 1, "arctan": 2}
 _SMALL = 1 << 15  # below this many numbers a second thread costs more than it saves
 
@@ -59,6 +41,28 @@ def _threads(count: int) -> int:
     return 1 if count < _SMALL else torch.get_num_threads()
 
 
+def _longs(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    return (_long * len(values))(*values)
+
+
+class ConvSizes(NamedTuple):
+    """What a convolution's shape is, as `Shape` in spike_conv.cpp."""
+
+    images: int
+    channels: int
+    height: int
+    width: int
+    outputs: int
+    out_height: int
+    out_width: int
+    kernel_y: int
+    kernel_x: int
+    stride_y: int
+    stride_x: int
+    pad_y: int
+    pad_x: int
+
+
 class Kernels:
     """The functions of the compiled library, over float32 tensors on the CPU that are `in_order`."""
 
@@ -74,7 +78,13 @@ class Kernels:
         self._pack.argtypes = self._unpack.argtypes = [_pointer, _pointer, _long, _int]
         library.snn2chip_block.restype = _long
         self._block = int(library.snn2chip_block())
-        for function in (self._forward, self._backward, self._pack, self._unpack):
+        self._pack_pixels = library.snn2chip_pack_pixels
+        self._pack_pixels.argtypes = [_pointer, _pointer, _long, _long, _int]
+        self._pack_pixels.restype = _long
+        self._conv, self._conv_weights = library.snn2chip_spike_conv, library.snn2chip_spike_conv_weights
+        self._conv.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _int]
+        self._conv_weights.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _int]
+        for function in (self._forward, self._backward, self._pack, self._unpack, self._conv, self._conv_weights):
             function.restype = None
 
     def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
@@ -125,61 +135,42 @@ class Kernels:
         self._unpack(words.data_ptr(), spikes.data_ptr(), spikes.numel(), _threads(spikes.numel()))
         return spikes
 
+    def pack_pixels(self, spikes: Tensor) -> tuple[Tensor, int]:
+        """Bits of spikes (N, C, H, W) with channels last, in whole words for each pixel, and how many are not 0."""
+        images, channels, height, width = spikes.shape
+        pixels = images * height * width
+        words = torch.empty(pixels * -(-channels // 64), dtype=torch.int64)
+        count = self._pack_pixels(spikes.data_ptr(), words.data_ptr(), pixels, channels, _threads(spikes.numel()))
+        return words, int(count)
 
-def _processor() -> str:
-    """What `-march=native` depends on: a cache may be shared between machines."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
-    return platform.processor()
+    def spike_conv(self, words: Tensor, sizes: ConvSizes, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of spikes that `pack_pixels` packed, as `torch.nn.functional.conv2d`, channels last."""
+        shape = (sizes.images, sizes.outputs, sizes.out_height, sizes.out_width)
+        out = torch.empty(shape, memory_format=torch.channels_last)
+        bias = None if bias is None else bias.contiguous()
+        self._conv(
+            *(_longs(sizes), words.data_ptr(), weight.data_ptr(), _longs(weight.stride())),
+            *(None if bias is None else bias.data_ptr(), out.data_ptr(), torch.get_num_threads()),
+        )
+        return out
 
-
-def _compile(source: Path, compiler: str, target: Path) -> None:
-    """Compile to `target`, whole or not at all.
-
-    Raises:
-        InputError: the compiler fails, or the folder cannot be written.
-    """
-    # linked without OpenMP where torch has loaded its own, which then serves: two would fight over the processors
-    served = hasattr(ctypes.CDLL(None), "GOMP_parallel")
-    with atomic_path(target) as part:
-        unlinked = part.with_suffix(".o")
-        try:
-            for extra in FASTER:
-                link = [option for option in extra if option != "-fopenmp" or not served]
-                for command in (
-                    [compiler, *FLAGS, *extra, "-c", str(source), "-o", str(unlinked)],
-                    [compiler, "-shared", *link, str(unlinked), "-o", str(part)],
-                ):
-                    done = subprocess.run(command, capture_output=True, text=True, check=False)
-                    if done.returncode:
-                        break
-                else:
-                    return
-        finally:
-            unlinked.unlink(missing_ok=True)
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no word"]
-        raise InputError(f"{compiler} does not compile {source.name}: {lines[0].strip()}")
+    def spike_conv_weights(self, words: Tensor, sizes: ConvSizes, grad: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of `weight` and in its layout, from that of `spike_conv`'s result, channels last."""
+        out = torch.empty_like(weight)
+        self._conv_weights(
+            *(_longs(sizes), words.data_ptr(), grad.data_ptr(), out.data_ptr(), _longs(out.stride())),
+            torch.get_num_threads(),
+        )
+        return out
 
 
 @functools.cache
 def load() -> Kernels | str:
     """The compiled functions, or why there are none, in one line."""
-    source = Path(__file__).with_name("kernels.cpp")
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    from platformdirs import user_cache_dir
-
     try:
-        depends = (source.read_text(encoding="utf-8"), str(FLAGS), str(FASTER), platform.machine(), _processor())
-        digest = hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
-        cache = Path(os.environ.get("SNN2CHIP_CACHE") or user_cache_dir("snn2chip")).expanduser().absolute()
-        target = cache / "kernels" / f"lif-{digest}.so"
-        if not target.exists():
-            if compiler is None:
-                return "no C++ compiler found; install g++"
-            _compile(source, compiler, target)
-        return Kernels(ctypes.CDLL(str(target)))
-    except (InputError, OSError, AttributeError) as error:
+        found = compiled.library()
+        return found if isinstance(found, str) else Kernels(found)
+    except AttributeError as error:
         return " ".join(str(error).split())
 
 

@@ -7,20 +7,26 @@ from torch.nn import functional as F
 
 from snn2chip.errors import InputError
 from snn2chip.nn.bits import is_marked, kept_as_bits, mark_spikes
+from snn2chip.nn.spike_conv import convolve
 
 
 class Conv2d(nn.Conv2d):
     """`torch.nn.Conv2d` applied at every step: (T, N, C, H, W) to (T, N, C', H', W').
 
-    An input that is the same at every step (stride 0, as direct coding makes it) is convolved once.
+    An input that is the same at every step (stride 0, as direct coding makes it) is convolved once. Marked spikes are
+    convolved by their events where that is faster (`snn2chip.nn.spike_conv`).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] > 1 and x.stride(0) == 0:
             y = super().forward(x[0])
             return y.expand(x.shape[0], *y.shape)
+        images = x.flatten(0, 1)
+        events = convolve(mark_spikes(images), self) if is_marked(x) else None
+        if events is not None:
+            return events.reshape(*x.shape[:2], *events.shape[1:])
         with kept_as_bits(x):
-            y = super().forward(x.flatten(0, 1))
+            y = super().forward(images)
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
 

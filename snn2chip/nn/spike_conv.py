@@ -1,0 +1,93 @@
+"""Convolution of spikes in training, with work for the spikes alone: forward, and the gradient of the weights.
+
+A dense convolution takes C * KY * KX multiply-adds for each of its outputs; where a share p of its inputs spikes,
+p times as many additions say the same. The gradient of the weights is a sum over spikes too. The gradient of the input
+is dense (a surrogate's derivative is not sparse) and stays torch's. Sums come in another order than torch's, so they
+differ from them as one torch differs from another: by float32's rounding. They are the same bits with any number of
+threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
+
+from snn2chip.nn import kernels
+from snn2chip.nn.bits import is_marked
+
+# Where the dense convolution is as fast, measured: with fewer channels, or more spikes
+LEAST_CHANNELS = 32
+MOST_SPIKES = 1 / 3
+
+
+class _SpikeConv(torch.autograd.Function):
+    """`torch.nn.functional.conv2d` of spikes given twice: as x, for its gradient, and as their bits, to be kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, words: Tensor, weight: Tensor, bias: Tensor | None, sizes: kernels.ConvSizes
+    ) -> Tensor:
+        ctx.save_for_backward(words, weight)
+        ctx.sizes = sizes
+        return _compiled().spike_conv(words, sizes, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        words, weight = ctx.saved_tensors
+        sizes: kernels.ConvSizes = ctx.sizes
+        grad = grad_outputs[0].contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            shape = (sizes.images, sizes.channels, sizes.height, sizes.width)
+            stride, padding = (sizes.stride_y, sizes.stride_x), (sizes.pad_y, sizes.pad_x)
+            of_x = conv2d_input(shape, weight, grad, stride, padding)  # type: ignore[no-untyped-call]
+        if ctx.needs_input_grad[2]:
+            of_weight = _compiled().spike_conv_weights(words, sizes, grad, weight)
+        if ctx.needs_input_grad[3]:
+            of_bias = grad.sum((0, 2, 3))
+        return of_x, None, of_weight, of_bias, None
+
+
+def _compiled() -> kernels.Kernels:
+    found = kernels.load()
+    assert isinstance(found, kernels.Kernels)  # `sizes_of` has asked
+    return found
+
+
+def sizes_of(x: Tensor, layer: nn.Conv2d) -> kernels.ConvSizes | None:
+    """The sizes of `layer` over marked spikes x (N, C, H, W), or None where it is not for the compiled functions."""
+    weight = layer.weight
+    outputs, channels, kernel_y, kernel_x = weight.shape
+    if not is_marked(x) or min(outputs, channels) < LEAST_CHANNELS or isinstance(layer.padding, str):
+        return None
+    if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or weight.dtype != x.dtype:
+        return None
+    if x.shape[1] != channels or torch.is_autocast_enabled("cpu"):
+        return None
+    if not x.is_contiguous(memory_format=torch.channels_last) or kernels.of(x.unsqueeze(0)) is None:
+        return None
+    (stride_y, stride_x), (pad_y, pad_x) = layer.stride, layer.padding
+    images, _, height, width = x.shape
+    out_height = (height + 2 * pad_y - kernel_y) // stride_y + 1
+    out_width = (width + 2 * pad_x - kernel_x) // stride_x + 1
+    if min(out_height, out_width) < 1:
+        return None
+    return kernels.ConvSizes(
+        *(images, channels, height, width, outputs, out_height, out_width),
+        *(kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x),
+    )
+
+
+def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor | None:
+    """`layer` over marked spikes x (N, C, H, W) by their events, or None where the dense convolution is the better."""
+    sizes = sizes_of(x, layer)
+    if sizes is None:
+        return None
+    words, spikes = _compiled().pack_pixels(x)
+    if spikes > MOST_SPIKES * x.numel():
+        return None
+    y: Tensor = _SpikeConv.apply(x, words, layer.weight, layer.bias, sizes)  # type: ignore[no-untyped-call]
+    return y
