@@ -146,22 +146,29 @@ class TDBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gamma = self.weight * (self.alpha * self.threshold)
-        merged = merge(x)
         if self.training and parallel.size() > 1:
             running = self.running_mean.unsqueeze(0), self.running_var.unsqueeze(0)
-            rows = merged.unsqueeze(0), *running, gamma.unsqueeze(0), self.bias.unsqueeze(0)
+            rows = merge(x).unsqueeze(0), *running, gamma.unsqueeze(0), self.bias.unsqueeze(0)
             return _shared(*rows, self.momentum, self.eps).reshape(x.shape)
+        # copies do not change mean and variance, nor, summed over them, gradients: one is enough
+        count = x[0].numel() // self.channels
+        copies = x.shape[0] if x.stride(0) == 0 and (count > 1 or not self.training) else 1
+        estimate = self.training and copies > 1
+        running_var = self.running_var.clone() if estimate else self.running_var
         y = F.batch_norm(
-            merged,
+            x[0] if copies > 1 else merge(x),
             self.running_mean,
-            self.running_var,
+            running_var,
             gamma,
             self.bias,
             self.training,
             self.momentum,
             self.eps,
         )
-        return y.reshape(*x.shape[:2], *y.shape[1:])
+        if estimate:  # of the variance, from `copies` times as many values
+            kept = self.running_var * (1 - self.momentum)
+            self.running_var.copy_(kept + (running_var - kept) * (copies * (count - 1) / (copies * count - 1)))
+        return y.expand(x.shape) if copies > 1 else y.reshape(*x.shape[:2], *y.shape[1:])
 
     def extra_repr(self) -> str:
         return f"{self.channels}, alpha={self.alpha:.4g}, threshold={self.threshold:.4g}, eps={self.eps:.3g}"
