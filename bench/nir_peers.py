@@ -19,25 +19,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import hashlib
 import io
 import json
-import os
-import shutil
-import site
 import subprocess
-import sys
 import tempfile
-import venv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import VERSIONS, environment
 
-PINS = ("nir==1.0.8", "nirtorch==2.6", "snntorch==1.0.0", "spikingjelly==2.0.0", "loguru==0.7.3", "norse==1.1.0")
-VERSIONS = dict(pin.split("==") for pin in PINS)
 # ------------------------------------------------------------------------------------------- in the environment
 
 
@@ -143,41 +136,6 @@ def peer(options: argparse.Namespace) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- around it
-
-
-def environment() -> Path:
-    """The interpreter of the simulators' environment, which is made where it has no ready.json."""
-    from platformdirs import user_cache_dir
-
-    from snn2chip.errors import SetupError
-    from snn2chip.lava.environment import CACHE_VARIABLE
-
-    cache = Path(os.environ.get(CACHE_VARIABLE) or user_cache_dir("snn2chip")).expanduser().absolute()
-    borrowed = [path for path in site.getsitepackages() if Path(path).is_dir()]
-    digest = hashlib.sha256("\n".join((*PINS, *borrowed, sys.version)).encode()).hexdigest()[:12]
-    folder = cache / "nir" / f"peers-{digest}"
-    python = folder / "bin" / "python"
-    if (folder / "ready.json").is_file() and python.exists():
-        return python
-    print(f"making {folder} ({', '.join(PINS)}) ...", file=sys.stderr, flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        venv.create(folder, with_pip=True, symlinks=True)
-        own = Path(_said([python, "-c", "import site; print(site.getsitepackages()[0])"]).strip())
-        pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        log = _said([*pip, *PINS[:-1]])
-        try:
-            _said([*pip, PINS[-1]])  # a source distribution, which may not build everywhere
-        except SetupError as error:
-            print(f"without {PINS[-1]}: {error}", file=sys.stderr)
-        # only now: pip must not see what is borrowed while it installs
-        lines = "".join(f"import site; site.addsitedir({path!r})\n" for path in borrowed)
-        (own / "borrowed.pth").write_text(lines, encoding="utf-8")
-        (folder / "ready.json").write_text(json.dumps({"pins": PINS, "log": log}) + "\n", encoding="utf-8")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return python
 
 
 def _said(command: list[Any]) -> str:
