@@ -62,6 +62,13 @@ class ConvSizes(NamedTuple):
     pad_y: int
     pad_x: int
 
+    def left_over(self) -> tuple[int, int]:
+        """Rows and columns at the end of the padded input that no kernel reaches."""
+        return (
+            (self.height + 2 * self.pad_y - self.kernel_y) % self.stride_y,
+            (self.width + 2 * self.pad_x - self.kernel_x) % self.stride_x,
+        )
+
 
 class Kernels:
     """The functions of the compiled library, over float32 tensors on the CPU that are `in_order`."""

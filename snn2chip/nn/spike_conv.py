@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_input
+from torch.nn import functional as F
 
 from snn2chip.nn import kernels
 from snn2chip.nn.bits import is_marked
@@ -41,9 +41,9 @@ class _SpikeConv(torch.autograd.Function):
         grad = grad_outputs[0].contiguous(memory_format=torch.channels_last)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            shape = (sizes.images, sizes.channels, sizes.height, sizes.width)
+            # the transposed convolution is that gradient, and asks for no input to take the shape of
             stride, padding = (sizes.stride_y, sizes.stride_x), (sizes.pad_y, sizes.pad_x)
-            of_x = conv2d_input(shape, weight, grad, stride, padding)  # type: ignore[no-untyped-call]
+            of_x = F.conv_transpose2d(grad, weight, None, stride, padding, sizes.left_over())
         if ctx.needs_input_grad[2]:
             of_weight = _compiled().spike_conv_weights(words, sizes, grad, weight)
         if ctx.needs_input_grad[3]:

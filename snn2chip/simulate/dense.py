@@ -1,8 +1,8 @@
 """The dense engine: float convolutions that are exact on these integers, int32 neurons, batched.
 
 A float32 multiply-add of integers is exact while every sum stays under 2^24, which the weights themselves
-prove (sum of |w| times the largest input); where they do not, and on CUDA (whose convolutions may use
-Winograd or TF32), the engine takes float64.
+prove (sum of |w| times the largest input); where they do not, the engine takes float64. A GPU's float convolutions
+may use Winograd or TF32: there it takes int8 products (`snn2chip.simulate.int8`), or float64 where they do not do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from snn2chip import arith
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, StepTables, input_channels
+from snn2chip.simulate.int8 import Int8Product, takes, usable
 from snn2chip.simulate.trace import Trace
 
 FLOAT32_EXACT = 2**24
@@ -72,13 +73,21 @@ class Product:
     ) -> None:
         device = device or torch.device("cpu")
         self.weights = weights
-        exact32 = device.type == "cpu" and largest_sum(weights, low, high) < FLOAT32_EXACT
+        largest = largest_sum(weights, low, high)
+        self.int8: Int8Product | None = None
+        if device.type != "cpu" and takes(weights, largest) and usable(device):
+            self.int8 = Int8Product(weights, low, high, device)
+            return
+        exact32 = device.type == "cpu" and largest < FLOAT32_EXACT
         self.dtype = torch.float32 if exact32 else torch.float64
         self.weight = torch.from_numpy(weights.weight.copy()).to(device, self.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Inputs (N, T, ...) to sums (N, T, ...), int32."""
         weights, steps = self.weights, x.shape[:2]
+        if self.int8 is not None:
+            sums = self.int8(x.flatten(0, 1))
+            return sums.reshape(*steps, *sums.shape[1:])
         x = x.flatten(0, 1).to(self.dtype)
         if not isinstance(weights, Dense) and self.weight.ndim == 4:
             y = F.conv2d(x, self.weight, None, weights.stride, weights.padding, weights.dilation, weights.groups)
