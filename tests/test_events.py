@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.simulate import engines, reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.events import EventEngine, build, library, plan, unavailable
+from snn2chip.simulate.events import EventEngine, build, library, plan, unavailable, windows
 
 NEEDED = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 pytestmark = NEEDED
@@ -46,6 +47,19 @@ def tables(draw: st.DrawFn, steps: int, channels: int) -> ir.StepTables:
         rng.integers(-over // 4, over, (steps, channels)),
         np.ones(channels),
     )
+
+
+def leave_out(draw: st.DrawFn, weight: np.ndarray) -> None:
+    """Zeros where relays and shortcuts have them: outside a place of the kernel, for some inputs or some outputs."""
+    output, source = (draw(st.integers(0, count)) for count in weight.shape[:2])
+    if weight.ndim == 2:
+        weight[:output, source:] = 0
+        return
+    ky, kx = (draw(st.integers(0, size - 1)) for size in weight.shape[2:])
+    away = np.ones(weight.shape[2:], dtype=bool)
+    away[ky, kx] = draw(st.booleans())
+    for part in (weight[output:], weight[:, source:]):
+        part[..., away] = 0
 
 
 @st.composite
@@ -90,6 +104,8 @@ def wide_chains(draw: st.DrawFn) -> ir.Chain:
             shape = (outputs,)
         weight = rng.integers(-weight_top, weight_top + 1, weight_shape)
         weight = np.abs(weight) if heavy else weight
+        if draw(st.booleans()):
+            leave_out(draw, weight)
         bias_top = draw(st.sampled_from([0, 20, 4095]))
         one_a_channel = draw(st.booleans())
         bias = rng.integers(-bias_top, bias_top + 1, (shape[0], *(1,) * (len(shape) - 1)) if one_a_channel else shape)
@@ -163,11 +179,55 @@ def test_wide_chains_equal_the_reference(
         assert_same(EventEngine(chain, threads, simd=simd, chunk=chunk).run(port), wanted)
 
 
+@given(
+    st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 2)),
+    st.floats(0, 1),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_windows_hold_every_weight(
+    shape: tuple[int, int, int, int, int], density: float, patterned: bool, seed: int
+) -> None:
+    """What blocks read, put back in its places, is the layer's rows; and ranges follow each other, whole and few."""
+    rng = rng_of(seed)
+    blocks, kh, kw, words, lanes = shape
+    there = rng.random((blocks, kh, kw, words, 1, 1)) < density
+    if not patterned:
+        there = there & (rng.random((blocks, kh, kw, words, windows.WORD, lanes)) < 0.1)
+    rows = there * rng.integers(1, 9, (blocks, kh, kw, words, windows.WORD, lanes))
+    rows = rows.reshape(blocks, kh, kw, words * windows.WORD, lanes)
+    ranges = windows.ranges_of(rows)
+    assert len(ranges) <= windows.MOST_RANGES
+    assert [0, *(last for _, last in ranges)] == [*(first for first, _ in ranges), words * windows.WORD]
+    reads = windows.reads_of(rows, None, ranges)
+    again = np.zeros_like(rows)
+    for block, (start, stop) in enumerate(itertools.pairwise(reads.blocks)):
+        for group, ky, high, kx, wide, offset in reads.table[start:stop].tolist():
+            first, last = ranges[group]
+            part = reads.weights[offset : offset + high * wide * (last - first)]
+            again[block, ky : ky + high, kx : kx + wide, first:last] += part.reshape(high, wide, last - first, lanes)
+    np.testing.assert_array_equal(again, rows)
+    assert len(reads.weights) <= max(1, rows[..., 0].size)
+
+
+def test_relays_are_read_in_the_middle_alone() -> None:
+    """Two blocks of neurons, the second of relays: it reads one place of nine, and so do both from relays before."""
+    rows = np.zeros((2, 3, 3, 4 * windows.WORD, 32), dtype=np.int64)
+    rows[0, :, :, : 2 * windows.WORD] = 1
+    rows[:, 1, 1] = 1
+    ranges = windows.ranges_of(rows)
+    assert ranges == [(0, 64), (64, 128)]
+    reads = windows.reads_of(rows, None, ranges)
+    assert reads.table[:, :5].tolist() == [[0, 0, 3, 0, 3], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert reads.blocks.tolist() == [0, 2, 4]
+    assert len(reads.weights) == 9 * 64 + 3 * 64
+
+
 def test_wide_chains_reach_every_path() -> None:
     """The chains above take every layout and every neuron there is: seeded, so that the property says something."""
     seen: set[tuple[str, int]] = set()
 
-    @settings(max_examples=250, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=400, deadline=None, derandomize=True, database=None)
     @given(chain=wide_chains())
     def visit(chain: ir.Chain) -> None:
         for layer in plan.plan(chain):
@@ -175,12 +235,18 @@ def test_wide_chains_reach_every_path() -> None:
                 seen.add((name, layer.numbers[name]))
             seen.add(("limited", int(layer.numbers["limit"] > 0)))
             seen.add(("groups", int(layer.numbers["groups"] > 1)))
+            if "reads" in layer.arrays:
+                each = np.diff(layer.arrays["block_reads"])
+                seen.update(("reads", min(int(count), 2)) for count in each)
+                kernel = layer.arrays["reads"][:, [2, 4]] == [[layer.numbers["kh"], layer.numbers["kw"]]]
+                seen.update(("window", int(whole)) for whole in kernel.all(1))
             seen.add(("bias of its own", int(layer.numbers["bias_stride"] > 0)))
 
     visit()
     kinds = {("kind", kind) for kind in (plan.GRADED16, plan.GRADED32, plan.EVENTS8, plan.EVENTS16)}
     neurons = {("decay", decay) for decay in range(5)} | {("current", current) for current in range(3)}
     others = {(name, value) for name in ("scale", "limited", "groups", "bias of its own") for value in (0, 1)}
+    others |= {("reads", count) for count in (0, 1, 2)} | {("window", whole) for whole in (0, 1)}
     assert kinds | neurons | others | {("lanes", lanes) for lanes in (32, 64, 128)} <= seen
 
 

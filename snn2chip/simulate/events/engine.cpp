@@ -47,6 +47,11 @@ enum Decay { GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE };   // what v 
 
 extern "C" {
 
+// A window of the kernel over the slots of one group: where its rows of weights begin, in bytes.
+struct Read {
+    int64_t group, ky, kh, kx, kw, offset;
+};
+
 // One layer as snn2chip/simulate/events/plan.py lays it out; ctypes mirrors it field by field.
 struct Layer {
     int32_t in_h, in_w, in_channels, in_slots, out_h, out_w, out_channels;
@@ -59,7 +64,9 @@ struct Layer {
     const void *weights;
     const int32_t *bias, *leak, *lift, *over;
     const int32_t *block_group, *group_first, *group_last, *slot_channel;
+    const int32_t *block_reads;
     const uint32_t *valid;
+    const Read *reads;
 };
 
 // Where a run reads and writes: port integers (samples, T, ...), and one pointer a layer, null for what is not kept.

@@ -20,7 +20,7 @@ from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import plan
 from snn2chip.simulate.trace import Trace
 
-CHUNK_BYTES = 4 << 20  # lists of spikes of one layer: time steps that fit are run together
+CHUNK_BYTES = 16 << 20  # lists of spikes of one layer, if all spiked: time steps that fit are run together
 MOST_STEPS = 16
 OUT_OF_RANGE = 2  # what the library answers
 

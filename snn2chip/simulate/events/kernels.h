@@ -251,40 +251,42 @@ INLINE void gather(const Layer &L, const Lists &lists, int step, int block, int 
     rows.clear();
     int count = 0;
     if (LIMIT) memset(sums, 0, sizeof(int32_t) * L.lanes);
-    const int group = L.block_group[block];
-    const uint8_t *weights = (const uint8_t *)L.weights + (size_t)block * L.block_bytes;
-    const int64_t row_bytes = (int64_t)1 << L.row_shift, pixel_bytes = L.rows * row_bytes;
-    const int left = x * L.sx - L.px;
-    const int runs = L.dx == 1 ? 1 : L.kw;
-    for (int ky = 0; ky < L.kh; ++ky) {
-        const int iy = y * L.sy - L.py + ky * L.dy;
-        if (iy < 0 || iy >= L.in_h) continue;
-        const size_t at = ((size_t)step * L.groups + group) * L.in_h + iy;
-        const uint32_t *starts = lists.starts + at * (L.in_w + 1);
-        const uint32_t *entries = lists.entries + at * lists.capacity;
-        for (int run = 0; run < runs; ++run) {
-            const int shift = run * L.dx;
-            int first = left + shift, last = runs == 1 ? left + L.kw : first + 1;
-            const int64_t origin = ((int64_t)ky * L.kw + run - (left + shift)) * pixel_bytes;
-            if (first < 0) first = 0;
-            if (last > L.in_w) last = L.in_w;
-            if (first >= last) continue;
-            const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
-            if (!LIMIT) {
-                count += (int)(end - entry);
-                add_rows(rows, weights + origin, entry, end);
-                continue;
-            }
-            while (entry < end) {
-                int some = (int)(end - entry);
-                if (some > L.limit - count) some = L.limit - count;
-                add_rows(rows, weights + origin, entry, entry + some);
-                entry += some;
-                count += some;
-                if (count == L.limit) {
-                    rows.template flush<true>(count, sums, seen);
-                    rows.clear();
-                    count = 0;
+    for (int index = L.block_reads[block]; index < L.block_reads[block + 1]; ++index) {
+        const Read &R = L.reads[index];
+        const uint8_t *weights = (const uint8_t *)L.weights + R.offset;
+        const int64_t pixel_bytes = (int64_t)(L.group_last[R.group] - L.group_first[R.group]) << L.row_shift;
+        const int left = x * L.sx - L.px + (int)R.kx * L.dx;
+        const int runs = L.dx == 1 ? 1 : (int)R.kw;
+        for (int ky = 0; ky < R.kh; ++ky) {
+            const int iy = y * L.sy - L.py + ((int)R.ky + ky) * L.dy;
+            if (iy < 0 || iy >= L.in_h) continue;
+            const size_t at = ((size_t)step * L.groups + R.group) * L.in_h + iy;
+            const uint32_t *starts = lists.starts + at * (L.in_w + 1);
+            const uint32_t *entries = lists.entries + at * lists.capacity;
+            for (int run = 0; run < runs; ++run) {
+                const int shift = run * L.dx;
+                int first = left + shift, last = first + (runs == 1 ? (int)R.kw : 1);
+                const int64_t origin = (ky * R.kw + run - first) * pixel_bytes;
+                if (first < 0) first = 0;
+                if (last > L.in_w) last = L.in_w;
+                if (first >= last) continue;
+                const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
+                if (!LIMIT) {
+                    count += (int)(end - entry);
+                    add_rows(rows, weights + origin, entry, end);
+                    continue;
+                }
+                while (entry < end) {
+                    int some = (int)(end - entry);
+                    if (some > L.limit - count) some = L.limit - count;
+                    add_rows(rows, weights + origin, entry, entry + some);
+                    entry += some;
+                    count += some;
+                    if (count == L.limit) {
+                        rows.template flush<true>(count, sums, seen);
+                        rows.clear();
+                        count = 0;
+                    }
                 }
             }
         }
@@ -611,10 +613,10 @@ void list_row(const Layer &L, const uint32_t *bits, const Lists &lists, int step
     const int first = L.group_first[group], last = L.group_last[group];
     for (int x = 0; x < L.in_w; ++x, row += words) {
         starts[x] = count;
-        const uint32_t base = (uint32_t)(x * L.rows) << L.row_shift;
-        if (L.groups == 1) {
-            for (int word = 0; word < words; ++word)
-                count += list_word(row[word], base + ((uint32_t)(word * 32) << L.row_shift), L.row_shift,
+        const uint32_t base = (uint32_t)(x * (last - first)) << L.row_shift;
+        if (first % 32 == 0 && last % 32 == 0) {
+            for (int word = first / 32; word < last / 32; ++word)
+                count += list_word(row[word], base + ((uint32_t)(word * 32 - first) << L.row_shift), L.row_shift,
                                    entries + count);
             continue;
         }

@@ -23,7 +23,10 @@ _INTEGERS = (
     *("current", "decay", "current_keep", "voltage_keep", "voltage_shift", "threshold", "leak_shift", "bias_stride"),
     *("segments", "length", "pad_h", "pad_w"),
 )
-_ARRAYS = ("bias", "leak", "lift", "over", "block_group", "group_first", "group_last", "slot_channel")
+_ARRAYS = (
+    *("bias", "leak", "lift", "over", "block_group", "group_first", "group_last", "slot_channel"),
+    "block_reads",
+)
 
 
 class Layer(ctypes.Structure):
@@ -35,6 +38,7 @@ class Layer(ctypes.Structure):
         ("weights", c_void_p),
         *((name, POINTER(c_int32)) for name in _ARRAYS),
         ("valid", POINTER(c_uint32)),
+        ("reads", POINTER(c_int64)),
     )
 
 

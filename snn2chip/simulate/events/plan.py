@@ -2,8 +2,8 @@
 
 A *block* is 32, 64 or 128 output channels whose sums are held in registers. A pixel's neurons lie in *slots*: the
 channels of every group, padded to whole blocks. A *row* of weights belongs to one input slot under one place of the
-kernel and holds the weights of one block: what a spike there adds. A dense layer is a convolution whose kernel is
-as large as its input.
+kernel and holds the weights of one block: what a spike there adds. Rows of zeros are left out where a block's weights
+leave a part of the kernel free (`windows`). A dense layer is a convolution whose kernel is as large as its input.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from snn2chip.errors import UnsupportedError
 from snn2chip.ir import Chain, ChainLayer, IntArray, Shape
 from snn2chip.simulate.dense import BINARY, largest_sum
+from snn2chip.simulate.events import windows
 
 GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 = range(5)
 FITS, WRAPS, DECAYS, FREE = range(4)
@@ -185,6 +186,11 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
         places = [end - first for end, first in zip(ends, firsts, strict=True)]
         kind, scale, limit = _events(weight)
     rows = _rows(weight >> scale, groups, lanes, blocks, places, count)
+    block_group = np.repeat(np.arange(groups), per_blocks)
+    ranges = list(zip(firsts, lasts, strict=True))
+    if groups == 1 and not graded:
+        ranges = windows.ranges_of(rows)
+        count = max(last - first for first, last in ranges)
     row_bytes = lanes * {EVENTS8: 1, EVENTS16: 2}.get(kind, 4)
     if in_w * count * row_bytes >= 2**32:
         raise UnsupportedError(f"layer '{layer.name}': a row of {in_w} x {count} inputs is too long for 32-bit offsets")
@@ -196,16 +202,18 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
             rows = np.pad(rows, ((0, 0), (0, 0), (0, length % 2), (0, 0)))
             rows = rows.reshape(blocks, segments, -1, 2, lanes).swapaxes(-1, -2)
         rows = rows.astype(np.int16 if kind == GRADED16 else np.int32)
-    elif kind == EVENTS8:
-        rows = _bytes_of_pairs(rows)
     else:
-        rows = rows.astype(np.int16 if kind == EVENTS16 else np.int32)
+        reads = windows.reads_of(rows, None if groups == 1 else block_group, ranges)
+        rows = reads.weights
+        rows = _bytes_of_pairs(rows) if kind == EVENTS8 else rows.astype(np.int16 if kind == EVENTS16 else np.int32)
+        arrays["reads"] = reads.table * np.array([1, 1, 1, 1, 1, row_bytes])
+        arrays["block_reads"] = reads.blocks.astype(np.int32)
     filled = (slot_channel >= 0).reshape(-1, 32) * (np.int64(1) << np.arange(32))
     arrays |= {
         "weights": rows,
-        "block_group": np.repeat(np.arange(groups), per_blocks).astype(np.int32),
-        "group_first": np.array(firsts, dtype=np.int32),
-        "group_last": np.array(lasts, dtype=np.int32),
+        "block_group": block_group.astype(np.int32),
+        "group_first": np.array([first for first, _ in ranges], dtype=np.int32),
+        "group_last": np.array([last for _, last in ranges], dtype=np.int32),
         "slot_channel": slot_channel.astype(np.int32),
         "valid": filled.sum(1).astype(np.uint32),
     }
@@ -220,7 +228,7 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
         "out_h": out_h,
         "out_w": out_w,
         "out_channels": outputs,
-        "groups": groups,
+        "groups": len(ranges),
         "rows": count,
         "blocks": blocks,
         "lanes": lanes,
