@@ -199,12 +199,14 @@ def test_windows_hold_every_weight(
     ranges = windows.ranges_of(rows)
     assert len(ranges) <= windows.MOST_RANGES
     assert [0, *(last for _, last in ranges)] == [*(first for first, _ in ranges), words * windows.WORD]
-    reads = windows.reads_of(rows, None, ranges)
+    reads = windows.reads_of(rows, 2 * rows.shape[-1], None, ranges)
     again = np.zeros_like(rows)
     for block, (start, stop) in enumerate(itertools.pairwise(reads.blocks)):
-        for group, ky, high, kx, wide, offset in reads.table[start:stop].tolist():
+        for group, ky, high, kx, wide, pixel_bytes, offset in reads.table[start:stop].tolist():
             first, last = ranges[group]
-            part = reads.weights[offset : offset + high * wide * (last - first)]
+            assert pixel_bytes == (last - first) * 2 * lanes
+            row = offset // (2 * lanes)
+            part = reads.weights[row : row + high * wide * (last - first)]
             again[block, ky : ky + high, kx : kx + wide, first:last] += part.reshape(high, wide, last - first, lanes)
     np.testing.assert_array_equal(again, rows)
     assert len(reads.weights) <= max(1, rows[..., 0].size)
@@ -217,8 +219,9 @@ def test_relays_are_read_in_the_middle_alone() -> None:
     rows[:, 1, 1] = 1
     ranges = windows.ranges_of(rows)
     assert ranges == [(0, 64), (64, 128)]
-    reads = windows.reads_of(rows, None, ranges)
-    assert reads.table[:, :5].tolist() == [[0, 0, 3, 0, 3], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    reads = windows.reads_of(rows, 2 * rows.shape[-1], None, ranges)
+    found = [each[:5] for each in reads.table.tolist()]
+    assert found == [(0, 0, 3, 0, 3), (1, 1, 1, 1, 1), (0, 1, 1, 1, 1), (1, 1, 1, 1, 1)]
     assert reads.blocks.tolist() == [0, 2, 4]
     assert len(reads.weights) == 9 * 64 + 3 * 64
 
@@ -238,8 +241,9 @@ def test_wide_chains_reach_every_path() -> None:
             if "reads" in layer.arrays:
                 each = np.diff(layer.arrays["block_reads"])
                 seen.update(("reads", min(int(count), 2)) for count in each)
-                kernel = layer.arrays["reads"][:, [2, 4]] == [[layer.numbers["kh"], layer.numbers["kw"]]]
-                seen.update(("window", int(whole)) for whole in kernel.all(1))
+                kernel = [(layer.numbers["kh"], layer.numbers["kw"])] * len(layer.arrays["reads"])
+                found = [(int(high), int(wide)) for high, wide in layer.arrays["reads"][["kh", "kw"]]]
+                seen.update(("window", int(a == b)) for a, b in zip(kernel, found, strict=True))
             seen.add(("bias of its own", int(layer.numbers["bias_stride"] > 0)))
 
     visit()

@@ -47,9 +47,10 @@ enum Decay { GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE };   // what v 
 
 extern "C" {
 
-// A window of the kernel over the slots of one group: where its rows of weights begin, in bytes.
+// A window of the kernel over the slots of one group, and where its rows of weights begin.
 struct Read {
-    int64_t group, ky, kh, kx, kw, offset;
+    int32_t group, ky, kh, kx, kw, pixel_bytes;
+    int64_t offset;
 };
 
 // One layer as snn2chip/simulate/events/plan.py lays it out; ctypes mirrors it field by field.

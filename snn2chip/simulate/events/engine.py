@@ -61,7 +61,7 @@ class EventEngine:
             for name, number in layer.numbers.items():
                 setattr(struct, name, number)
             for name, array in layer.arrays.items():
-                setattr(struct, name, array.ctypes.data if name == "weights" else _pointer(array))
+                setattr(struct, name, array.ctypes.data if name in ("weights", "reads") else _pointer(array))
         membrane = int(chain.readout == "membrane")
         self._engine = self._library.snn2chip_events_make(
             layers, len(self._plans), membrane, level, self.threads, self.chunk

@@ -243,6 +243,47 @@ template <class Rows> INLINE void add_rows(Rows &rows, const uint8_t *base, cons
     for (; entry < end; ++entry) rows.add(base + *entry);
 }
 
+// Adds to rows what the spikes under one window of the kernel are worth, for a block at one pixel and step.
+template <class Rows, bool LIMIT>
+INLINE void add_read(const Layer &L, const Lists &lists, const Read &R, int step, int y, int x, Rows &rows, int &count,
+                     int32_t *sums, Seen &seen) {
+    const int left = x * L.sx - L.px + R.kx * L.dx, top = y * L.sy - L.py + R.ky * L.dy;
+    const int runs = L.dx == 1 ? 1 : R.kw, wide = L.dx == 1 ? R.kw : 1;
+    const size_t list = ((size_t)step * L.groups + R.group) * L.in_h;
+    const int64_t pixel_bytes = R.pixel_bytes, row_bytes = R.kw * pixel_bytes;
+    const uint8_t *weights = (const uint8_t *)L.weights + R.offset - left * pixel_bytes;
+    for (int ky = 0, iy = top; ky < R.kh; ++ky, iy += L.dy, weights += row_bytes) {
+        if (iy < 0 || iy >= L.in_h) continue;
+        const uint32_t *starts = lists.starts + (list + iy) * (L.in_w + 1);
+        const uint32_t *entries = lists.entries + (list + iy) * lists.capacity;
+        for (int run = 0; run < runs; ++run) {
+            int first = left + run * L.dx, last = first + wide;
+            const int64_t origin = (run - run * L.dx) * pixel_bytes;
+            if (first < 0) first = 0;
+            if (last > L.in_w) last = L.in_w;
+            if (first >= last) continue;
+            const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
+            if (!LIMIT) {
+                count += (int)(end - entry);
+                add_rows(rows, weights + origin, entry, end);
+                continue;
+            }
+            while (entry < end) {
+                int some = (int)(end - entry);
+                if (some > L.limit - count) some = L.limit - count;
+                add_rows(rows, weights + origin, entry, entry + some);
+                entry += some;
+                count += some;
+                if (count == L.limit) {
+                    rows.template flush<true>(count, sums, seen);
+                    rows.clear();
+                    count = 0;
+                }
+            }
+        }
+    }
+}
+
 // Sums of one block of neurons at one pixel and step, over all spikes under the kernel.
 template <class Rows, bool LIMIT>
 INLINE void gather(const Layer &L, const Lists &lists, int step, int block, int y, int x, int32_t *sums,
@@ -251,46 +292,8 @@ INLINE void gather(const Layer &L, const Lists &lists, int step, int block, int 
     rows.clear();
     int count = 0;
     if (LIMIT) memset(sums, 0, sizeof(int32_t) * L.lanes);
-    for (int index = L.block_reads[block]; index < L.block_reads[block + 1]; ++index) {
-        const Read &R = L.reads[index];
-        const uint8_t *weights = (const uint8_t *)L.weights + R.offset;
-        const int64_t pixel_bytes = (int64_t)(L.group_last[R.group] - L.group_first[R.group]) << L.row_shift;
-        const int left = x * L.sx - L.px + (int)R.kx * L.dx;
-        const int runs = L.dx == 1 ? 1 : (int)R.kw;
-        for (int ky = 0; ky < R.kh; ++ky) {
-            const int iy = y * L.sy - L.py + ((int)R.ky + ky) * L.dy;
-            if (iy < 0 || iy >= L.in_h) continue;
-            const size_t at = ((size_t)step * L.groups + R.group) * L.in_h + iy;
-            const uint32_t *starts = lists.starts + at * (L.in_w + 1);
-            const uint32_t *entries = lists.entries + at * lists.capacity;
-            for (int run = 0; run < runs; ++run) {
-                const int shift = run * L.dx;
-                int first = left + shift, last = first + (runs == 1 ? (int)R.kw : 1);
-                const int64_t origin = (ky * R.kw + run - first) * pixel_bytes;
-                if (first < 0) first = 0;
-                if (last > L.in_w) last = L.in_w;
-                if (first >= last) continue;
-                const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
-                if (!LIMIT) {
-                    count += (int)(end - entry);
-                    add_rows(rows, weights + origin, entry, end);
-                    continue;
-                }
-                while (entry < end) {
-                    int some = (int)(end - entry);
-                    if (some > L.limit - count) some = L.limit - count;
-                    add_rows(rows, weights + origin, entry, entry + some);
-                    entry += some;
-                    count += some;
-                    if (count == L.limit) {
-                        rows.template flush<true>(count, sums, seen);
-                        rows.clear();
-                        count = 0;
-                    }
-                }
-            }
-        }
-    }
+    const Read *read = L.reads + L.block_reads[block], *const end = L.reads + L.block_reads[block + 1];
+    for (; read < end; ++read) add_read<Rows, LIMIT>(L, lists, *read, step, y, x, rows, count, sums, seen);
     rows.template flush<LIMIT>(count, sums, seen);
     if (LIMIT) seen.look(sums, L.lanes);
 }
@@ -528,18 +531,16 @@ template <class Sums> INLINE void tile_with(const Layer &L, const Job &job, int 
     report(job, seen.spikes, seen.largest() << L.scale);
 }
 
-template <class Rows> void tile_of(const Layer &L, const Job &job, int block, int y0, int y1) {
+template <class Rows, bool LIMIT> void tile_as(const Layer &L, const Job &job, int block, int y0, int y1) {
     const Lists lists = job.lists;
-    if (L.limit)
-        tile_with(L, job, block, y0, y1, [&](int step, int y, int x, int32_t *sums, Seen &seen) ALWAYS_INLINE {
-            gather<Rows, true>(L, lists, step, block, y, x, sums, seen);
-            return true;
-        });
-    else
-        tile_with(L, job, block, y0, y1, [&](int step, int y, int x, int32_t *sums, Seen &seen) ALWAYS_INLINE {
-            gather<Rows, false>(L, lists, step, block, y, x, sums, seen);
-            return true;
-        });
+    tile_with(L, job, block, y0, y1, [&](int step, int y, int x, int32_t *sums, Seen &seen) ALWAYS_INLINE {
+        gather<Rows, LIMIT>(L, lists, step, block, y, x, sums, seen);
+        return true;
+    });
+}
+
+template <class Rows> void tile_of(const Layer &L, const Job &job, int block, int y0, int y1) {
+    L.limit ? tile_as<Rows, true>(L, job, block, y0, y1) : tile_as<Rows, false>(L, job, block, y0, y1);
 }
 
 template <int UNITS> void graded_tile(const Layer &L, const Job &job, int block, int y0, int y1) {

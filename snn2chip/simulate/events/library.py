@@ -38,7 +38,7 @@ class Layer(ctypes.Structure):
         ("weights", c_void_p),
         *((name, POINTER(c_int32)) for name in _ARRAYS),
         ("valid", POINTER(c_uint32)),
-        ("reads", POINTER(c_int64)),
+        ("reads", c_void_p),
     )
 
 

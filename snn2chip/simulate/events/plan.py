@@ -203,10 +203,10 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
             rows = rows.reshape(blocks, segments, -1, 2, lanes).swapaxes(-1, -2)
         rows = rows.astype(np.int16 if kind == GRADED16 else np.int32)
     else:
-        reads = windows.reads_of(rows, None if groups == 1 else block_group, ranges)
+        reads = windows.reads_of(rows, row_bytes, None if groups == 1 else block_group, ranges)
         rows = reads.weights
         rows = _bytes_of_pairs(rows) if kind == EVENTS8 else rows.astype(np.int16 if kind == EVENTS16 else np.int32)
-        arrays["reads"] = reads.table * np.array([1, 1, 1, 1, 1, row_bytes])
+        arrays["reads"] = reads.table
         arrays["block_reads"] = reads.blocks.astype(np.int32)
     filled = (slot_channel >= 0).reshape(-1, 32) * (np.int64(1) << np.arange(32))
     arrays |= {

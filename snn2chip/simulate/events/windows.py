@@ -19,7 +19,9 @@ from snn2chip.ir import IntArray
 Arrays = NDArray[Any]
 WORD = 32  # slots in a word of spikes: ranges are whole words
 MOST_RANGES = 4  # each costs a look at its lists for every pixel
-FIELDS = ("group", "ky", "kh", "kx", "kw", "offset")  # of a read, as `struct Read` of engine.cpp
+READ = np.dtype(
+    [*((name, np.int32) for name in ("group", "ky", "kh", "kx", "kw", "pixel_bytes")), ("offset", np.int64)], align=True
+)  # `struct Read` of engine.cpp
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,12 @@ class Reads:
 
     Attributes:
         weights: the rows (pixels of windows one after the other, slots of the range, lanes) of all reads.
-        table: (reads, 6) as FIELDS say, `offset` in rows of weights.
+        table: READ each; a pixel of a window and an offset into the weights take so many bytes.
         blocks: (blocks + 1,): the reads of block i are blocks[i] to blocks[i + 1].
     """
 
     weights: IntArray
-    table: IntArray
+    table: Arrays
     blocks: IntArray
 
 
@@ -85,10 +87,11 @@ def ranges_of(rows: IntArray) -> list[tuple[int, int]]:
     return [(first, last) for first, last, _ in found]
 
 
-def reads_of(rows: IntArray, group_of: IntArray | None, ranges: list[tuple[int, int]]) -> Reads:
+def reads_of(rows: IntArray, row_bytes: int, group_of: IntArray | None, ranges: list[tuple[int, int]]) -> Reads:
     """The reads of rows (blocks, kh, kw, slots, lanes).
 
     Args:
+        row_bytes: of the lanes of a row, as they will be stored.
         group_of: the one range that each block reads, whose slots rows then has; None: every block reads all ranges.
         ranges: first slot and one past the last.
     """
@@ -102,9 +105,9 @@ def reads_of(rows: IntArray, group_of: IntArray | None, ranges: list[tuple[int, 
             ky, end_y, kx, end_x = _windows(mine.any((2, 3))[None, :, :, None])[0, 0].tolist()
             if end_y == ky:
                 continue
-            table.append((group, ky, end_y - ky, kx, end_x - kx, offset))
+            table.append((group, ky, end_y - ky, kx, end_x - kx, (last - first) * row_bytes, offset * row_bytes))
             parts.append(mine[ky:end_y, kx:end_x].reshape(-1, lanes))
             offset += len(parts[-1])
         blocks.append(len(table))
     whole: Any = np.concatenate(parts) if parts else np.zeros((1, lanes), dtype=np.int64)
-    return Reads(whole, np.array(table, dtype=np.int64).reshape(-1, len(FIELDS)), np.array(blocks, dtype=np.int64))
+    return Reads(whole, np.array(table, dtype=READ), np.array(blocks, dtype=np.int64))
