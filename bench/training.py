@@ -1,6 +1,7 @@
 """What a training step costs: ours, the plain loop, other simulators, and the same network with ReLUs.
 
-    python bench/training.py [--quick] [--rounds 15] [--threads 2] [--candidates NAME ...] [--out docs/training-speed]
+    python bench/training.py [--quick] [--rounds 15] [--threads 2] [--candidates NAME ...] [--data DIR]
+                             [--out docs/training-speed]
 
 Makes an environment in the user's cache that has the simulators and borrows everything else (torch above all) from the
 Python that runs this; nothing is installed beside snn2chip. Run it on a machine that does nothing else. The network is
@@ -12,7 +13,8 @@ Every candidate is a process of its own, all of them alive, and each round takes
 machine does meets all alike. The time is the median over rounds, with the quartiles; "of the ANN" is the median over
 rounds of the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory
 less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages
-(`snn2chip/train/allocator.py`), for all alike. Writes OUT.md and OUT.json.
+(`snn2chip/train/allocator.py`), for all alike. With --data, the folder of CIFAR-10, also shipped networks by events and
+densely (`training_shipped.py`). Writes OUT.md and OUT.json.
 """
 
 from __future__ import annotations
@@ -157,7 +159,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 def _faster(than: dict[str, Any], row: dict[str, Any]) -> float:
     """Median over rounds of how many times a step of `row` fits one of `than`."""
     pairs = zip(than["all_seconds"], row["all_seconds"], strict=True)
-    return statistics.median(theirs / mine for theirs, mine in pairs)
+    return float(statistics.median(theirs / mine for theirs, mine in pairs))
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[str]:
@@ -189,7 +191,51 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def markdown(rows: list[dict[str, Any]], about: dict[str, Any], options: argparse.Namespace) -> str:
+SHIPPED = ("cifar10-vgg-tdbn", "cifar10-resnet19-tdbn")
+
+
+def shipped(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What training_shipped.py measures, in a process of its own."""
+    print("shipped networks", file=sys.stderr, flush=True)
+    script = Path(__file__).with_name("training_shipped.py")
+    command = [sys.executable, str(script), *SHIPPED, "--data", str(options.data), "--threads", str(options.threads)]
+    said = subprocess.run(
+        [*command, "--batch", str(options.batch), "--rounds", str(options.rounds)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    found: list[dict[str, Any]] = json.loads(said)
+    return found
+
+
+def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Their lines of the page."""
+    lines = [
+        "",
+        "## Shipped networks",
+        "",
+        "With their trained weights on images of their test set, pages kept; the same code with spikes convolved by "
+        "their events, and densely. An evaluation is a forward pass without gradients.",
+        "",
+        "| network | T | batch | neurons that spike in a step | step, ms | densely, ms | times faster | evaluation, ms "
+        "| densely, ms | times faster |",
+        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        cells = []
+        for what in ("step", "eval"):
+            events, dense = (row["seconds"][f"{what} {how}"] for how in ("events", "dense"))
+            cells += [f"{1e3 * q[1]:.0f} ({1e3 * q[0]:.0f}-{1e3 * q[2]:.0f})" for q in (events, dense)]
+            cells.append(f"{dense[1] / events[1]:.2f}")
+        spread = f"{min(row['spikes']):.0%} to {max(row['spikes']):.0%}, layer by layer"
+        lines.append(f"| {row['name']} | {row['timesteps']} | {row['batch']} | {spread} | {' | '.join(cells)} |")
+    return lines
+
+
+def markdown(
+    rows: list[dict[str, Any]], own: list[dict[str, Any]], about: dict[str, Any], options: argparse.Namespace
+) -> str:
     """The tables."""
     lines = [
         "# A training step",
@@ -216,6 +262,7 @@ def markdown(rows: list[dict[str, Any]], about: dict[str, Any], options: argpars
                 f"| {row['title']} | {1e3 * row['seconds']:.1f} ({low:.1f}-{high:.1f}) | {row['of_ann']:.2f} | "
                 f"{row['memory'] / 2**20:.0f} | {', '.join(f'{share:.0%}' for share in row['spikes'])} |"
             )
+    lines += shipped_table(own) if own else []
     lines += ["", "## Against the goals", "", *(f"- {line}" for line in verdicts(rows)), ""]
     lines.append(
         "What the peers do in a step does not depend on how many of their neurons spike; slayer keeps its states in "
@@ -228,6 +275,7 @@ def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description="Training steps of snn2chip, other simulators and an ANN.")
     parser.add_argument("--out", type=Path, default=Path("docs/training-speed"), help="OUT.md and OUT.json")
+    parser.add_argument("--data", type=Path, help="folder of CIFAR-10: shipped networks are measured, too")
     parser.add_argument("--quick", action="store_true", help="4 x 8 images, 3 rounds, one allocator: that it runs")
     parser.add_argument("--draw", action="store_true", help="OUT.md again, from OUT.json")
     parser.add_argument("--rounds", type=int, default=15)
@@ -244,7 +292,7 @@ def main() -> None:
     if options.draw:
         kept = json.loads(options.out.with_suffix(".json").read_text(encoding="utf-8"))
         vars(options).update(kept["settings"])
-        write_text(options.out.with_suffix(".md"), markdown(kept["rows"], kept["machine"], options))
+        write_text(options.out.with_suffix(".md"), markdown(kept["rows"], kept["shipped"], kept["machine"], options))
         return
     if options.quick:
         options.batch, options.rounds, options.warmup = 8, 3, 1
@@ -259,9 +307,10 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for allocator in ("keep", "default") if options.allocator is None else (options.allocator,):
         rows += measure(names, python or Path(sys.executable), options, allocator)
-    text = markdown(rows, about, options)
+    own = [] if options.data is None else shipped(options)
+    text = markdown(rows, own, about, options)
     settings = {"batch": options.batch, "timesteps": options.timesteps, "rounds": options.rounds}
-    write_json(options.out.with_suffix(".json"), {"machine": about, "settings": settings, "rows": rows})
+    write_json(options.out.with_suffix(".json"), {"machine": about, "settings": settings, "rows": rows, "shipped": own})
     write_text(options.out.with_suffix(".md"), text)
     print(text)
 

@@ -105,7 +105,8 @@ class GlobalAvgPool(nn.Module):
     """Mean over height and width: (T, N, C, H, W) to (T, N, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((-2, -1))
+        # not mean: its gradient writes out, channels first, what the sum's leaves to be expanded
+        return x.sum((-2, -1)) / (x.shape[-2] * x.shape[-1])
 
 
 class Flatten(nn.Module):
