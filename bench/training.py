@@ -14,7 +14,7 @@ machine does meets all alike. The time is the median over rounds, with the quart
 rounds of the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory
 less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages
 (`snn2chip/train/allocator.py`), for all alike. With --data, the folder of CIFAR-10, also shipped networks by events and
-densely (`training_shipped.py`). Writes OUT.md and OUT.json.
+densely (`training_shipped.py`). Writes OUT.md, OUT.json and OUT.png; --draw makes page and picture again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from typing import Any
 
 from peers import VERSIONS, environment
 from training_candidates import CANDIDATES, FOREIGN
+from training_picture import draw
 
 
 class Candidate:
@@ -247,6 +248,7 @@ def markdown(
         "",
         *(f"- {key}: {value}" for key, value in about.items()),
     ]
+    lines += ["", f"![Time and memory of a step]({options.out.name}.png)"]
     for allocator in dict.fromkeys(row["allocator"] for row in rows):
         what = "keeps freed pages" if allocator == "keep" else "as glibc has it"
         head = "| network | step, ms | of the ANN | peak memory, MiB | neurons that spike in a step, layer by layer |"
@@ -274,7 +276,7 @@ def markdown(
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description="Training steps of snn2chip, other simulators and an ANN.")
-    parser.add_argument("--out", type=Path, default=Path("docs/training-speed"), help="OUT.md and OUT.json")
+    parser.add_argument("--out", type=Path, default=Path("docs/training-speed"), help="OUT.md, OUT.json, OUT.png")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10: shipped networks are measured, too")
     parser.add_argument("--quick", action="store_true", help="4 x 8 images, 3 rounds, one allocator: that it runs")
     parser.add_argument("--draw", action="store_true", help="OUT.md again, from OUT.json")
@@ -292,6 +294,7 @@ def main() -> None:
     if options.draw:
         kept = json.loads(options.out.with_suffix(".json").read_text(encoding="utf-8"))
         vars(options).update(kept["settings"])
+        draw(kept["rows"], options.out.with_suffix(".png"))
         write_text(options.out.with_suffix(".md"), markdown(kept["rows"], kept["shipped"], kept["machine"], options))
         return
     if options.quick:
@@ -312,6 +315,7 @@ def main() -> None:
     settings = {"batch": options.batch, "timesteps": options.timesteps, "rounds": options.rounds}
     write_json(options.out.with_suffix(".json"), {"machine": about, "settings": settings, "rows": rows, "shipped": own})
     write_text(options.out.with_suffix(".md"), text)
+    draw(rows, options.out.with_suffix(".png"))
     print(text)
 
 
