@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := runs/quickstart
 
-.PHONY: quickstart test test-slow lint format clean
+.PHONY: quickstart test test-slow bench lint format clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT)
@@ -20,6 +20,11 @@ test: $(VENV)/ready lint
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow or gpu"
 
+# docs/speed.md and docs/training-speed.md, half an hour on a machine that does nothing else: make bench DATA=CIFAR-10's folder
+bench: $(VENV)/ready
+	$(BIN)/python bench/engines.py --full --rounds 5 --data '$(DATA)'
+	$(BIN)/python bench/training.py --rounds 9 --data '$(DATA)'
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,7 +36,7 @@ format: $(VENV)/ready
 
 # Pinned versions that are known to work together; the marker is written last.
 EVENTS := snn2chip/simulate/events
-$(VENV)/ready: pyproject.toml constraints.txt hatch_build.py $(EVENTS)/engine.cpp $(EVENTS)/kernels.h
+$(VENV)/ready: pyproject.toml constraints.txt hatch_build.py $(wildcard $(EVENTS)/*.cpp $(EVENTS)/*.h)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "snn2chip needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from snn2chip.capture import capture
 from snn2chip.chip import Chip
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
+from snn2chip.errors import InputError
 from snn2chip.fold import FoldReport, fold
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
@@ -51,6 +53,54 @@ def export(
     """
     captured = capture(model.network, model.classes)
     folded, fold_report = fold(captured)
+    made = {
+        "model": model.recipe.name,
+        "dataset": model.recipe.data.name,
+        "image_size": model.recipe.data.image_size,
+        **({} if model.recipe.binning is None else {"events": model.recipe.binning.as_json()}),
+    }
+    return _to_chain(captured, folded, fold_report, chip, made, calibration, strategy, relays)
+
+
+def export_folded(
+    folded: ir.Network,
+    chip: Chip,
+    *,
+    name: str,
+    dataset: str | None = None,
+    calibration: ImageSet | None = None,
+    strategy: Strategy = "auto",
+    relays: Relays = "auto",
+) -> Export:
+    """Take a folded network, one that `snn2chip.formats.nir` read say, to a chain for `chip`; see `export`.
+
+    `name` and `dataset` (the data that `simulate` takes without being told) go into the file.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
+        InputError: calibration images that are not this network's input.
+    """
+    given = folded.input
+    if calibration is not None and (calibration.shape != given.shape or calibration.max_value != given.pixel_max):
+        raise InputError(
+            f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
+            f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
+        )
+    made = {"model": name, "dataset": dataset, "image_size": None}
+    return _to_chain(folded, folded, FoldReport(()), chip, made, calibration, strategy, relays)
+
+
+def _to_chain(
+    captured: ir.Network,
+    folded: ir.Network,
+    fold_report: FoldReport,
+    chip: Chip,
+    about: dict[str, Any],
+    calibration: ImageSet | None,
+    strategy: Strategy,
+    relays: Relays,
+) -> Export:
+    """The stages behind the fold; `about` is what the file says of its source."""
     raw = None if calibration is None else encoder_of(captured)(calibration.images)
     plan = schedule(folded, chip, relays)
     quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
@@ -59,10 +109,7 @@ def export(
         "snn2chip": snn2chip.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "model": model.recipe.name,
-        "dataset": model.recipe.data.name,
-        "image_size": model.recipe.data.image_size,
-        **({} if model.recipe.binning is None else {"events": model.recipe.binning.as_json()}),
+        **about,
         "chip": chip.name,
         "weight_bits": chip.weight_bits,
         "strategy": strategy,

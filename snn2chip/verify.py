@@ -18,8 +18,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from snn2chip import chip as chips
 from snn2chip import fold as folding
 from snn2chip import ir, lava
 from snn2chip.capture import capture
+from snn2chip.comparison import Counted, Difference, Rung, Verdict, compare
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
@@ -46,69 +46,6 @@ from snn2chip.simulate.floating import FloatTrace, evaluate
 from snn2chip.simulate.trace import Trace
 
 ROUNDING = 1e-9  # what float64 may add to a membrane or score, relative to the largest of its layer
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first place where two stages differ. `sample` and `step` are None where a file's number differs."""
-
-    layer: str
-    sample: int | None
-    step: int | None
-    neuron: list[int]
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest."""
-
-    name: str
-    passed: bool
-    mismatches: int
-    compared: int
-    first: Difference | None
-    detail: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """All rungs; `passed` when every exact one holds."""
-
-    passed: bool
-    rungs: tuple[Rung, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """The verdict as plain values, as `snn2chip verify --json` writes it."""
-        return asdict(self)
-
-
-Arrays = Mapping[str, NDArray[Any]]
-Counted = tuple[int, int, Difference | None]  # mismatches, compared, the first difference
-
-
-def compare(first: Arrays, second: Arrays) -> Counted:
-    """Count differing values of two sets of (samples, T, ...) arrays, layer by layer in the order of `first`.
-
-    The difference named is in the first layer that differs: its earliest sample, there the earliest step.
-
-    Raises:
-        InputError: a layer is missing or has another shape.
-    """
-    mismatches, compared = 0, 0
-    earliest: Difference | None = None
-    for name, wanted in first.items():
-        found = second.get(name)
-        if found is None or found.shape != wanted.shape:
-            shape = None if found is None else found.shape
-            raise InputError(f"layer '{name}': arrays of shape {wanted.shape} and {shape} cannot be compared")
-        differs = wanted != found
-        count = int(differs.sum())
-        mismatches += count
-        compared += wanted.size
-        if count and earliest is None:
-            sample, step, *neuron = (int(index) for index in np.argwhere(differs)[0])
-            earliest = Difference(name, sample, step, neuron)
-    return mismatches, compared, earliest
 
 
 @torch.no_grad()

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from snn2chip import arith, chip, data, fold, ir, lava, pipeline
 from snn2chip import verify as ladder
+from snn2chip.comparison import Difference, Rung, Verdict, compare
 from snn2chip.errors import InputError
 from snn2chip.formats import model_file, netx
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
 from snn2chip.recipe import Recipe
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import unavailable
-from snn2chip.verify import Difference, Rung, Verdict, compare, verify
+from snn2chip.verify import verify
 
 ABOVE = ("torch = captured", "captured = folded", "integers = file", "graph = chain")
 ENGINES = ("reference = dense", *(("dense = events",) if unavailable() is None else ()))  # needs a compiler

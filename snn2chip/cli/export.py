@@ -1,24 +1,38 @@
-"""The command from model.pt to model.net."""
+"""The command from model.pt, or a NIR graph, to model.net."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.shared import DataDir, JsonOption, RelayKind, Scale, app, console_of, guarded, some_images
+from snn2chip.cli.shared import (
+    DataDir,
+    JsonOption,
+    RelayKind,
+    Scale,
+    app,
+    console_of,
+    guarded,
+    is_hdf5,
+    numbers,
+    some_images,
+)
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
+    from snn2chip.ir import Network
 
 
 @app.command("fold-and-export")
 @guarded
 def fold_and_export(
-    model: Annotated[Path, typer.Argument(help="model.pt made by `snn2chip train`.")],
+    model: Annotated[
+        Path, typer.Argument(help="model.pt made by `snn2chip train`, or a NIR graph from it or another simulator.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
     chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
     weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
@@ -28,9 +42,22 @@ def fold_and_export(
     ] = RelayKind.AUTO,
     calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
     data: DataDir = None,
+    dataset: Annotated[str | None, typer.Option(help="NIR: the data set it was trained on, by name.")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="NIR: time steps of a sample.")] = None,
+    high: Annotated[int | None, typer.Option(min=1, help="NIR: the largest pixel, 255, or 1 for spikes.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="NIR: mean of the input it was trained on, in pixel / largest pixel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="NIR: standard deviation of that input, likewise.")] = None,
+    dt: Annotated[float | None, typer.Option(help="NIR: seconds of a time step; default 0.0001.")] = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it."""
+    """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
+
+    A NIR graph is folded already (only pooling is left to fold). One of another simulator does not say how many time
+    steps a sample has, nor its largest pixel: give --timesteps and --high, and, where the pixels that it was trained on
+    were normalized, --mean and --std (--mean 0 --std 1 for pixels in 0..1).
+    """
     from dataclasses import asdict
 
     from snn2chip import chip as chips
@@ -38,18 +65,34 @@ def fold_and_export(
     from snn2chip.formats import model_file, netx
 
     profile = chips.load(chip).with_weight_bits(weight_bits)
-    trained = model_file.load(model)
+    graph = None
+    asked = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean, "--std": std, "--dt": dt}
+    if is_hdf5(model):
+        graph = _read_graph(model, timesteps, high, mean, std, dt)
+    elif given := [option for option, value in asked.items() if value is not None]:
+        raise InputError(
+            f"{given[0]} is for NIR graphs; '{model}' is none, and a model.pt says it itself; leave it out"
+        )
+    trained = None if graph is not None else model_file.load(model)
     output = output or model.with_suffix(".net")
     if output.resolve() == model.resolve():
         raise InputError(f"-o '{output}' is the model itself; name another file")
     console = console_of()
-    spec = trained.recipe.data
     images: ImageSet | None = None
     if calibration:
-        images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
+        if trained is None:
+            images, why = some_images(dataset, "train", data, None, calibration)
+        else:
+            spec = trained.recipe.data
+            images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
         if images is None:
             console.print(f"note: no calibration images, scales by largest weight: {why}")
-    export = pipeline.export(trained, profile, calibration=images, strategy=scale.value, relays=relays.value)
+    options: dict[str, Any] = {"calibration": images, "strategy": scale.value, "relays": relays.value}
+    if trained is not None:
+        export = pipeline.export(trained, profile, **options)
+    else:
+        assert graph is not None
+        export = pipeline.export_folded(graph, profile, name=model.stem, dataset=dataset, **options)
     netx.save(output, export.chain)
     if json_file is not None:
         write_json(
@@ -66,3 +109,17 @@ def fold_and_export(
     for line in report.export_notes(export):
         console.print(line)
     console.print(f"wrote {output}")
+
+
+def _read_graph(
+    path: Path, timesteps: int | None, high: int | None, mean: str | None, std: str | None, dt: float | None
+) -> Network:
+    """A NIR graph as a folded network; what is missing is asked for by the names of the options."""
+    from snn2chip.formats import nir
+    from snn2chip.formats.netx_fields import opened
+
+    if opened(path, lambda reader: reader.item("layer") is not None):
+        raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give a model.pt or a NIR graph")
+    numbers_of = {"--mean": mean, "--std": std}
+    found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
+    return nir.load(path, timesteps=timesteps, high=high, dt=dt, mean=found["--mean"], std=found["--std"])

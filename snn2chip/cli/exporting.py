@@ -17,7 +17,7 @@ from snn2chip.cli.chip_time import (
     ResetInterval,
     ResetOffset,
 )
-from snn2chip.cli.shared import app, console_of, guarded
+from snn2chip.cli.shared import app, console_of, guarded, is_hdf5
 from snn2chip.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ class Format(StrEnum):
 
 def _read(path: Path) -> Chain | Network:
     """A model.net as its chain, a model.pt as its folded network; files are told apart by what they hold."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
-    if start == b"\x89HDF\r\n\x1a\n":
+    if is_hdf5(path):
         from snn2chip.formats import netx
 
         return netx.load(path)

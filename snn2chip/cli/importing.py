@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from snn2chip.cli.shared import DataDir, app, console_of, guarded, load_data, progress_bar
+from snn2chip.cli.shared import DataDir, app, console_of, guarded, load_data, numbers, progress_bar
 from snn2chip.errors import InputError
 
 _CALIBRATION = 512  # training images that statistics are taken from
@@ -31,14 +30,9 @@ def _numbers(option: str, text: str | None, channels: int) -> list[float]:
             f"pixel / largest pixel, one number a channel (--mean 0.4914,0.4822,0.4465 --std 0.247,0.2435,0.2616), or "
             f"one for all (--mean 0 --std 1 for pixels scaled to 0..1)"
         )
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} '{text}': expected numbers with commas between them") from None
-    if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
+    values = numbers(option, text)
+    if len(values) not in (1, channels):
         raise InputError(f"{option} '{text}': expected 1 or {channels} finite numbers, one a channel")
-    if option == "--std" and min(values) <= 0:
-        raise InputError(f"--std '{text}': {min(values):g} is not positive")
     return values * channels if len(values) == 1 else values
 
 

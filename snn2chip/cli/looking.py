@@ -18,13 +18,13 @@ def report(
     data: DataDir = None,
 ) -> None:
     """Write report.html: curves, table of layers, verdict, rasters."""
-    from snn2chip import report as reports
+    from snn2chip import report_page
     from snn2chip.formats import model_file
 
     recipe = model_file.load(folder / "model.pt").recipe
     spec = recipe.data
     images, why = some_images(spec.name, "test", data, spec.image_size, samples, recipe.binning)
-    written = reports.write(folder, images, why)
+    written = report_page.write(folder, images, why)
     console_of().print(f"wrote {written}")
 
 

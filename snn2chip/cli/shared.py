@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -160,6 +161,32 @@ FastConvolution = Annotated[
     bool, typer.Option("--fast-convolution", help="Exact matrix products instead of Lava's own convolution loop.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5, as model.net and NIR graphs do and model.pt does not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """The numbers of an option that takes one a channel, with commas between them; those of --std are positive."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} '{text}': expected numbers with commas between them") from None
+    if not all(map(math.isfinite, values)):
+        raise InputError(f"{option} '{text}': expected finite numbers")
+    if option == "--std" and min(values) <= 0:
+        raise InputError(f"--std '{text}': {min(values):g} is not positive")
+    return values
 
 
 def some_images(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nir import NIRGraph
 
 FORMAT_VERSION = 1
+_NORMAL = ("mean", "std")
 _PIXELS = 2**24  # of an input; more is damage
 _WEIGHTS = 2**26  # of a layer after pooling is folded into it
 
@@ -32,6 +34,8 @@ def load(
     timesteps: int | None = None,
     high: int | None = None,
     dt: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> ir.Network:
     """Read a NIR file into a folded network.
 
@@ -55,20 +59,28 @@ def load(
     except Exception as error:  # nir raises whatever Python does: KeyError, AssertionError, TypeError, ...
         raise InputError(f"'{path}' is damaged or no NIR graph: {type(error).__name__} {first_line(error)}") from None
     try:
-        return convert(graph, timesteps=timesteps, high=high, dt=dt)
+        return convert(graph, timesteps=timesteps, high=high, dt=dt, mean=mean, std=std)
     except InputError as error:
         # one line, whatever names are in the file
         raise type(error)(f"'{path}': {printable(str(error))}") from None
 
 
 def convert(
-    graph: NIRGraph, *, timesteps: int | None = None, high: int | None = None, dt: float | None = None
+    graph: NIRGraph,
+    *,
+    timesteps: int | None = None,
+    high: int | None = None,
+    dt: float | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> ir.Network:
     """A NIR graph in memory as a folded network.
 
     timesteps  steps a sample; needed where the metadata says nothing (and replaces it where it does)
     high       the largest input value, integers from 0; needed where the metadata says nothing
     dt         seconds a step; that of the metadata, or 1e-4
+    mean, std  what the graph reads is (value / high - mean) / std, one number a channel or one for all: folded into the
+               first layer; both or none, which reads the integers as they are. Not for graphs that snn2chip wrote
 
     A graph whose layers do not alternate as those of a folded network, say with average pooling, is folded.
 
@@ -77,7 +89,7 @@ def convert(
         UnsupportedError: a node that no network of ours has, by name and type; loops.
     """
     try:
-        return _Reader(graph, timesteps, high, dt).network()
+        return _Reader(graph, timesteps, high, dt, mean, std).network()
     except (InputError, MemoryError):
         raise
     except Exception as error:  # fields of the wrong type in nodes that nir has built unseen
@@ -101,13 +113,26 @@ class _Source:
 class _Reader:
     """One graph on its way to a network."""
 
-    def __init__(self, graph: NIRGraph, timesteps: int | None, high: int | None, dt: float | None) -> None:
+    def __init__(
+        self,
+        graph: NIRGraph,
+        timesteps: int | None,
+        high: int | None,
+        dt: float | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
         metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
         self.meta = Fields("the graph", metadata)
         self.ours = "snn2chip_version" in metadata
         if self.ours and (version := self.meta.integer("format_version", 1, 2**20)) != FORMAT_VERSION:
             raise InputError(f"format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
         self.asked = timesteps, high
+        if (mean is None) != (std is None):
+            raise InputError(f"{'std' if std is None else 'mean'} is missing: give both mean= and std=, or none")
+        if mean is not None and self.ours:
+            raise InputError("mean and std are for graphs of other makers; snn2chip's own say what their input is")
+        self.normal = None if mean is None or std is None else (mean, std)
         self.dt = dt if dt is not None else self.meta.number("dt") if self.ours else nir_nodes.DT
         if not self.dt > 0:
             raise InputError(f"dt {self.dt:g} is not a positive time")
@@ -199,13 +224,31 @@ class _Reader:
             if len(shape) != 1:
                 raise UnsupportedError(f"layer '{output}': an output of shape {shape}; scores of classes are flat")
             classes = [str(number) for number in range(shape[0])]
-        if self._alternates(nodes):
+        if self._alternates(nodes) and self.normal is None:
             return ir.Network("folded", said.timesteps, tuple(classes), tuple(nodes))
         first = nodes[0]
         assert isinstance(first, ir.Input)  # the first that was put
         # the fold centres the input itself, at the same place
-        nodes[0] = replace(first, center=np.zeros_like(first.center), shift=(0.0 - first.center).astype(np.float64))
+        if self.normal is None:
+            shift = (0.0 - first.center).astype(np.float64)
+        else:
+            mean, std = (
+                self._per_channel(name, numbers, first.shape)
+                for name, numbers in zip(_NORMAL, self.normal, strict=True)
+            )
+            if not (std > 0).all():
+                raise InputError(f"std {std.min():g} is not positive")
+            first, shift = replace(first, scale=1 / (first.high * std)), -mean / std
+        nodes[0] = replace(first, center=np.zeros_like(first.center), shift=shift)
         return fold(ir.Network("captured", said.timesteps, tuple(classes), tuple(nodes)))[0]
+
+    @staticmethod
+    def _per_channel(name: str, numbers: Sequence[float], shape: ir.Shape) -> ir.FloatArray:
+        """One number a channel, from as many or from one."""
+        values = np.asarray(numbers, dtype=np.float64)
+        if values.shape not in ((1,), shape[:1]) or not np.isfinite(values).all():
+            raise InputError(f"{name} {list(numbers)}: expected 1 or {shape[0]} finite numbers, one a channel")
+        return np.broadcast_to(values, shape[:1]).copy()
 
     def _put(self, node: ir.Node) -> None:
         if node.name in self.made:
@@ -263,7 +306,9 @@ class _Reader:
         if not self.ours:
             if timesteps is None or high is None:
                 missing = "how many time steps a sample has" if timesteps is None else "its largest input value"
-                raise InputError(f"the graph does not say {missing}; give timesteps= and high=")
+                raise InputError(
+                    f"the graph does not say {missing}; give timesteps= and high= (--timesteps T --high N)"
+                )
             center = np.zeros(shape[0], dtype=np.int64)
             return _Source(timesteps, "direct", high, 0, high, center, None, None)
         meta = self.meta

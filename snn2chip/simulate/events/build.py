@@ -1,4 +1,4 @@
-"""Compile the event-driven engine: one C++ file to one shared library beside it.
+"""Compile the event-driven engine: C++ to one shared library beside it.
 
 Standard library only, because the build hook runs this file by itself before anything is installed. In a checkout:
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 LIBRARY = "events_engine.so"
-SOURCES = ("engine.cpp", "kernels.h")
+SOURCES = ("engine.cpp", "kernels.h", "vectors.h", "sums.h", "neurons.h")
 # No -march: the source compiles its kernels once per instruction set and chooses when it runs.
 FLAGS = ("-std=c++17", "-O3", "-fwrapv", "-fPIC", "-shared", "-pthread", "-fvisibility=hidden")
 

@@ -1,0 +1,120 @@
+"""What a netx file can say: layers one after another, with one neuron each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from snn2chip.errors import InputError
+from snn2chip.ir.nodes import Coding, Conv, CubaNeuron, IntArray, Pair, Shape, StepTables, Synapse, neuron_bias
+
+
+@dataclass(frozen=True, eq=False)
+class ChainLayer:
+    """One layer of a netx chain: a synapse and its neurons.
+
+    weight   int64, conv (O, I/groups, kH, kW) or dense (O, F)
+    bias     int64 per neuron, (C, H, W) or (F,): every neuron has its own register
+    shape    of the neurons, (C, H, W) or (F,)
+    origin   trained layers by name -> slice of this layer's channels (start, stop)
+    flatten  a flatten layer stands before this one
+    steps    tables of a time-varying neuron, one column a channel; threshold and voltage_decay are then not used
+    """
+
+    name: str
+    kind: Literal["conv", "dense"]
+    weight: IntArray
+    bias: IntArray
+    shape: Shape
+    threshold: int
+    voltage_decay: int
+    current_decay: int = 4096
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    flatten: bool = False
+    origin: dict[str, tuple[int, int]] = field(default_factory=dict)
+    steps: StepTables | None = None
+
+
+def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *, flatten: bool = False) -> ChainLayer:
+    """One chain layer of a quantized synapse and its neuron; `shape` is the neurons'. Biases become one a neuron."""
+    conv = synapse if isinstance(synapse, Conv) else None
+    return ChainLayer(
+        name,
+        "conv" if conv else "dense",
+        synapse.weight.astype(np.int64),
+        neuron_bias([synapse], shape),
+        shape,
+        neuron.threshold,
+        neuron.voltage_decay,
+        neuron.current_decay,
+        conv.stride if conv else (1, 1),
+        conv.padding if conv else (0, 0),
+        conv.dilation if conv else (1, 1),
+        conv.groups if conv else 1,
+        flatten,
+        {neuron.name: (0, shape[0])},
+        neuron.steps,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What model.net holds: an input port, layers one after another, and how to read the last.
+
+    input       shape at the port, (C, H, W) or (F,); center, low and high as in `Input` (the port gets
+                ``raw - center``); raw_shape is the image's own shape, which a dense first layer flattens
+    timesteps   T; every layer resets before its own first step of a sample
+    readout     'membrane': the last layer's voltage at the last step; 'spike_count': its spikes
+    made        how the file was made: versions, options, the source's name
+    """
+
+    input_shape: Shape
+    raw_shape: Shape
+    coding: Coding
+    pixel_max: int
+    low: int
+    high: int
+    center: tuple[int, ...]
+    timesteps: int
+    readout: Literal["membrane", "spike_count"]
+    classes: tuple[str, ...]
+    layers: tuple[ChainLayer, ...]
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def stock(self) -> bool:
+        """Whether stock netx runs it: no layer has neurons that change with time."""
+        return all(layer.steps is None for layer in self.layers)
+
+    @property
+    def port_range(self) -> tuple[IntArray, IntArray]:
+        """Smallest and largest value of each channel of the raw image at the port."""
+        center = np.asarray(self.center, dtype=np.int64)
+        return self.low - center, self.high - center
+
+    @property
+    def message_bits(self) -> int:
+        """Bits of a signed graded input message; 0 for binary spikes."""
+        low, high = self.port_range
+        if low.min() >= 0 and high.max() <= 1:
+            return 0
+        return int(max((-low.min() - 1).item().bit_length(), high.max().item().bit_length())) + 1
+
+    def port(self, raw: IntArray) -> IntArray:
+        """Raw integers (..., C, H, W) to what the port gets, (..., *input_shape).
+
+        Raises:
+            InputError: the shape is not the network's, or a value lies outside low..high.
+        """
+        if raw.shape[-len(self.raw_shape) :] != self.raw_shape:
+            raise InputError(f"input of shape {raw.shape} does not end in the network's {self.raw_shape}")
+        if raw.size and (raw.min() < self.low or raw.max() > self.high):
+            raise InputError(f"input values {raw.min()}..{raw.max()} exceed the network's {self.low}..{self.high}")
+        center = np.asarray(self.center, dtype=np.int64).reshape(-1, *(1,) * (len(self.raw_shape) - 1))
+        ported: IntArray = raw.astype(np.int64) - center
+        return ported.reshape(*raw.shape[: raw.ndim - len(self.raw_shape)], *self.input_shape)

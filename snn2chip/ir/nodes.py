@@ -1,0 +1,250 @@
+"""The nodes that networks are made of, at every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn2chip.errors import InputError
+
+Array = NDArray[np.float64] | NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Shape = tuple[int, ...]
+Stage = Literal["captured", "folded", "quantized"]
+Pair = tuple[int, int]
+Coding = Literal["direct", "poisson", "events"]
+CODINGS: tuple[Coding, ...] = get_args(Coding)
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Base of all nodes. Arrays are made read-only, so that nodes can be shared between stages."""
+
+    name: str
+    inputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, np.ndarray):
+                if not np.isfinite(value).all():
+                    bad = int((~np.isfinite(value)).sum())
+                    raise InputError(
+                        f"layer '{self.name}': {item.name} holds {bad} NaN or infinite of {value.size} values; "
+                        f"train again"
+                    )
+                frozen = value.copy() if value.flags.writeable else value
+                frozen.setflags(write=False)
+                object.__setattr__(self, item.name, frozen)
+
+
+@dataclass(frozen=True, eq=False)
+class Input(Node):
+    """Images or spikes, integers ``low..high`` (both inclusive) before centring; shape (C, H, W) or (F,).
+
+    The port gets ``p = raw - center`` (integers, per channel) and the network sees ``scale * p + shift``
+    (per channel). `coding` says how a time axis comes about: 'direct' repeats the image, 'poisson' draws
+    spikes, one with probability pixel / pixel_max at every step (low..high is then 0..1), 'events' takes the
+    frames of an event camera, which have one (low..high is 0..pixel_max: spikes, or counts as graded spikes).
+    """
+
+    shape: Shape
+    coding: Coding
+    pixel_max: int
+    low: int
+    high: int
+    center: IntArray
+    scale: FloatArray
+    shift: FloatArray
+
+    @property
+    def binary(self) -> bool:
+        """Whether the raw values are spikes, 0 and 1."""
+        return self.low >= 0 and self.high <= 1
+
+    def port_range(self) -> tuple[IntArray, IntArray]:
+        """Smallest and largest value of each channel at the port."""
+        return self.low - self.center, self.high - self.center
+
+    def port(self, raw: IntArray) -> IntArray:
+        """``raw - center`` for raw (..., C, H, W) or (..., F)."""
+        return raw - self.center.reshape(-1, *(1,) * (len(self.shape) - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Node):
+    """Convolution as `torch.nn.functional.conv2d`: weight (O, I/groups, kH, kW), bias None, (O,) or (O, H, W)."""
+
+    weight: Array
+    bias: Array | None
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Node):
+    """``y = W x + b``: weight (O, F), bias None or (O,)."""
+
+    weight: Array
+    bias: Array | None
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Node):
+    """tdBN in eval mode: ``y = gamma * alpha * Vth * (x - mean) / sqrt(var + eps) + beta``, per channel."""
+
+    gamma: FloatArray
+    beta: FloatArray
+    mean: FloatArray
+    var: FloatArray
+    eps: float
+    alpha: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class StepNorm(Node):
+    """BNTT in eval mode: ``y[t] = gamma[t] * (x[t] - mean[t]) / sqrt(var[t] + eps)``; every table is (T, C)."""
+
+    gamma: FloatArray
+    mean: FloatArray
+    var: FloatArray
+    eps: float
+
+
+@dataclass(frozen=True, eq=False)
+class AvgPool(Node):
+    """Average over windows of `kernel` with the same stride; what does not fill a window is left out."""
+
+    kernel: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Maximum over windows of spikes: a logical OR; what lies outside the image is no spike."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum of all its inputs, which have the same shape: currents that meet before a neuron."""
+
+
+@dataclass(frozen=True, eq=False)
+class Flatten(Node):
+    """(C, H, W) to (C*H*W,), channel slowest."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepConstants:
+    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64, see `snn2chip.varying`.
+
+    With v[t] = u[t] / gain[t]: ``v[t] = leak[t] v[t-1] (1 - o[t-1]) + I[t] + bias[t]``, ``o[t] = v[t] > threshold[t]``.
+    leak[0] is 0: there is nothing before the first step.
+    """
+
+    gain: FloatArray
+    leak: FloatArray
+    bias: FloatArray
+    threshold: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class LIF(Node):
+    """``u[t] = tau u[t-1] (1 - o[t-1]) + I[t]``, ``o[t] = u[t] > threshold``; u[-1] = 0.
+
+    With `steps` the neuron is the time-varying one of `StepConstants`; tau and threshold stay those of u.
+    """
+
+    tau: float
+    threshold: float
+    steps: StepConstants | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StepTables:
+    """A time-varying neuron in integers, see `snn2chip.arith.step_voltage`; tables (T, C), int64.
+
+    leak       0..65535, in units of 2^-leak_shift: factors above 1 are allowed
+    bias       added to v as it is: 1/64 of a weight's unit
+    threshold  compared with v as it is
+    scale      (C,) float64: a weight, bias or threshold of 1 (1/64 for tables) is 1/scale in the folded network
+    """
+
+    leak: IntArray
+    leak_shift: int
+    bias: IntArray
+    threshold: IntArray
+    scale: FloatArray
+
+    @property
+    def timesteps(self) -> int:
+        """Steps that the tables have."""
+        return len(self.leak)
+
+
+@dataclass(frozen=True, eq=False)
+class CubaNeuron(Node):
+    """The chip's neuron (see `snn2chip.arith.step`): 12-bit decays, threshold mantissa, in weight units.
+
+    With `steps`, the time-varying one of `StepTables`, which no stock neuron is; threshold and voltage_decay are then
+    not used.
+    """
+
+    threshold: int
+    voltage_decay: int
+    current_decay: int = 4096
+    steps: StepTables | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Readout(Node):
+    """Class scores: 'membrane' sums the input over time, 'spike_count' counts the spikes of the last LIF."""
+
+    kind: Literal["membrane", "spike_count"]
+
+
+Synapse = Conv | Dense
+N = TypeVar("N", bound=Node)
+
+
+def out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Output size of a convolution along one axis."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def input_channels(weight: Array, groups: int) -> IntArray:
+    """The input channel that weight[o, i] of a convolution reads, (O, I/groups): the group of o, then i."""
+    outputs, per_group = weight.shape[:2]
+    channels: IntArray = (np.arange(outputs) * groups // outputs)[:, None] * per_group + np.arange(per_group)
+    return channels
+
+
+def total_bias(synapses: Sequence[Synapse]) -> FloatArray | None:
+    """The sum of what synapses add: one value a channel while all have that, else one a neuron; None for nothing."""
+    biases = [synapse.bias.astype(np.float64) for synapse in synapses if synapse.bias is not None]
+    if not biases:
+        return None
+    axes = max(bias.ndim for bias in biases)
+    spread = np.broadcast_arrays(*(bias.reshape(*bias.shape, *(1,) * (axes - bias.ndim)) for bias in biases))
+    total: FloatArray = np.sum(spread, axis=0)
+    return total
+
+
+def neuron_bias(synapses: Sequence[Synapse], shape: Shape) -> IntArray:
+    """`total_bias` of integer synapses, one a neuron of `shape`."""
+    total = total_bias(synapses)
+    if total is None:
+        return np.zeros(shape, dtype=np.int64)
+    whole = total.astype(np.int64)
+    return np.broadcast_to(whole.reshape(*whole.shape, *(1,) * (len(shape) - whole.ndim)), shape).copy()
