@@ -20,7 +20,7 @@ test: $(VENV)/ready lint
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow or gpu"
 
-# docs/speed.md and docs/training-speed.md, half an hour on a machine that does nothing else: make bench DATA=CIFAR-10's folder
+# docs/speed.md and docs/training-speed.md, an hour on a machine that does nothing else: make bench DATA=CIFAR-10's folder
 bench: $(VENV)/ready
 	$(BIN)/python bench/engines.py --full --rounds 5 --data '$(DATA)'
 	$(BIN)/python bench/training.py --rounds 9 --data '$(DATA)'

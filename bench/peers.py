@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import site
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+from snn2chip.resources import cache_folder
 
 PINS = (
     *("nir==1.0.8", "nirtorch==2.6", "snntorch==1.0.0", "spikingjelly==2.0.0", "loguru==0.7.3", "norse==1.1.0"),
@@ -25,12 +26,9 @@ def environment() -> Path:
     It has the simulators and borrows everything else (torch above all) from the Python that runs this. lava-dl asks for
     another Python, but its slayer is plain torch.
     """
-    from platformdirs import user_cache_dir
-
-    cache = Path(os.environ.get("SNN2CHIP_CACHE") or user_cache_dir("snn2chip")).expanduser().absolute()
     borrowed = [path for path in site.getsitepackages() if Path(path).is_dir()]
     digest = hashlib.sha256("\n".join((*PINS, *borrowed, sys.version)).encode()).hexdigest()[:12]
-    folder = cache / "bench" / f"peers-{digest}"
+    folder = cache_folder() / "bench" / f"peers-{digest}"
     python = folder / "bin" / "python"
     if (folder / "ready.json").is_file() and python.exists():
         return python

@@ -219,7 +219,7 @@ MAKERS: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _watch(network: Any) -> tuple[list[float], Callable[[], None]]:
+def watch(network: Any) -> tuple[list[float], Callable[[], None]]:
     """The share of neurons that spike in a step, layer by layer, as the network runs; and how to stop watching."""
     from snn2chip.nn import LIF
 
@@ -275,7 +275,7 @@ def serve(options: argparse.Namespace) -> None:
         labels = torch.randint(0, 10, (options.batch,))
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
         network.train()
-        shares, stop = _watch(network) if options.name.startswith("ours") else ([], lambda: None)
+        shares, stop = watch(network) if options.name.startswith("ours") else ([], lambda: None)
         before = _resident()
         answer({"ready": True})
         for _ in sys.stdin:

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from training_candidates import watch
 
 from snn2chip import data, recipe
 from snn2chip.formats import model_file
-from snn2chip.nn import LIF, spike_conv
+from snn2chip.nn import spike_conv
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.train.allocator import keep_pages
 
@@ -38,16 +39,10 @@ def measure(name: str, folder: Path | None, batch: int, rounds: int) -> dict[str
     images = data.load(recipe.load(MODELS / name / "recipe.toml").data.name, "test", folder).subset(batch)
     x, labels = images.images.contiguous(memory_format=torch.channels_last), images.labels
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)  # the same weights in every step
-    shares: list[float] = []
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, spikes: shares.append(float(spikes.detach().mean())))
-        for module in network.modules()
-        if isinstance(module, LIF)
-    ]
+    shares, stop = watch(network)
     with torch.no_grad():
         network.eval()(x)
-    for hook in hooks:
-        hook.remove()
+    stop()
     limit = spike_conv.MOST_SPIKES
     seconds: dict[str, list[float]] = {f"{what} {how}": [] for how in ("events", "dense") for what in ("step", "eval")}
     for number in range(rounds + 2):

@@ -1,14 +1,23 @@
-"""Where recipes, chip profiles and the Lava runner are: in the checkout, or inside the installed wheel."""
+"""Where recipes, chip profiles and the Lava runner are (in the checkout, or in the wheel), and the user's cache."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from snn2chip.errors import InputError
 
+CACHE_VARIABLE = "SNN2CHIP_CACHE"
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the data inside the package; an editable install reads the checkout beside it.
 _ROOT = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent
+
+
+def cache_folder() -> Path:
+    """Where what is made once per user is kept (environments, compiled code): $SNN2CHIP_CACHE, or the user's cache."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_dir("snn2chip")).expanduser().absolute()
 
 
 def deploy_file(*parts: str) -> Path:

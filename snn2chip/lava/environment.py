@@ -16,15 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from platformdirs import user_cache_dir
 from rich.console import Console
 
 from snn2chip.errors import SetupError
 from snn2chip.lava.interpreters import LIGHT_VERSIONS, PYTHON_VARIABLE, Candidate, NoPythonError, choose, probe
 from snn2chip.lava.processes import child_environment, last_words, started
-from snn2chip.resources import deploy_file
-
-CACHE_VARIABLE = "SNN2CHIP_CACHE"
+from snn2chip.resources import CACHE_VARIABLE, cache_folder, deploy_file
 
 
 class RegistryError(SetupError):
@@ -129,8 +126,7 @@ def _folder(full: bool) -> Path:
     digest = hashlib.sha256(os.environ.get(PYTHON_VARIABLE, "").encode())
     for path, options in _locks(full):
         digest.update(path.read_bytes() + " ".join(options).encode())
-    cache = Path(os.environ.get(CACHE_VARIABLE) or user_cache_dir("snn2chip")).expanduser().absolute()
-    return cache / "lava" / f"{'full' if full else 'light'}-{digest.hexdigest()[:12]}"
+    return cache_folder() / "lava" / f"{'full' if full else 'light'}-{digest.hexdigest()[:12]}"
 
 
 def setup(full: bool = False, progress: bool = True) -> Environment:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
+from snn2chip.resources import cache_folder
 
 SOURCES = ("lif.cpp", "spike_conv.cpp")
 COMPILERS = ("g++", "clang++", "c++")
@@ -79,14 +79,11 @@ def library() -> ctypes.CDLL | str:
     """The compiled library, or why there is none, in one line."""
     sources = [Path(__file__).with_name(name) for name in SOURCES]
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    from platformdirs import user_cache_dir
-
     try:
         texts = [source.read_text(encoding="utf-8") for source in sources]
         depends = (*texts, str(FLAGS), str(FASTER), platform.machine(), _processor())
         digest = hashlib.sha256("\n".join(depends).encode()).hexdigest()[:16]
-        cache = Path(os.environ.get("SNN2CHIP_CACHE") or user_cache_dir("snn2chip")).expanduser().absolute()
-        target = cache / "kernels" / f"nn-{digest}.so"
+        target = cache_folder() / "kernels" / f"nn-{digest}.so"
         if not target.exists():
             if compiler is None:
                 return "no C++ compiler found; install g++"

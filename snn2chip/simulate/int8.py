@@ -77,8 +77,9 @@ class Int8Product:
     def __init__(self, weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray, device: torch.device) -> None:
         self.weights = weights
         self.small = bool(low.min() >= -128 and high.max() <= 127)
+        self.spatial = weights.weight.ndim == 4
         # rows are gathered kernel pixel by kernel pixel, channels last
-        weight = weights.weight.transpose(0, 2, 3, 1) if weights.weight.ndim == 4 else weights.weight
+        weight = weights.weight.transpose(0, 2, 3, 1) if self.spatial else weights.weight
         matrix = weight.astype(np.int64).reshape(len(weight), -1)
         self.outputs, self.inputs = matrix.shape
         size = (_padded(self.inputs), _padded(self.outputs))
@@ -92,7 +93,7 @@ class Int8Product:
     def _rows(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """int8 inputs (B, ...) under each output, (B * pixels, K), and the outputs' height and width."""
         weights = self.weights
-        if isinstance(weights, Dense) or weights.weight.ndim != 4:
+        if isinstance(weights, Dense) or not self.spatial:
             return F.pad(x.flatten(1), (0, _padded(self.inputs) - self.inputs)), (1, 1)
         (pad_y, pad_x), (step_y, step_x), (apart_y, apart_x) = weights.padding, weights.stride, weights.dilation
         kernel_y, kernel_x = weights.weight.shape[2:]
@@ -114,9 +115,8 @@ class Int8Product:
     def __call__(self, x: Tensor) -> Tensor:
         """Inputs (B, ...) to sums (B, ...), int32."""
         inputs = [(1, x.to(torch.int8))] if self.small else _digits(x)
-        spatial = not isinstance(self.weights, Dense) and self.weights.weight.ndim == 4
         each = _padded(self.inputs)
-        if spatial:
+        if self.spatial:
             each *= x.shape[2] * x.shape[3]
         images = max(1, GATHERED // each)
         parts = []
@@ -128,7 +128,7 @@ class Int8Product:
                     sums = product(rows, columns)[:, : self.outputs] * (scale * factor)
                     total = sums if total is None else total + sums
             assert total is not None
-            if spatial:
+            if self.spatial:
                 total = total.view(-1, *size, self.outputs).permute(0, 3, 1, 2)
             parts.append(total)
         return torch.cat(parts) if len(parts) != 1 else parts[0]
