@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -217,8 +218,12 @@ def test_bits_come_back(count: int, seed: int, threads: int) -> None:
     torch.set_num_threads(threads)
     words = compiled.pack(x)
     torch.set_num_threads(1)
+    assert words is not None
     assert words.numel() == -(-count // 64)
     assert torch.equal(compiled.unpack(words, (count,), (1,)), x)
+    for other in (2.0, -1.0, 0.5, math.nan, math.inf):
+        x[seed % count] = other
+        assert compiled.pack(x) is None
 
 
 READERS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -269,6 +274,59 @@ def test_spikes_are_not_kept_for_backward() -> None:
         kept.append(not memory.expired())
         y.sum().backward()
     assert kept == [True, False]
+
+
+def add_in_place(y: Tensor, other: Tensor) -> None:
+    y += other
+
+
+WRITERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "add": add_in_place,
+    "out": lambda y, other: torch.add(y.detach(), other, out=y.detach()),
+    "view": lambda y, other: y.transpose(0, 1).add_(other.transpose(0, 1)),
+    "index": lambda y, other: y[1:].copy_(y[1:] + other[1:]),
+    "data": lambda y, other: y.data.add_(other),
+    "numpy": lambda y, other: np.add(y.detach().numpy(), other.detach().numpy(), out=y.detach().numpy()),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("reader", ["conv", "events", "dense", "maxpool"])
+def test_spikes_written_into_are_read_as_they_are(reader: str, write: str) -> None:
+    """SEW's add, ``y += other``: the layer after it sees 0, 1 and 2, and its gradients are those of a copy."""
+    torch.manual_seed(1)
+    channels = 32 if reader == "events" else 6
+    layer = Conv2d(32, 32, 3, padding=1) if reader == "events" else READERS[reader]()
+    data, other = (laid_out(torch.randn(3, 4, channels, 8, 8) * 0.4, "channels_last") for _ in range(2))
+    lif = LIF()
+    lif.fuse = True
+    results = []
+    for copy in (False, True):
+        layer.zero_grad()
+        x = data.clone().requires_grad_()
+        y, shortcut = lif(x), lif(other)
+        if copy:
+            y = y.clone()
+        WRITERS[write](y, shortcut)
+        assert float(y.detach().max()) == 2
+        z = layer(y)
+        z.square().sum().backward()
+        assert x.grad is not None
+        results.append([z.detach(), x.grad, *(p.grad for p in layer.parameters() if p.grad is not None)])
+    for mine, copied in zip(*results, strict=True):
+        assert torch.equal(mine, copied)
+
+
+@needs_kernels
+def test_what_is_kept_as_it_is_may_not_change() -> None:
+    """A tensor that is not kept as bits (here the weight) is not written into before the gradient: refused."""
+    layer, x = Conv2d(6, 5, 3), mark_spikes((torch.rand(2, 3, 6, 8, 8) < 0.3).float()).requires_grad_()
+    y = layer(mark_spikes(x * 1))
+    with torch.no_grad():
+        layer.weight += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 # ------------------------------------------------------------------------------- the same input at every step

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -413,6 +418,65 @@ def test_layers_over_time_equal_step_by_step(
     x = torch.randn(shape, dtype=torch.float64)
     expected = torch.stack([plain(module, step) for step in x])
     torch.testing.assert_close(module(x), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("kernel, stride, padding", list(product([1, (1, 3)], [2, (1, 3)], [0, (2, 1)])))
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("last", [False, True])
+def test_strided_convolutions_are_torchs(kernel: Any, stride: Any, padding: Any, mode: str, last: bool) -> None:
+    """Outputs and all gradients of small integers equal torch's own layer in float64, in groups and with a bias."""
+    torch.manual_seed(0)
+    mine = Conv2d(4, 6, kernel, stride, padding, groups=2, padding_mode=mode)
+    theirs = nn.Conv2d(4, 6, kernel, stride, padding, groups=2, padding_mode=mode).double()
+    with torch.no_grad():
+        for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+            one.copy_(other.copy_(torch.randint(-3, 4, other.shape)))
+    data = torch.randint(-3, 4, (2, 3, 4, 8, 6)).float()
+    if last:
+        data = data.movedim(2, -1).contiguous().movedim(-1, 2)
+    x, wide = data.requires_grad_(), data.detach().double().requires_grad_()
+    y, expected = mine(x), theirs(wide.flatten(0, 1)).unflatten(0, (2, 3))
+    assert torch.equal(y.double(), expected)
+    above = torch.randint(-3, 4, y.shape).float()
+    y.backward(above)
+    expected.backward(above.double())
+    for one, other in zip([x, *mine.parameters()], [wide, *theirs.parameters()], strict=True):
+        assert one.grad is not None and other.grad is not None
+        assert torch.equal(one.grad.double(), other.grad)
+
+
+NARROW = """
+from itertools import product
+import torch
+from snn2chip.nn import Conv2d
+
+cases = product((1, 3, 4, 6, 7, 9, 15), (4, 16), (torch.float32, torch.bfloat16))
+for inputs, side, dtype in cases:
+    torch.manual_seed(inputs)
+    layer = Conv2d(inputs, 8, 1, 2, bias=False).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randint(-3, 4, layer.weight.shape))
+    x = torch.randint(0, 2, (1, 8, inputs, side, side)).float().movedim(2, -1).contiguous().movedim(-1, 2)
+    for _ in range(3):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(x)
+        y.backward(torch.ones_like(y))
+        expected = x[..., ::2, ::2].sum((0, 1, 3, 4)).view(1, -1, 1, 1).expand(layer.weight.shape).to(dtype)
+        assert torch.equal(layer.weight.grad, expected), (inputs, side, dtype)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("isa", ["AVX2", "DEFAULT"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_strided_kernel_of_one_pixel_and_few_channels(isa: str, threads: str) -> None:
+    """Its gradient is right, and the process lives: oneDNN's own, on AVX2, corrupts memory or is wrong in silence."""
+    settings = {"ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW], env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "equal\n"), done.stderr
 
 
 def test_dropout_drops_the_same_entries_at_every_step() -> None:

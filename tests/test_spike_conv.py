@@ -67,7 +67,9 @@ def test_equal_to_the_dense_convolution(
     assert isinstance(found, kernels.Kernels)
     expected = F.conv2d(x.double(), weight.double(), None if bias is None else bias.double(), stride, padding)
     sizes = kernels.ConvSizes(*shape, outputs, *expected.shape[2:], *kernel, *stride, *padding)
-    words, count = found.pack_pixels(x)
+    packed = found.pack_pixels(x)
+    assert packed is not None
+    words, count = packed
     assert count == int(x.sum())
     y = found.spike_conv(words, sizes, weight, bias)
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -130,7 +132,9 @@ def test_rounding_stays_within_its_bound() -> None:
     found = kernels.load()
     assert isinstance(found, kernels.Kernels)
     sizes = kernels.ConvSizes(*x.shape, 64, 16, 16, 3, 3, 1, 1, 1, 1)
-    words, _ = found.pack_pixels(x)
+    packed = found.pack_pixels(x)
+    assert packed is not None
+    words = packed[0]
     y = found.spike_conv(words, sizes, weight, bias)
     wide = x.double(), weight.double(), bias.double()
     error = (y - F.conv2d(*wide, padding=1)).abs()
@@ -180,6 +184,7 @@ def test_where_events_are_not_for() -> None:
         "padding by name": (x, Conv2d(32, 32, 3, padding="same")),
         "channels first": (mark_spikes(x.contiguous()), Conv2d(32, 32, 3)),
         "other channels": (x, Conv2d(64, 32, 3)),
+        "not only zeros and ones": (mark_spikes(x * 2), Conv2d(32, 32, 3)),
         "float64": (mark_spikes(x.double()), Conv2d(32, 32, 3).double()),
         "kernel too large": (x, Conv2d(32, 32, 9)),
     }

@@ -83,6 +83,7 @@ class Kernels:
         ]
         self._pack, self._unpack = library.snn2chip_pack, library.snn2chip_unpack
         self._pack.argtypes = self._unpack.argtypes = [_pointer, _pointer, _long, _int]
+        self._pack.restype = _long
         library.snn2chip_block.restype = _long
         self._block = int(library.snn2chip_block())
         self._pack_pixels = library.snn2chip_pack_pixels
@@ -91,7 +92,7 @@ class Kernels:
         self._conv, self._conv_weights = library.snn2chip_spike_conv, library.snn2chip_spike_conv_weights
         self._conv.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _int]
         self._conv_weights.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _int]
-        for function in (self._forward, self._backward, self._pack, self._unpack, self._conv, self._conv_weights):
+        for function in (self._forward, self._backward, self._unpack, self._conv, self._conv_weights):
             function.restype = None
 
     def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
@@ -130,11 +131,11 @@ class Kernels:
         )
         return out, None if sums is None else sums.sum(0)
 
-    def pack(self, spikes: Tensor) -> Tensor:
-        """Whether each value is not 0, as bits in memory order: int64 words."""
+    def pack(self, spikes: Tensor) -> Tensor | None:
+        """Zeros and ones as bits in memory order, int64 words; None where a value is neither."""
         words = torch.empty(-(-spikes.numel() // 64), dtype=torch.int64)
-        self._pack(spikes.data_ptr(), words.data_ptr(), spikes.numel(), _threads(spikes.numel()))
-        return words
+        others = self._pack(spikes.data_ptr(), words.data_ptr(), spikes.numel(), _threads(spikes.numel()))
+        return None if others else words
 
     def unpack(self, words: Tensor, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
         """The dense float32 tensor of this layout that `words` were packed from."""
@@ -142,13 +143,14 @@ class Kernels:
         self._unpack(words.data_ptr(), spikes.data_ptr(), spikes.numel(), _threads(spikes.numel()))
         return spikes
 
-    def pack_pixels(self, spikes: Tensor) -> tuple[Tensor, int]:
-        """Bits of spikes (N, C, H, W) with channels last, in whole words for each pixel, and how many are not 0."""
+    def pack_pixels(self, spikes: Tensor) -> tuple[Tensor, int] | None:
+        """Bits of spikes (N, C, H, W) with channels last, in whole words for each pixel, and how many are 1; None where
+        a value is neither 0 nor 1."""
         images, channels, height, width = spikes.shape
         pixels = images * height * width
         words = torch.empty(pixels * -(-channels // 64), dtype=torch.int64)
         count = self._pack_pixels(spikes.data_ptr(), words.data_ptr(), pixels, channels, _threads(spikes.numel()))
-        return words, int(count)
+        return None if count < 0 else (words, int(count))
 
     def spike_conv(self, words: Tensor, sizes: ConvSizes, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of spikes that `pack_pixels` packed, as `torch.nn.functional.conv2d`, channels last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,15 +20,36 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] > 1 and x.stride(0) == 0:
-            y = super().forward(x[0])
+            y = self._images(x[0])
             return y.expand(x.shape[0], *y.shape)
         images = x.flatten(0, 1)
-        events = convolve(mark_spikes(images), self) if is_marked(x) else None
-        if events is not None:
-            return events.reshape(*x.shape[:2], *events.shape[1:])
-        with kept_as_bits(x):
-            y = super().forward(images)
+        y = self._images(mark_spikes(images) if is_marked(x) else images)
         return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def _images(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to (N, C', H', W')."""
+        if self.kernel_size == (1, 1) and self.stride != (1, 1):
+            x = self._pixels(x)
+            with kept_as_bits(x):
+                return F.conv2d(x, self.weight, self.bias, groups=self.groups)
+        events = convolve(x, self) if is_marked(x) else None
+        if events is not None:
+            return events
+        with kept_as_bits(x):
+            return super().forward(x)
+
+    def _pixels(self, x: Tensor) -> Tensor:
+        """The pixels of x that a kernel of one pixel reads, so that its stride is 1.
+
+        oneDNN must not see such a stride: in channels last and with fewer input channels than a vector has lanes, its
+        gradient of the weights writes past its memory, or is wrong in silence (uxlfoundation/oneDNN issue 6035).
+        """
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        pads, mode = self._reversed_padding_repeated_twice, self.padding_mode.replace("zeros", "constant")
+        y = F.pad(x, pads, mode) if any(pads) else x
+        y = y[..., :: self.stride[0], :: self.stride[1]]
+        y = y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return mark_spikes(y) if is_marked(x) else y
 
 
 class Linear(nn.Linear):

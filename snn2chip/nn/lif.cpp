@@ -161,16 +161,19 @@ void snn2chip_lif_backward(const float* current, int64_t stride, const float* ab
         backward_of<ARCTAN>(current, stride, above, out, sums, steps, all, o, detach, threads);
 }
 
-// Bit i of the words is whether values[i] is not 0; and back, as 0 and 1.
-void snn2chip_pack(const float* values, uint64_t* words, int64_t count, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
+// Bit i of the words is values[i], and back; returns how many values are neither 0 nor 1, and so are not said by bits.
+int64_t snn2chip_pack(const float* values, uint64_t* words, int64_t count, int threads) {
+    int64_t others = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : others)
     for (int64_t word = 0; word < (count + 63) / 64; word++) {
         const float* in = values + 64 * word;
         const int64_t width = std::min<int64_t>(64, count - 64 * word);
         uint64_t found = 0;
         for (int64_t i = 0; i < width; i++) found |= uint64_t(in[i] != 0) << i;
+        for (int64_t i = 0; i < width; i++) others += !(in[i] == 0 || in[i] == 1);
         words[word] = found;
     }
+    return others;
 }
 
 void snn2chip_unpack(const uint64_t* words, float* values, int64_t count, int threads) {

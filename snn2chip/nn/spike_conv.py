@@ -86,8 +86,8 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor | None:
     sizes = sizes_of(x, layer)
     if sizes is None:
         return None
-    words, spikes = _compiled().pack_pixels(x)
-    if spikes > MOST_SPIKES * x.numel():
+    packed = _compiled().pack_pixels(x)
+    if packed is None or packed[1] > MOST_SPIKES * x.numel():
         return None
-    y: Tensor = _SpikeConv.apply(x, words, layer.weight, layer.bias, sizes)  # type: ignore[no-untyped-call]
+    y: Tensor = _SpikeConv.apply(x, packed[0], layer.weight, layer.bias, sizes)  # type: ignore[no-untyped-call]
     return y
