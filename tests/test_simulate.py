@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from snn2chip import ir
 from snn2chip.errors import InputError
-from snn2chip.simulate import reference, trace
+from snn2chip.simulate import dense, reference, trace
 from snn2chip.simulate.dense import DenseEngine, LayerRunner, largest_sum
 
 
@@ -298,6 +298,40 @@ def precision() -> tuple[str | None, ...]:
     mkldnn = torch.backends.mkldnn
     new = tuple(getattr(getattr(mkldnn, name, None), "fp32_precision", None) for name in ("conv", "matmul"))
     return new if None not in new else (torch.get_float32_matmul_precision(),)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # torch, of any such setting
+def test_another_backend_changes_nothing() -> None:
+    """Without oneDNN torch takes NNPACK's Winograd convolution for batches of 16 and more, which rounds."""
+    chain, port = wide_chain()
+    port = np.concatenate([port] * 8)
+    expected = reference.run(chain, port)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert dense.float32_exact(False)
+        assert_same(DenseEngine(chain).run(port), expected)
+        x, weight = torch.from_numpy(port[:, 0]).float(), torch.from_numpy(chain.layers[0].weight).float()
+        if torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
+            assert not torch.equal(F.conv2d(x, weight), F.conv2d(x.double(), weight.double()).float())
+
+
+@pytest.mark.parametrize("name", ["conv2d", "linear"])
+def test_float32_that_rounds_is_not_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are tried out first; where float32's are off by one in 2^23 parts, float64 computes."""
+    chain, port = wide_chain()
+    expected = reference.run(chain, port)
+    original = getattr(F, name)
+
+    def off(x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        y: torch.Tensor = original(x, *args, **options)
+        return y * (1 + 2.0**-23) if y.dtype == torch.float32 else y
+
+    monkeypatch.setattr(F, name, off)
+    dense.float32_exact.cache_clear()
+    try:
+        assert not dense.float32_exact(True)
+        assert_same(DenseEngine(chain).run(port), expected)
+    finally:
+        dense.float32_exact.cache_clear()
 
 
 def test_autocast_around_the_engine_changes_nothing() -> None:

@@ -1,12 +1,15 @@
 """The dense engine: float convolutions that are exact on these integers, int32 neurons, batched.
 
 A float32 multiply-add of integers is exact while every sum stays under 2^24, which the weights themselves
-prove (sum of |w| times the largest input); where they do not, the engine takes float64. A GPU's float convolutions
-may use Winograd or TF32: there it takes int8 products (`snn2chip.simulate.int8`), or float64 where they do not do.
+prove (sum of |w| times the largest input); where they do not, the engine takes float64. That holds of multiply-adds,
+not of Winograd's convolution: on the CPU the backend that has it is switched off, and float32 is tried out before it is
+used; a GPU's may use it, or TF32: there int8 products run (`snn2chip.simulate.int8`), or float64 where they do not do.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +32,8 @@ BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest a
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Float32 products in full inside, whatever was chosen globally: autocast, or coarser matmul precision."""
+    """Float32 products in full inside, whatever was chosen globally: autocast, coarser precision, or NNPACK's Winograd,
+    which torch takes for batches of 16 and more where oneDNN is off."""
     mkldnn = torch.backends.mkldnn
     backends = [getattr(mkldnn, name) for name in ("conv", "matmul") if hasattr(mkldnn, name)]
     kept: list[tuple[Any, str]] = []
@@ -43,13 +47,39 @@ def exact_products() -> Iterator[None]:
         old = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.backends.nnpack.flags(enabled=False),
+        ):
             yield
     finally:
         for backend, precision in kept:
             backend.fp32_precision = precision
         if old is not None:
             torch.set_float32_matmul_precision(old)
+
+
+@functools.cache
+def float32_exact(onednn: bool) -> bool:
+    """Whether float32 products within `exact_products` are exact on this CPU, tried out on sums of up to 2^24.
+
+    `onednn`: whether torch uses it now, which decides what is tried.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for kernel in (1, 3, 5):
+        most = math.isqrt((FLOAT32_EXACT - 1) // (16 * kernel**2))
+        images, weight = (
+            torch.randint(most // 2, most + 1, (16, 16, side, side), generator=generator) for side in (8, kernel)
+        )
+        columns = F.unfold(images.double(), kernel, padding=kernel // 2).long()
+        expected = weight.flatten(1) @ columns
+        with exact_products():
+            spatial = F.conv2d(images.float(), weight.float(), padding=kernel // 2)
+            flat = F.linear(columns.movedim(1, 2).float(), weight.flatten(1).float()).movedim(1, 2)
+        if not (torch.equal(spatial.flatten(2).long(), expected) and torch.equal(flat.long(), expected)):
+            return False
+    return True
 
 
 def largest_sum(weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray) -> int:
@@ -78,7 +108,8 @@ class Product:
         if device.type != "cpu" and takes(weights, largest) and usable(device):
             self.int8 = Int8Product(weights, low, high, device)
             return
-        exact32 = device.type == "cpu" and largest < FLOAT32_EXACT
+        onednn = bool(torch.backends.mkldnn.enabled)
+        exact32 = device.type == "cpu" and largest < FLOAT32_EXACT and float32_exact(onednn)
         self.dtype = torch.float32 if exact32 else torch.float64
         self.weight = torch.from_numpy(weights.weight.copy()).to(device, self.dtype)
 
@@ -93,7 +124,7 @@ class Product:
             y = F.conv2d(x, self.weight, None, weights.stride, weights.padding, weights.dilation, weights.groups)
         else:
             y = F.linear(x.flatten(1), self.weight)
-        y = y.to(torch.int64).to(torch.int32) if self.dtype == torch.float64 else y.to(torch.int32)
+        y = y.round_().to(torch.int64).to(torch.int32) if self.dtype == torch.float64 else y.round_().to(torch.int32)
         return y.reshape(*steps, *y.shape[1:])
 
 
