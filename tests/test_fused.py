@@ -235,7 +235,7 @@ READERS: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 @needs_kernels
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "repeated"])
 @pytest.mark.parametrize("name", READERS)
 def test_layers_that_read_bits_have_the_same_gradients(name: str, layout: str) -> None:
     """A layer keeps marked spikes as bits: its output and gradients do not change by a bit."""
@@ -247,9 +247,8 @@ def test_layers_that_read_bits_have_the_same_gradients(name: str, layout: str) -
         layer.zero_grad()
         x = data.clone().requires_grad_() * 1
         x.retain_grad()
-        if mark:
-            mark_spikes(x)
-        y = layer(x)
+        given_to = x[:1].expand(x.shape) if layout == "repeated" else x
+        y = layer(mark_spikes(given_to) if mark else given_to)
         y.square().sum().backward()
         assert x.grad is not None
         results.append([y.detach(), x.grad, *(p.grad for p in layer.parameters() if p.grad is not None)])
