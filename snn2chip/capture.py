@@ -218,9 +218,11 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
     nodes: list[ir.Node] = [_input(network)]
     shapes: dict[str, ir.Shape] = {"input": network.input_shape}
     names: dict[fx.Node, str] = {}  # what each step of the forward function gives
+    base: dict[fx.Node, fx.Node] = {}  # the step whose memory each may be a view of: Flatten's and what passes
     uses: Counter[str] = Counter()
     ending: str | None = None
-    for step in _trace(network.body).nodes:
+    for step in (steps := list(_trace(network.body).nodes)):
+        base[step] = step
         sources = tuple(names[source] for source in step.all_input_nodes)
         made: list[ir.Node]
         if step.op == "placeholder":
@@ -238,6 +240,8 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
             if len(sources) != 1:
                 raise UnsupportedError(f"layer '{name}': {len(sources)} inputs; expected one")
             made = _node(name, sources, network.body.get_submodule(path), shapes[sources[0]])
+            if not made or isinstance(made[0], ir.Flatten):
+                base[step] = base[step.all_input_nodes[0]]
         elif _is_add(step):
             stack = list(step.meta.get("nn_module_stack", {}).values())  # (path, class) of the modules it is in
             path = f"{stack[-1][0]}.add" if stack else "add"
@@ -257,7 +261,16 @@ def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
         names[step] = made[-1].name if made else sources[0]
         if step.op != "call_module" and step.target in (operator.iadd, "add_"):
             # whoever holds the first tensor holds the sum from here on
-            names.update({other: names[step] for other, held in names.items() if held == sources[0]})
+            base[step] = base[step.all_input_nodes[0]]
+            later = set(steps[steps.index(step) + 1 :])
+            for other, held in names.items():
+                if held == sources[0]:
+                    names[other] = names[step]
+                elif other is not step and base[other] is base[step] and not later.isdisjoint(other.users):
+                    raise UnsupportedError(
+                        f"layer '{names[step]}': an addition in place to '{sources[0]}', while '{held}', flattened or "
+                        f"not, may hold the same memory and is read later; write y = y + x"
+                    )
     if ending is None:
         raise UnsupportedError("network: its forward function must return one tensor")
     by_name = {node.name: node for node in nodes}

@@ -513,6 +513,8 @@ def mutate(seed: bytes, rng: Rng) -> tuple[bytes, list[str]]:
                     said.append(f"{name}: {CHANGES[name](file, rng)}")
                 except Exception as error:  # after earlier changes
                     said.append(f"{name}: not possible here ({type(error).__name__})")
+                if name == "bomb":  # a change after it may read its gigabytes
+                    break
         data = memory.getvalue()
     if kind >= 0.55 and data:
         for _ in range(int(rng.integers(1, 4))):

@@ -27,6 +27,7 @@ from snn2chip.nn import (
     LIF,
     AvgPool2d,
     Conv2d,
+    Dropout,
     Flatten,
     Linear,
     MaxPool2d,
@@ -273,6 +274,32 @@ def test_whoever_holds_a_tensor_sees_it_change(join: str) -> None:
 
     captured, _, _ = exact(chain(Does(forward, lif1=LIF(), lif2=LIF(), conv1=conv(), conv2=conv())))
     assert captured["net.3.conv2"].inputs == ("net.3.add",)
+
+
+@pytest.mark.parametrize("target", ["image", "flat", "dropped"])
+def test_a_change_in_place_of_what_a_view_shares_is_refused(target: str) -> None:
+    """A Flatten may or may not share memory with what it flattens; torch.fx cannot know what a later reader gets."""
+
+    def forward(m: Any, x: Any, again: bool = True) -> Any:
+        image = m.lif1(m.conv1(x))
+        flat = m.flat(m.drop(image) if target == "dropped" else image)
+        if target == "flat":
+            flat += m.flat(x)
+            return m.dense1(flat) + m.dense2(m.flat(image if again else x))
+        early = m.dense2(flat)
+        image += x
+        return m.dense1(m.flat(image)) + (m.dense2(flat) if again else early)
+
+    layers = {"flat": Flatten(), "drop": Dropout(0.5), "dense1": Linear(72, 3), "dense2": Linear(72, 3)}
+
+    def made(function: Callable[[Any, Any], Any]) -> SpikingNetwork:
+        body = nn.Sequential(*normed(2, 2), LIF(), Does(function, lif1=LIF(), conv1=conv(), **layers))
+        return spiking_network([("net", body)], (2, 6, 6))
+
+    what = r"to 'net\.3\.flat'" if target == "flat" else r"to 'net\.3\.lif1', while 'net\.3\.flat'"
+    with pytest.raises(UnsupportedError, match=rf"layer 'net\.3\.add': an addition in place {what}.*y = y \+ x"):
+        capture(made(forward))
+    exact(made(lambda m, x: forward(m, x, again=False)))  # read before the change alone
 
 
 def test_one_current_can_drive_several_neurons() -> None:
