@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snn2chip import ir
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import InputError, UnsupportedError, out_of_memory
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -124,6 +124,8 @@ def _trace(body: nn.Module) -> fx.Graph:
     try:
         return _Tracer().trace(body)
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
         raise UnsupportedError(
             f"network: its forward function does what a chip cannot (branches on values, loops over them): {error}; "
             f"build it from layers of snn2chip.nn and additions"

@@ -5,6 +5,17 @@ Every message says what is wrong, where, the value, the limit and the remedy, in
 The command line prints the message alone and exits with the error's `exit_code`.
 """
 
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from snn2chip.text import first_line
+
 
 class Snn2ChipError(Exception):
     """Base of everything this package raises on purpose.
@@ -13,6 +24,11 @@ class Snn2ChipError(Exception):
     """
 
     exit_code = 2
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that the command line prints; whatever text from outside is in the message, they are these."""
+        return [str(self)]
 
 
 class InputError(Snn2ChipError, ValueError):
@@ -25,6 +41,11 @@ class DataError(InputError):
 
 class RecipeError(InputError):
     """A recipe with a wrong key or value."""
+
+    @property
+    def lines(self) -> list[str]:
+        """One for every wrong key."""
+        return str(self).split("\n")
 
 
 class UnsupportedError(InputError):
@@ -39,7 +60,69 @@ class SetupError(InputError):
     """Something outside this package is missing: an interpreter, an environment, a device."""
 
 
+class NotEnoughMemoryError(InputError, MemoryError):
+    """Memory ran out; which of it and over what, the message says."""
+
+
 class CheckFailed(Snn2ChipError):  # noqa: N818  (a verdict, not a fault)
     """A comparison that had to hold did not."""
 
     exit_code = 1
+
+
+_WORDS = re.compile(
+    "(can'?t|cannot|can not|unable to|fail(ed|ure)? to|could not) (re)?alloc|alloc\\w* (of .*)?fail|ALLOC_FAILED|"
+    "bad[_ ]alloc|out of( \\w+)? memory|(not enough|insufficient)( \\w+)? memory|memory (is )?exhausted|"
+    "could not create a primitive|can'?t start new thread|failed to map segment|Cannot allocate memory",
+    re.IGNORECASE,
+)
+"""Where memory is short: torch and oneDNN, CUDA, HDF5, C++, the system's loader, Python's threads."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error is of memory, or of threads and processes, that ran out, by its type, number, words or cause."""
+    while error is not None and not isinstance(error, Snn2ChipError):
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        # protobuf's EncodeError says nothing; the messages that are encoded here are whole ones
+        if isinstance(error, MemoryError) or kinds & {"OutOfMemoryError", "EncodeError"}:
+            return True
+        if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN):
+            return True
+        if isinstance(error, Exception) and _WORDS.search(str(error)):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return isinstance(error, NotEnoughMemoryError)
+
+
+_MUTE = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)  # say little without their kind
+
+
+@contextmanager
+def reading(path: str | Path, kind: str, *, error: type[InputError] = InputError, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a library raises over the file `path` into one line that names it.
+
+    Libraries raise nearly anything over damaged files: HDF5's OSError and RuntimeError, zipfile's NotImplementedError,
+    Rust's PanicException, which is no Exception. What says that memory ran out says nothing of the file.
+
+    Args:
+        kind: what else may be wrong: "no NIR graph".
+        error: what is raised.
+        remedy: the end of the message.
+
+    Raises:
+        InputError: "cannot read" where the system refuses, else "is damaged"; or as raised inside.
+        NotEnoughMemoryError: memory ran out.
+    """
+    try:
+        yield
+    except (Snn2ChipError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as found:
+        kind_of, said = type(found).__name__, first_line(found)
+        if isinstance(found, _MUTE) and said != kind_of:
+            said = f"{kind_of} {said}"
+        if out_of_memory(found):
+            raise NotEnoughMemoryError(f"'{path}': not enough memory to read it ({said})") from None
+        if isinstance(found, OSError) and found.errno and found.strerror == os.strerror(found.errno):  # not HDF5's
+            raise error(f"cannot read '{path}': {found.strerror}") from None
+        raise error(f"'{path}' is damaged or {kind}: {said}{remedy and '; '}{remedy}") from None

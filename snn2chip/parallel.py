@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from snn2chip.errors import InputError, SetupError, Snn2ChipError
+from snn2chip.errors import InputError, SetupError, Snn2ChipError, out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -268,6 +268,8 @@ def together(command: Callable[P, None]) -> Callable[P, None]:
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         except (RuntimeError, ValueError) as error:
+            if out_of_memory(error):
+                raise
             reason = (str(error).splitlines() or ["no word"])[0]
             raise SetupError(
                 f"the {count} processes do not find each other: {reason}; start them with torchrun"

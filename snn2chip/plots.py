@@ -18,6 +18,7 @@ from snn2chip.recordings import BinSettings, Events, bin_events
 from snn2chip.recordings.recording import RawEvents
 from snn2chip.simulate.recorded import STEPS, check_sensor, port_of, shares
 from snn2chip.simulate.streaming import StreamEngine
+from snn2chip.text import draw, in_plot
 
 ON, OFF = "tab:red", "tab:blue"
 _ON, _OFF = np.array([214, 39, 40]) / 255, np.array([31, 119, 180]) / 255
@@ -128,7 +129,7 @@ def recording_figure(
     check_sensor(chain, settings, events)
     frames = bin_events(events, replace(settings, timesteps=steps))
     decisions, sure, fired = _run(chain, port_of(chain, frames), window)
-    origin = {layer.name: next(iter(layer.origin), layer.name) for layer in chain.layers}
+    origin = {layer.name: in_plot(next(iter(layer.origin), layer.name)) for layer in chain.layers}
     heights = [1.7, 1.5, *(0.9 for _ in fired)]
     figure = Figure(figsize=(11, 1.35 * sum(heights) + 0.8), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=[4.6, 1])
@@ -174,8 +175,8 @@ def recording_figure(
     panel.set_xlabel(
         f"time, {what}" if settings.dt_us is not None else f"step of {settings.count:,} events", fontsize=8
     )
-    name = chain.classes[int(decisions[-1])]
-    figure.suptitle(f"{title}: at the end {name}, confidence {100 * sure[-1].max():.1f} %", fontsize=11)
+    name = in_plot(chain.classes[int(decisions[-1])])
+    figure.suptitle(f"{in_plot(title)}: at the end {name}, confidence {100 * sure[-1].max():.1f} %", fontsize=11)
     return figure
 
 
@@ -268,7 +269,7 @@ def _course(axes: Axes, chain: Chain, decisions: IntArray, sure: FloatArray, uni
 
 def _short(name: str) -> str:
     """A class's name where there is little room."""
-    return name if len(name) <= 14 else f"{name[:13]}…"
+    return in_plot(name if len(name) <= 14 else f"{name[:13]}…")
 
 
 def _named(sure: FloatArray, decisions: IntArray) -> list[int]:
@@ -300,4 +301,4 @@ def save(figure: Figure, path: Path) -> None:
     # no date in the file: the same recording gives the same picture
     stamp = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with atomic_path(path) as part:
-        figure.savefig(part, format=kind, dpi=120, metadata=stamp)
+        draw(figure, part, format=kind, dpi=120, metadata=stamp)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from snn2chip.formats import model_file, netx
 from snn2chip.report import EXPORT_COLUMNS, export_rows
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.floating import evaluate
+from snn2chip.text import draw, in_html, in_plot, one_line
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -35,15 +35,15 @@ th { border-bottom: 1px solid #999 } img { max-width: 100% } .ok { color: #186a3
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{in_html(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{in_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _picture(figure: Figure, alt: str) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    draw(figure, buffer, format="png", dpi=110)
+    return f'<img alt="{in_html(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Figure:
@@ -69,7 +69,7 @@ def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Fig
             steps, neurons = np.nonzero(spikes)
             # a column a time step, dots spread over its width so that they do not cover each other
             axes.scatter(steps + spread.uniform(-0.4, 0.4, len(steps)), neurons, s=size, color=color, linewidths=0)
-        axes.set_title(f"{name}: {int((wanted != found).sum())} of {wanted.size:,} differ", fontsize=9)
+        axes.set_title(f"{in_plot(name)}: {int((wanted != found).sum())} of {wanted.size:,} differ", fontsize=9)
         axes.set_xlabel("time step")
         axes.set_xticks(range(len(wanted)))
         axes.set_xlim(-0.5, len(wanted) - 0.5)
@@ -82,13 +82,13 @@ def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Fig
 def layers_figure(layers: Sequence[dict[str, Any]], spikes: dict[str, float]) -> Figure:
     """Share of differing spikes, weight bits and firing rate by layer."""
     figure = Figure(figsize=(11, 2.8), layout="constrained")
-    names = [layer["name"] for layer in layers]
+    names = [in_plot(layer["name"]) for layer in layers]
     panels = figure.subplots(1, 3)
     panels[0].bar(names, [100 * (layer["error"] or 0) for layer in layers], color="tab:orange")
     panels[0].set_title("error on calibration images, %", fontsize=10)
     panels[1].bar(names, [layer["weight_bits"] for layer in layers], color="tab:blue")
     panels[1].set_title("weight bits used", fontsize=10)
-    panels[2].bar(names, [100 * spikes.get(name, 0.0) for name in names], color="tab:green")
+    panels[2].bar(names, [100 * spikes.get(layer["name"], 0.0) for layer in layers], color="tab:green")
     panels[2].set_title("neurons that fire in a step, %", fontsize=10)
     for axes in panels:
         axes.tick_params(axis="x", rotation=45, labelsize=8)
@@ -114,7 +114,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
-            f"'{path}' is damaged or of another snn2chip: {type(error).__name__} {error}; make it again"
+            f"'{path}' is damaged or of another snn2chip: {type(error).__name__} {one_line(str(error))}; make it again"
         ) from None
 
 
@@ -129,7 +129,7 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
     model = model_file.load(folder / "model.pt")
     chain = netx.load(folder / "model.net")
     metrics = model.metrics
-    parts = [f"<h1>{html.escape(model.recipe.name)}</h1><p>{html.escape(model.recipe.description)}</p>"]
+    parts = [f"<h1>{in_html(model.recipe.name)}</h1><p>{in_html(model.recipe.description)}</p>"]
     simulated = _read_json(folder / "simulate.json")
     rates: dict[str, float] = {}
     with _reading(folder / "model.pt"):
@@ -169,20 +169,20 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
     parts.append("<h2>Spikes</h2>")
     if images is None:
-        parts.append(f"<p>No pictures: {html.escape(why)}</p>")
+        parts.append(f"<p>No pictures: {in_html(why)}</p>")
     else:
         folded, _ = fold(capture(model.network, model.classes))
         for index in range(len(images)):
             figure = raster_figure(folded, chain, images.images[index].numpy())
             label = model.classes[int(images.labels[index])]
-            parts.append(f"<p>sample {index}, class {html.escape(label)}</p>{_picture(figure, 'raster')}")
+            parts.append(f"<p>sample {index}, class {in_html(label)}</p>{_picture(figure, 'raster')}")
     made = ", ".join(f"{key} {value}" for key, value in chain.made.items() if key not in ("scales", "rounding"))
-    parts.append(f"<p><small>{html.escape(made)}</small></p>")
+    parts.append(f"<p><small>{in_html(made)}</small></p>")
     page = "\n".join(parts)
     target = folder / "report.html"
     write_text(
         target,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(model.recipe.name)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{in_html(model.recipe.name)}</title>'
         f"<style>{_STYLE}</style><body>{page}</body></html>\n",
     )
     return target

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
-from rich.text import Text
 from rich.tree import Tree
 
 from snn2chip import findings
@@ -224,7 +223,7 @@ def _synapses(entry: Entry) -> tuple[int, int]:
 
 def layers_table(shown: Description) -> Table:
     """One row an entry of the file, and the totals."""
-    table = Table(title=f"{shown.path}", title_justify="left", show_footer=True)
+    table = Table(title=shown.path, title_justify="left", show_footer=True)
     totals = shown.totals
     for column, footer in (
         *(("layer", ""), ("type", ""), ("shape", "all"), ("neurons", f"{totals['neurons']:,}")),
@@ -235,7 +234,7 @@ def layers_table(shown: Description) -> Table:
     for layer in shown.layers:
         weight, bias = layer.weight, layer.bias
         table.add_row(
-            *(str(layer.number), Text(layer.kind), "x".join(map(str, layer.shape)) or "?"),
+            *(str(layer.number), layer.kind, "x".join(map(str, layer.shape)) or "?"),
             *(f"{count:,}" if count else "" for count in (layer.neurons, layer.synapses)),
             *((f"{weight.count:,}", weight.text) if weight else ("", "")),
             *((str(weight.bits), f"{100 * weight.zeros / weight.count:.1f} %") if weight else ("", "")),
@@ -249,23 +248,23 @@ def layers_table(shown: Description) -> Table:
 
 def tree(shown: Description) -> Tree:
     """Everything about the file, the warnings at their places."""
-    root = Tree(Text(f"{shown.path} ({shown.size:,} bytes; HDF5 groups {', '.join(shown.groups)})"))
+    root = Tree(f"{shown.path} ({shown.size:,} bytes; HDF5 groups {', '.join(shown.groups)})")
     for line in _header(shown):
-        root.add(Text(line))
+        root.add(line)
     _warn(root, shown.findings)
     for layer in shown.layers:
         origin = f" from {', '.join(layer.origin)}" if layer.origin else ""
         shape = "x".join(map(str, layer.shape)) or "unknown shape"
-        branch = root.add(Text(f"{layer.number} {layer.kind} {shape}{origin}"))
+        branch = root.add(f"{layer.number} {layer.kind} {shape}{origin}")
         for line in _lines(layer):
-            branch.add(Text(line))
+            branch.add(line)
         _warn(branch, layer.findings)
     return root
 
 
 def _warn(branch: Tree, found: tuple[Finding, ...]) -> None:
     for finding in found:
-        branch.add(Text(f"! {LABELS[finding.kind]}: {finding.text}", style="yellow"))
+        branch.add(f"! {LABELS[finding.kind]}: {finding.text}", style="yellow")
 
 
 def _header(shown: Description) -> list[str]:

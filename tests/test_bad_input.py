@@ -195,7 +195,7 @@ def bad_inputs() -> dict[str, tuple[Callable[[np.ndarray[Any, Any]], dict[str, A
         "float": (lambda good: {"input": good.astype(np.float32)}, ("is float32", "expected integers")),
         "complex": (lambda good: {"input": good.astype(np.complex64)}, ("is complex64", "expected integers")),
         "text": (lambda good: {"input": np.array(["spikes"])}, ("expected integers",)),
-        "objects": (lambda good: {"input": np.array([{"a": 1}], dtype=object)}, ("not a readable .npz", "bject")),
+        "objects": (lambda good: {"input": np.array([{"a": 1}], dtype=object)}, ("damaged or not an .npz", "bject")),
         "too many steps": (
             lambda good: {"input": np.concatenate([good, good], 1)},
             ("timesteps exceed the file's",),
@@ -254,7 +254,7 @@ def test_input_that_is_no_npz(
     """What is not an .npz, or only a part of one, is named."""
     np.savez(tmp_path / "in.npz", input=good_input)
     given = written(tmp_path / "in.npz", DAMAGE[damage]((tmp_path / "in.npz").read_bytes()))
-    cli("simulate", quickstart.net, "--input", given).refused(f"'{given}' is not a readable .npz")
+    cli("simulate", quickstart.net, "--input", given).refused(f"'{given}' is damaged or not an .npz")
 
 
 @pytest.mark.parametrize("kind", ["absent", "folder", "npy"])

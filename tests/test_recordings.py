@@ -477,7 +477,7 @@ def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: 
             ("dvs.aedat", ("sensor of 128x128 pixels", "network's input is 34x34")),
             ("three.aedat", ("outside the sensor of 34x34",)),
             ("empty.bin", ("holds no events",)),
-            ("a.npz", ("truncated or not an .npz",)),
+            ("a.npz", ("damaged or not an .npz",)),
             ("back.bin", ("time runs backwards",)),
             ("a.txt", ("no format of recordings",)),
             ("none.bin", ("no such file",)),

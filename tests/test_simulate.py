@@ -410,10 +410,10 @@ def test_input_files_that_are_none(tmp_path: Path) -> None:
         trace.load_input(tmp_path, CHAIN)
     text = tmp_path / "text.npz"
     text.write_text("not an archive")
-    with pytest.raises(InputError, match=r"text\.npz' is not a readable \.npz"):
+    with pytest.raises(InputError, match=r"text\.npz' is damaged or not an \.npz"):
         trace.load_input(text, CHAIN)
     text.write_bytes(b"")
-    with pytest.raises(InputError, match=r"text\.npz' is not a readable \.npz"):
+    with pytest.raises(InputError, match=r"text\.npz' is damaged or not an \.npz"):
         trace.load_input(text, CHAIN)
     np.save(tmp_path / "one.npy", GOOD)
     with pytest.raises(InputError, match=r"one\.npy' is a single array"):
@@ -422,7 +422,7 @@ def test_input_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no array 'input'; it holds image, label"):
         trace.load_input(tmp_path / "other.npz", CHAIN)
     np.savez(tmp_path / "pickled.npz", input=np.array([object()]))
-    with pytest.raises(InputError, match=r"pickled\.npz' is not a readable \.npz"):
+    with pytest.raises(InputError, match=r"pickled\.npz' is damaged or not an \.npz"):
         trace.load_input(tmp_path / "pickled.npz", CHAIN)
     np.savez_compressed(tmp_path / "whole.npz", input=np.tile(GOOD, (40, 1, 1)))
     whole = (tmp_path / "whole.npz").read_bytes()

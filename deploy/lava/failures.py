@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -18,9 +20,29 @@ class LavaError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What kind of error it is and the first line of what it says."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    """The first line of what an error says, as it may be printed; of one that is not ours, after its kind."""
+    text = (str(error).strip().splitlines() or [""])[0][:1000]
+    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    if isinstance(error, (RefusedError, LavaError)):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_WORDS = re.compile(
+    "(can'?t|cannot|unable to|fail(ed|ure)? to) (re)?alloc|allocation failed|bad_alloc|out of memory|"
+    "(not enough|insufficient) memory|can'?t start new thread|failed to map segment|Cannot allocate memory",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or what it came of, is of memory, threads or processes that ran out."""
+    while error is not None:
+        short = isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)
+        if short or isinstance(error, MemoryError) or (isinstance(error, Exception) and _WORDS.search(str(error))):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def fail(message: str, status: int) -> None:
@@ -29,21 +51,30 @@ def fail(message: str, status: int) -> None:
     os._exit(status)
 
 
+def report(error: BaseException) -> None:
+    """Say in one line what went wrong and leave."""
+    if isinstance(error, KeyboardInterrupt):
+        fail("interrupted", error.args[0] if error.args else INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        os._exit(TERMINATED)  # whoever read the progress is gone
+    if out_of_memory(error):
+        fail(f"not enough memory ({first_line(error)}); run fewer samples at a time", BAD_INPUT)
+    if isinstance(error, ImportError):
+        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+    fail(first_line(error), BAD_INPUT if isinstance(error, RefusedError) else LAVA_FAILED)
+
+
+# for what fails while the programs import numpy, too: they import this first
+sys.excepthook = lambda kind, error, trace: report(error)
+
+
 def leave(action: Callable[[], None]) -> None:
     """Do `action` and leave the process: with status 0, or with one line that says what went wrong."""
     try:
         action()
         sys.stdout.flush()
         os._exit(0)  # as `fail` does
-    except RefusedError as error:
-        fail(str(error), BAD_INPUT)
-    except LavaError as error:
-        fail(str(error), LAVA_FAILED)
-    except KeyboardInterrupt as error:
-        fail("interrupted", error.args[0] if error.args else INTERRUPTED)
-    except BrokenPipeError:
-        os._exit(TERMINATED)  # whoever read the progress is gone
-    except MemoryError:
-        fail("memory ran out; run fewer samples at a time", LAVA_FAILED)
-    except ImportError as error:
-        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        report(error)

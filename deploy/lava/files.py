@@ -35,7 +35,7 @@ def read_layers(net: Path) -> tuple[list[Layer], dict[str, int]]:
     """
     try:
         file = h5py.File(net, "r")
-    except OSError as error:
+    except Exception as error:  # h5py's
         if not net.is_file():
             raise RefusedError(f"'{net}': no such file; give a netx network") from error
         raise RefusedError(f"'{net}' is not an HDF5 file; give a netx network") from error
@@ -113,7 +113,9 @@ def read_any_layers(net: Path, most: int | None) -> tuple[list[Layer], bool]:
             group = file["layer"]
             kinds = {number: _text(net, number, group[number], "type") for number in sorted(group, key=int)[:most]}
             driven = kinds.get("0") == "input" and "neuron" in group["0"]
-    except (OSError, KeyError, ValueError) as error:
+    except RefusedError:
+        raise
+    except Exception as error:  # h5py's
         raise RefusedError(f"'{net}' is not a netx network: {error}") from error
     for number, kind in kinds.items():
         if kind not in PASSING + COMPUTING:
@@ -150,7 +152,9 @@ def read_arrays(path: Path) -> np.ndarray:
             data = np.asarray(archive["input"])
     except FileNotFoundError as error:
         raise RefusedError(f"'{path}': no such file; give an .npz with an array 'input'") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except RefusedError:
+        raise
+    except Exception as error:  # of numpy, zipfile or zlib
         raise RefusedError(f"'{path}' is not an .npz of plain arrays; write it with numpy.savez") from error
     if data.dtype.kind not in "iub":
         raise RefusedError(f"'{path}': input is {data.dtype}, not integers; the chip takes integers: round it first")

@@ -23,8 +23,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from failures import RefusedError, first_line, leave
+
+# isort: split
 import numpy as np
-from failures import BAD_INPUT, RefusedError, fail
 from files import write
 from import_lava import import_lava
 
@@ -89,15 +91,17 @@ def main() -> None:
     parser.add_argument("cases", type=Path)
     parser.add_argument("output", type=Path)
     options = parser.parse_args()
-    import_lava()
-    try:
-        with np.load(options.cases, allow_pickle=False) as archive:
-            cases = dict(archive)
-        write(options.output, reference(cases))
-    except RefusedError as error:
-        fail(str(error), BAD_INPUT)
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        fail(f"'{options.cases}': {type(error).__name__}: {error}", BAD_INPUT)
+
+    def action() -> None:
+        import_lava()
+        try:
+            with np.load(options.cases, allow_pickle=False) as archive:
+                cases = dict(archive)
+            write(options.output, reference(cases))
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            raise RefusedError(f"'{options.cases}': {first_line(error)}") from error
+
+    leave(action)
 
 
 if __name__ == "__main__":

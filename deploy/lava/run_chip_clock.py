@@ -22,8 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from failures import LavaError, RefusedError, first_line, leave
+
+# isort: split
+import numpy as np
 from fast_convolution import install as install_fast_convolution
 from files import read_any_layers, read_arrays, write
 from import_lava import import_lava

@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from failures import LavaError, RefusedError, first_line, leave
+
+# isort: split
 from fast_convolution import install as install_fast_convolution
 from files import fit_input, read_input, read_layers, write
 from import_lava import import_lava

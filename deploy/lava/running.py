@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from failures import LavaError, RefusedError, first_line
+from failures import LavaError, RefusedError, first_line, out_of_memory
 from recording import RECORDS
 
 
@@ -62,7 +62,7 @@ class Run:
             report(steps)
             self.stop()
         except BaseException as error:
-            known = isinstance(error, (LavaError, RefusedError, BrokenPipeError, MemoryError))
+            known = isinstance(error, (LavaError, RefusedError, BrokenPipeError)) or out_of_memory(error)
             failure = error if known or not isinstance(error, Exception) else self.explain(error)
             self.kill()
             raise failure from (None if failure is error else error)
@@ -82,7 +82,7 @@ class Run:
         for index, actor in enumerate(self.actors):
             raised = actor.exception
             if raised is not None:
-                raise LavaError(f"{self._name(index)} failed{self._step()}: {first_line(raised[0])}")
+                raise LavaError(f"{self._name(index)} failed{self._step()}: {first_line(raised[0])}") from raised[0]
         for index, actor in enumerate(self.actors):
             code = actor.exitcode
             if code is not None and code < 0:

@@ -15,10 +15,12 @@ from rich.console import Console
 from snn2chip.cli.shared import console_of
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, write_json
+from snn2chip.text import printable
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
+    from rich.text import Text
 
     from snn2chip.ir import Chain, IntArray
     from snn2chip.recordings import BinSettings, Events, Faults, Tally
@@ -271,7 +273,7 @@ def _stream(
     pieces = read_in_pieces(recording, settings.sensor, assumed=recorded.assumed_sensor(chain, settings))
     with _json_list(json_file) as (add, end):
         for moment in run.run(pieces, every):
-            console.print(_line(console, chain, settings, moment), markup=console.is_terminal)
+            console.print(_line(console, chain, settings, moment))
             add(_entry(chain, settings, moment))
         seconds = time.monotonic() - started
         end(_totals(chain, settings, recording, run, seconds))
@@ -292,7 +294,7 @@ def _step(settings: BinSettings) -> str:
     return f"{settings.count:,} events" if settings.dt_us is None else f"{settings.dt_us / 1000:g} ms"
 
 
-def _line(console: Console, chain: Chain, settings: BinSettings, moment: Moment) -> str:
+def _line(console: Console, chain: Chain, settings: BinSettings, moment: Moment) -> Text | str:
     """One moment: when, what, how sure; with a bar on a terminal."""
     when = _milliseconds(settings, moment.step)
     at = f"step {moment.step:>8,}" if when is None else f"{when / 1000:>10,.3f} s  step {moment.step:>8,}"
@@ -300,11 +302,12 @@ def _line(console: Console, chain: Chain, settings: BinSettings, moment: Moment)
     wide = max(map(len, chain.classes))
     if not console.is_terminal:
         return f"{at}  {name:<{wide}}  {100 * sure:5.1f} %"
-    from rich.markup import escape
+    from rich.text import Text
 
     colour = "green" if sure >= 0.9 else "yellow" if sure >= 0.5 else "red"
     bar = "━" * round(_BAR * sure)
-    return f"[dim]{at}[/]  [bold]{escape(f'{name:<{wide}}')}[/]  {100 * sure:5.1f} %  [{colour}]{bar}[/]"
+    shown = (printable(f"{name:<{wide}}"), "bold")
+    return Text.assemble((at, "dim"), "  ", shown, f"  {100 * sure:5.1f} %  ", (bar, colour))
 
 
 def _entry(chain: Chain, settings: BinSettings, moment: Moment) -> dict[str, Any]:

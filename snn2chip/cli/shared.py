@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from snn2chip.__main__ import INTERRUPTED
-from snn2chip.errors import DataError, InputError, Snn2ChipError
+from snn2chip.__main__ import report
+from snn2chip.console import console_of as console_of
+from snn2chip.console import progress_bar as progress_bar
+from snn2chip.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
@@ -38,67 +37,20 @@ app.add_typer(lava_app, name="lava")
 P = ParamSpec("P")
 
 
-def _reader_left() -> None:
-    """Send what is still to come nowhere: the reader of `snn2chip ... | head -1` has enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-class _Console(Console):
-    """A reader that leaves ends the printing, not the command: its files and its exit code still count."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError  # rich would exit with 1
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        try:
-            super().print(*objects, **options)
-        except BrokenPipeError:
-            _reader_left()
-
-
-def console_of(stderr: bool = False) -> Console:
-    console = _Console(stderr=stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = _Console(stderr=stderr, highlight=False, soft_wrap=True, width=160)
-    return console
-
-
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """One line and an exit code for everything that goes wrong on purpose: no traceback for bad input."""
+    """One line and an exit code for whatever goes wrong: see `snn2chip.__main__`."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
             sys.stdout.flush()  # not at exit, where a reader that left would be a complaint
-        except Snn2ChipError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # `snn2chip ... | head`
-            _reader_left()
-            raise typer.Exit(0) from None
-        except MemoryError:
-            print("error: out of memory; use --limit, fewer samples or a smaller batch", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except OSError as error:
-            print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
-            raise typer.Exit(2) from None
+        except (typer.Exit, SystemExit):
+            raise
+        except BaseException as error:
+            raise typer.Exit(report(error)) from None
 
     return run
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, nothing elsewhere; the function takes (done, of)."""
-    console = console_of(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 class Device(StrEnum):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.data.files import cache_folder
-from snn2chip.errors import DataError, InputError
+from snn2chip.errors import DataError, InputError, out_of_memory
 from snn2chip.files import atomic_path, write_text
 from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events
 
@@ -174,7 +174,9 @@ def _load(frames_file: Path, said_file: Path, count: int, settings: BinSettings)
         labels, notes = np.array(said["labels"], np.int64), str(said["notes"])
         # copy on write: whoever changes the frames changes their own copy
         frames = np.load(frames_file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except Exception as error:  # of json or numpy, over a file of any making; it is made again
+        if out_of_memory(error):
+            raise
         return None
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[:2] != (count, settings.timesteps):
         return None

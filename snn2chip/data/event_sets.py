@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from snn2chip.data.binned import Item, binned
 from snn2chip.data.files import Arrays, is_file, is_folder, of_published, root_folder
 from snn2chip.data.folder import class_names, split_folder
-from snn2chip.errors import DataError, SetupError
+from snn2chip.errors import DataError, SetupError, out_of_memory, reading
+from snn2chip.formats import npz
 from snn2chip.recordings import SUFFIXES, BinSettings, Events, Sensor, make_events, read_recording
-from snn2chip.recordings.formats import counter_period, load_arrays
+from snn2chip.recordings.formats import counter_period
 
 EVENT_NAMES = ("nmnist", "dvs-gesture", "cifar10-dvs", "letters", "event-folder")
 NMNIST_SENSOR, DVS128, LETTERS_SENSOR = (34, 34), (128, 128), (32, 32)
@@ -153,6 +154,8 @@ def _download(name: str, root: Path, split: str, absent: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
         getattr(tonic.datasets, _TONIC[name])(save_to=str(root), **options)
     except Exception as error:  # of urllib, zipfile, tarfile, or a wrong checksum as a RuntimeError
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{absent}; Tonic's download failed ({reason}): fetch it by hand and put it there") from error
 
@@ -223,12 +226,12 @@ def _read_stretch(item: Item) -> Events:
 
 def _read_cut_gesture(item: Item) -> Events:
     """Tonic's .npy: rows of x, y, p and milliseconds."""
-    try:
-        rows = np.load(item.path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"'{item.path}' is truncated or no .npy ({error}); fetch the data set again") from error
-    if rows.ndim != 2 or rows.shape[1] != 4:
-        raise DataError(f"'{item.path}' is of shape {rows.shape}; expected (n, 4): x, y, p, milliseconds")
+    with reading(item.path, "no .npy", error=DataError, remedy="fetch the data set again"):
+        rows = np.load(item.path, mmap_mode="r", allow_pickle=False)  # so no larger than its file
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
+        raise DataError(f"'{item.path}' is not of shape (n, 4): x, y, p, milliseconds")
+    if not (np.abs(rows) < 2**50).all():  # NaN neither
+        raise DataError(f"'{item.path}' holds values that are no pixels and no times; fetch the data set again")
     x, y, p, t = rows.T
     return make_events(x, y, p, (t * 1000).astype(np.int64), DVS128, str(item.path))
 
@@ -245,16 +248,23 @@ def _list_cifar(home: Path, split: str, _settings: BinSettings) -> Listing:
 @lru_cache(maxsize=1)
 def _letters(path: Path, _stamp: tuple[int, int]) -> dict[str, NDArray[np.generic]]:
     names = ("x", "y", "p", "t_us", "offsets", "label", "class_names")
-    arrays = load_arrays(path, names)
+    arrays = npz.load(path, names, error=DataError)
     missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"'{path}' has no array '{missing[0]}'; expected {', '.join(names)}")
+    for name in names[:-1]:
+        found = arrays[name]
+        if found.ndim != 1 or found.dtype.kind not in "iub":
+            raise DataError(f"'{path}': '{name}' is {found.dtype} of shape {found.shape}; expected integers (n,)")
     offsets, count = arrays["offsets"], len(arrays["label"])
     sound = len(offsets) == count + 1 and not (np.diff(offsets) < 0).any() and offsets[0] == 0
     if not sound or any(len(arrays[name]) != offsets[-1] for name in ("x", "y", "p", "t_us")):
         raise DataError(f"'{path}': its offsets do not fit its {count} labels and {len(arrays['x']):,} events")
-    if count and int(arrays["label"].max()) >= len(arrays["class_names"]):
-        raise DataError(f"'{path}': label {int(arrays['label'].max())} of {len(arrays['class_names'])} classes")
+    if arrays["class_names"].ndim != 1 or not count:
+        raise DataError(f"'{path}': {count} labels, names of classes of shape {arrays['class_names'].shape}")
+    least, most = int(arrays["label"].min()), int(arrays["label"].max())
+    if least < 0 or most >= len(arrays["class_names"]):
+        raise DataError(f"'{path}': labels {least}..{most} of {len(arrays['class_names'])} classes")
     return arrays
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.data.files import Arrays
-from snn2chip.errors import DataError
+from snn2chip.errors import DataError, out_of_memory
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
 _TWIN = {"val": "test", "test": "val"}
@@ -106,6 +106,8 @@ def _decode(paths: list[Path], image_size: int | None) -> tuple[NDArray[np.uint8
                         raise ValueError(f"its pixels are {opened.mode}, not 8 bits; convert it to 8-bit RGB")
                     picture = opened.convert("RGB")
         except Exception as error:  # damaged files make Pillow's decoders raise almost anything
+            if out_of_memory(error):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"cannot decode '{path}' (image {index + 1:,} of {len(paths):,}): {reason}; replace or remove it"

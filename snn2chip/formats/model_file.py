@@ -30,10 +30,11 @@ import torch
 
 import snn2chip
 from snn2chip import recipe as recipes
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, out_of_memory, reading
 from snn2chip.files import atomic_path
 from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
 from snn2chip.nn.build import SpikingNetwork, build
+from snn2chip.text import first_line, one_line
 
 FORMAT, VERSION = "snn2chip-model", 1
 _PLACES = 100_000  # of a recipe: the largest have some hundred
@@ -103,9 +104,11 @@ def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
                 torch.save(content, file)
         except RuntimeError as error:  # torch's own words for a failed write; the system's are behind them
             cause = error.__context__
+            if out_of_memory(error):
+                raise
             if isinstance(cause, OSError):
                 raise cause from None
-            raise OSError(None, _first_line(error)) from error
+            raise OSError(None, first_line(error)) from error
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         InputError: the file is absent, unreadable, truncated, damaged (by its own checksums), or holds code.
     """
     path = Path(path)
-    try:
+    with reading(path, "not a model file"):
         source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
             _check_archive(path)
@@ -123,23 +126,17 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
             content = path.read_bytes()
             _check_pickle(path, content)
             source = io.BytesIO(content)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is said of odd pickles is no news once they are refused
-            content = torch.load(source, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
-    except pickle.UnpicklingError as error:
-        if _holds_code(path, str(error)):
-            raise InputError(
-                f"'{path}' holds more than tensors and plain values (pickled code) and is not loaded; "
-                f"save a state made by snn2chip"
-            ) from None
-        raise InputError(f"'{path}' is damaged or not a model file: no pickle that torch reads") from None
-    except Exception as error:
-        # torch raises many kinds for a damaged archive (RuntimeError, EOFError, KeyError, ...)
-        raise InputError(f"'{path}' is damaged or not a model file: {_first_line(error)}") from None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is said of odd pickles is no news once they are refused
+                content = torch.load(source, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if _holds_code(path, str(error)):
+                raise InputError(
+                    f"'{path}' holds more than tensors and plain values (pickled code) and is not loaded; "
+                    f"save a state made by snn2chip"
+                ) from None
+            raise InputError(f"'{path}' is damaged or not a model file: no pickle that torch reads") from None
     if not isinstance(content, dict):
         raise InputError(f"'{path}' is not a model file: it holds a {type(content).__name__}")
     return content
@@ -163,7 +160,7 @@ def _check_archive(path: Path) -> None:
             if entry.filename.endswith("data.pkl"):
                 _check_pickle(path, archive.read(entry))
         if bad := archive.testzip():  # torch does not look at the checksums
-            raise InputError(f"'{path}' is damaged: '{_plain(bad)}' in it differs from its checksum")
+            raise InputError(f"'{path}' is damaged: '{one_line(bad)}' in it differs from its checksum")
 
 
 def _check_pickle(path: Path, content: bytes) -> None:
@@ -193,16 +190,6 @@ def _holds_code(path: Path, refusal: str) -> bool:
     except Exception:  # no pickle at all
         return False
     return not names.isdisjoint({"GLOBAL", "STACK_GLOBAL", "INST"})
-
-
-def _first_line(error: Exception) -> str:
-    return _plain((str(error).splitlines() or [type(error).__name__])[0])
-
-
-def _plain(text: str) -> str:
-    """Text out of a file as it may be printed: one line, not long."""
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text[:2000]).split())
-    return plain if len(plain) <= 400 else f"{plain[:397]}..."
 
 
 def _check_values(network: SpikingNetwork, path: str | Path) -> None:
@@ -260,19 +247,21 @@ def _build(
             warnings.simplefilter("ignore", UserWarning)
             wanted = build_network(recipe, shape, classes, max_value).state_dict()
     except InputError as error:
-        raise InputError(f"'{path}': its network cannot be built: {_plain(str(error))}") from None
+        raise InputError(f"'{path}': its network cannot be built: {one_line(str(error), 400)}") from None
     except Exception as error:  # torch's RuntimeError, TypeError, OverflowError, ... for sizes beyond its integers
-        raise InputError(f"'{path}' is damaged: its network cannot be built: {_first_line(error)}") from None
+        if out_of_memory(error):
+            raise
+        raise InputError(f"'{path}' is damaged: its network cannot be built: {first_line(error)}") from None
     for name in (*wanted, *state):
         if name not in state or name not in wanted:
             what = "lacks" if name in wanted else "has too much"
-            raise InputError(f"'{path}': weights do not fit its recipe: the file {what} '{_plain(str(name))}'")
+            raise InputError(f"'{path}': weights do not fit its recipe: the file {what} '{one_line(str(name))}'")
         value = state[name]
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
         if value.shape != wanted[name].shape:
             raise InputError(
-                f"'{path}': weights do not fit its recipe: '{name}' has shape {_plain(str(tuple(value.shape)))}, its "
+                f"'{path}': weights do not fit its recipe: '{name}' has shape {one_line(str(tuple(value.shape)))}, its "
                 f"layer {tuple(wanted[name].shape)}"
             )
         plain = value.layout is torch.strided and value.device.type == "cpu"
@@ -290,8 +279,10 @@ def _fill(network: SpikingNetwork, state: dict[str, Any], path: str | Path) -> N
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         reason = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise InputError(f"'{path}': weights do not fit its recipe: {_plain(reason)}") from None
+        raise InputError(f"'{path}': weights do not fit its recipe: {one_line(reason, 400)}") from None
 
 
 def load(path: str | Path) -> Model:
@@ -304,10 +295,10 @@ def load(path: str | Path) -> Model:
     content = load_tensors(path)
     made_by, version = content.get("format"), content.get("version")
     if not isinstance(made_by, str) or made_by != FORMAT:
-        said = f"'{_plain(made_by)}'" if isinstance(made_by, str) else type(made_by).__name__
+        said = f"'{one_line(made_by)}'" if isinstance(made_by, str) else type(made_by).__name__
         raise InputError(f"'{path}' is not a model made by `snn2chip train` (format {said}, expected '{FORMAT}')")
     if not isinstance(version, int) or version != VERSION:
-        said = _plain(repr(version)) if isinstance(version, (int, str)) else type(version).__name__
+        said = one_line(repr(version)) if isinstance(version, (int, str)) else type(version).__name__
         raise InputError(f"'{path}' has format version {said}, this snn2chip reads {VERSION}; update snn2chip")
     try:
         _check_plain(content["recipe"])
@@ -318,9 +309,9 @@ def load(path: str | Path) -> Model:
         state = dict(content["state"])
         metrics = dict(content["metrics"])
     except InputError as error:  # a line for every wrong key
-        raise type(error)(_plain("; ".join(str(error).splitlines()))) from None
+        raise type(error)(one_line("; ".join(error.lines), 1000)) from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"'{path}' is damaged: {type(error).__name__} {_first_line(error)}") from None
+        raise InputError(f"'{path}' is damaged: {type(error).__name__} {first_line(error)}") from None
     if min(channels, height, width) < 1 or not classes or channels * height * width > _PIXELS:
         raise InputError(
             f"'{path}' is damaged: input shape {(channels, height, width)}, {len(classes)} classes; "

@@ -27,9 +27,10 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path
-from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened, shown
+from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx_weights import load_dense
 from snn2chip.ir import CODINGS, Chain, ChainLayer, IntArray, Shape, StepTables, out_size
+from snn2chip.text import one_line
 
 FORMAT_VERSION = 1
 STEPS = "SNN2CHIP_STEPS"  # the type of time-varying neurons
@@ -153,7 +154,7 @@ def _load(root: Reader) -> Chain:
     own = root.child("snn2chip")
     version = own.attribute("format_version")
     if version != FORMAT_VERSION:
-        found = shown(version)
+        found = one_line(version)
         raise InputError(f"{own.where}: format version {found}, this snn2chip reads {FORMAT_VERSION}; update it")
     timesteps = int(own.attribute("timesteps"))
     if not 1 <= timesteps <= 2**20:
@@ -172,7 +173,7 @@ def _load(root: Reader) -> Chain:
             if number or not shape or min(shape) < 1 or math.prod(shape) > MAX_NEURONS:
                 raise InputError(f"{reader.where}: an input of shape {shape} at place {number}")
         elif not shape:
-            raise InputError(f"{reader.where}: '{shown(kind)}' before the input layer")
+            raise InputError(f"{reader.where}: '{one_line(kind)}' before the input layer")
         elif kind == "flatten":
             flatten = len(shape) == 3
         elif kind in ("conv", "dense"):
@@ -181,18 +182,20 @@ def _load(root: Reader) -> Chain:
             layer.origin.update({str(k): (int(v[0]), int(v[1])) for k, v in places.items()})
             if any(not 0 <= start < stop <= len(layer.weight) for start, stop in layer.origin.values()):
                 raise InputError(
-                    f"{own.where}: origin {shown(places)} does not fit the {len(layer.weight)} channels of {number}"
+                    f"{own.where}: origin {one_line(places)} does not fit the {len(layer.weight)} channels of {number}"
                 )
             layers.append(layer)
             shape, flatten = layer.shape, False
         else:
-            raise UnsupportedError(f"{reader.where}: layer type '{shown(kind)}' is not one that netx runs as a chain")
+            raise UnsupportedError(
+                f"{reader.where}: layer type '{one_line(kind)}' is not one that netx runs as a chain"
+            )
     if not layers:
         raise InputError(f"{layers_group.where}: no conv or dense layer")
     readout, coding = own.words("readout"), own.words("coding")
     if readout not in ("membrane", "spike_count") or coding not in CODINGS:
         raise InputError(
-            f"{own.where}: readout '{shown(readout)}', coding '{shown(coding)}': not known to this snn2chip"
+            f"{own.where}: readout '{one_line(readout)}', coding '{one_line(coding)}': not known to this snn2chip"
         )
     raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
     center = tuple(int(c) for c in np.atleast_1d(own.attribute("input_center")))
@@ -202,13 +205,14 @@ def _load(root: Reader) -> Chain:
         or len(center) not in (1, raw_shape[0])
     ):
         raise InputError(
-            f"{own.where}: input_raw_shape {shown(raw_shape)} and input_center {shown(center)} do not fit {input_shape}"
+            f"{own.where}: input_raw_shape {one_line(raw_shape)} and input_center {one_line(center)} do not fit "
+            f"{input_shape}"
         )
     pixel_max, low, high = (int(own.attribute(name)) for name in ("pixel_max", "input_low", "input_high"))
     if not -(2**24) <= low <= min(center) <= max(center) <= high <= 2**24 or not 1 <= pixel_max <= 2**24:
         raise InputError(
-            f"{own.where}: input_low {low}, input_center {shown(center)}, input_high {high} and pixel_max {pixel_max} "
-            f"do not fit together"
+            f"{own.where}: input_low {low}, input_center {one_line(center)}, input_high {high} and pixel_max "
+            f"{pixel_max} do not fit together"
         )
     classes = own.decoded("classes", list)
     if not all(isinstance(name, str) for name in classes):
@@ -246,7 +250,7 @@ def _read_layer(reader: Reader, name: str, kind: str, shape: Shape, flatten: boo
     neuron = reader.child("neuron")
     if (neuron_type := neuron.text("type")) not in ("CUBA", "LOIHI", STEPS):
         raise UnsupportedError(
-            f"{neuron.where}: neuron type '{shown(neuron_type)}' is not simulated; CUBA, LOIHI and {STEPS} are"
+            f"{neuron.where}: neuron type '{one_line(neuron_type)}' is not simulated; CUBA, LOIHI and {STEPS} are"
         )
     stride = padding = dilation = (0, 0)
     groups = 1

@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened, shown
+from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx_weights import HIGHEST, LOWEST, load_dense
 from snn2chip.ir import IntArray, Shape, out_size
 from snn2chip.netlist import MAX_DELAY, ChipLayer, Netlist
+from snn2chip.text import one_line
 
 NEURONS = ("CUBA", "LOIHI")
 WEIGHT_LIMIT = 2**15  # beyond it nothing that the chip could hold was meant
@@ -116,7 +117,7 @@ def read_entry(walk: Walk, reader: Reader, number: int) -> None:
         walk.shape, walk.flatten = layer.shape, False
     else:
         fewer = f"; --layers {number} runs those before it" if any(x.kind != "input" for x in walk.layers) else ""
-        raise UnsupportedError(f"{reader.where}: layer type '{shown(kind)}' is not one that netx runs{fewer}")
+        raise UnsupportedError(f"{reader.where}: layer type '{one_line(kind)}' is not one that netx runs{fewer}")
 
 
 def port_bits(root: Reader) -> int:
@@ -126,7 +127,7 @@ def port_bits(root: Reader) -> int:
         return 0
     value = np.asarray(root.child("snn2chip").attribute("input_message_bits"))
     if value.shape != () or value.dtype.kind not in "iu" or not 0 <= int(value) <= 24:
-        raise InputError(f"{root.where}/snn2chip: input_message_bits is {shown(value.tolist())}; expected 0..24")
+        raise InputError(f"{root.where}/snn2chip: input_message_bits is {one_line(value.tolist())}; expected 0..24")
     return int(value)
 
 
@@ -145,7 +146,7 @@ def _neuron(reader: Reader, walk: Walk, default: tuple[int, int, int] | None = N
     neuron = reader.child("neuron")
     if (kind := neuron.text("type")) not in NEURONS:
         raise UnsupportedError(
-            f"{neuron.where}: neuron type '{shown(kind)}' is not run in chip time; CUBA and LOIHI are"
+            f"{neuron.where}: neuron type '{one_line(kind)}' is not run in chip time; CUBA and LOIHI are"
         )
     if neuron.item("messageBits") is not None:
         # a CUBA neuron sends 0 and 1 whatever the message could hold, so nothing changes in what it computes

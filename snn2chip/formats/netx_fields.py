@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import InputError, reading
 from snn2chip.formats.hdf5_text import variable_text
 from snn2chip.formats.hdf5_values import Budget, check
+from snn2chip.text import one_line
 
 MAX_NEURONS = 2**25  # a layer that claims more is damaged, not large
 MAX_VALUES = 2**28  # of an array
@@ -29,22 +30,8 @@ def opened(path: str | Path, read: Callable[[Reader], T]) -> T:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"cannot read '{path}': no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            return read(Reader(file, str(path), Budget(path.stat().st_size)))
-    except (InputError, UnsupportedError):
-        raise
-    except Exception as error:
-        # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError for the many kinds of damage
-        reason = str(error) or type(error).__name__
-        raise InputError(f"'{path}' is damaged or not an HDF5 file: {shown(reason, 200)}") from None
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """A value out of a file as it may be printed: one line, not long."""
-    text = value if isinstance(value, str) else repr(value.item() if isinstance(value, np.generic) else value)
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 4 * most]).split())
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+    with reading(path, "not an HDF5 file"), h5py.File(path, "r") as file:
+        return read(Reader(file, str(path), Budget(path.stat().st_size)))
 
 
 class Reader:
@@ -109,11 +96,11 @@ class Reader:
         if h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O":
             return variable_text(item, f"{self.where}/{name}")
         if item.dtype.kind != "S":
-            raise InputError(f"{self.where}: '{name}' is {shown(item.dtype)}; expected text")
+            raise InputError(f"{self.where}: '{name}' is {one_line(item.dtype)}; expected text")
         check(item, f"{self.where}/{name}")
         value = np.asarray(item[()]).reshape(-1)[0]
         if not isinstance(value, bytes | str):
-            raise InputError(f"{self.where}: '{name}' is {shown(value)}; expected text")
+            raise InputError(f"{self.where}: '{name}' is {one_line(value)}; expected text")
         return value.decode("ascii", "replace") if isinstance(value, bytes) else value
 
     def within(self, name: str, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -157,7 +144,7 @@ class Reader:
             return self.text(name)
         value = self.attribute(name)
         if not isinstance(value, bytes):
-            raise InputError(f"{self.where}: attribute '{name}' is {shown(value)}; expected text")
+            raise InputError(f"{self.where}: attribute '{name}' is {one_line(value)}; expected text")
         return value.decode("utf-8", "replace")
 
     def attribute(self, name: str) -> Any:

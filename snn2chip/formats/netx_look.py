@@ -15,13 +15,14 @@ from typing import Any, Literal, TypeVar
 import h5py
 import numpy as np
 
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, out_of_memory
 from snn2chip.formats.hdf5_values import Budget
 from snn2chip.formats.netx import STEPS
 from snn2chip.formats.netx_any import NEURONS, MisfitError, Walk, port_bits, read_entry
-from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened, shown
+from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
 from snn2chip.ir import IntArray, Shape
 from snn2chip.netlist import ChipLayer
+from snn2chip.text import first_line, one_line
 
 FindingKind = Literal["fails", "refused", "changed", "register", "overflow", "firing", "idle"]
 _T = TypeVar("_T")
@@ -152,10 +153,10 @@ def _attempt(log: list[Finding], where: str, read: Callable[[], _T]) -> _T | Non
         return read()
     except InputError as error:
         log.append(Finding("refused", _here(str(error), where)))
-    except MemoryError:
-        raise
     except Exception as error:  # the many ways in which h5py says that a part of a file is damaged
-        log.append(Finding("refused", f"damaged: {shown(str(error) or type(error).__name__, 120)}"))
+        if out_of_memory(error):
+            raise
+        log.append(Finding("refused", f"damaged: {first_line(error, 120)}"))
     return None
 
 
@@ -173,7 +174,7 @@ def _look(root: Reader, size: int, message_bits: int | None) -> Look:
     places = [place for place in places if place < count]
     missing = [number for number in range(count) if number not in set(places)][:_MANY] if len(places) < count else []
     if missing:
-        others = [shown(name, 20) for name in names if name not in {str(place) for place in places}][:_MANY]
+        others = [one_line(name, 20) for name in names if name not in {str(place) for place in places}][:_MANY]
         text = f"no group layer/{', '.join(map(str, missing))}: stock netx fails there; beside them {', '.join(others)}"
         log.append(Finding("fails", text))
     walk = Walk()
@@ -195,7 +196,7 @@ def _look(root: Reader, size: int, message_bits: int | None) -> Look:
         for name in ("Ts", "tSample"):
             value = _attempt([], "", partial(root.child("simulation").integer, name, 0, 2**31))
             simulation.update({name: value} if value is not None else {})
-    groups = tuple(shown(name, 40) for name in list(root.group)[:_MANY])
+    groups = tuple(one_line(name, 40) for name in list(root.group)[:_MANY])
     return Look(size, groups, own, simulation, bits, port, entries, tuple(dict.fromkeys(log)))
 
 
@@ -207,17 +208,17 @@ def _own(root: Reader, log: list[Finding]) -> dict[str, Any]:
     reads: dict[str, Callable[[], Any]] = {
         **{name: partial(_whole, own, name) for name in ("format_version", "timesteps", "pixel_max", "stock_netx")},
         **{name: partial(own.words, name) for name in ("readout", "coding")},
-        "classes": lambda: [shown(name, 30) for name in own.decoded("classes", list)],
-        "made": lambda: {shown(key): shown(value, 200) for key, value in own.decoded("made", dict).items()},
+        "classes": lambda: [one_line(name, 30) for name in own.decoded("classes", list)],
+        "made": lambda: {one_line(key): one_line(value, 200) for key, value in own.decoded("made", dict).items()},
         "origin": lambda: {
-            shown(number): {shown(name): (int(places[0]), int(places[1])) for name, places in layers.items()}
+            one_line(number): {one_line(name): (int(places[0]), int(places[1])) for name, places in layers.items()}
             for number, layers in own.decoded("origin", dict).items()
         },
         "low": lambda: _whole(own, "input_low") - _center(own),
         "high": lambda: _whole(own, "input_high") - _center(own),
     }
     found: dict[str, Any] = {name: _attempt(log, own.where, read) for name, read in reads.items()}
-    found = {name: shown(value) if isinstance(value, str) else value for name, value in found.items()}
+    found = {name: one_line(value) if isinstance(value, str) else value for name, value in found.items()}
     if (steps := found["timesteps"]) is not None and steps < 1:
         log.append(Finding("refused", f"timesteps {steps}; expected 1 or more"))
         found["timesteps"] = None
@@ -247,7 +248,7 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
         log.append(Finding("fails", "stock netx reads a group there"))
         return Entry(number, "?", (), inputs, None, None, None, None, {}, {}, None, tuple(log))
     reader = _Lenient(made.group, made.where, made.budget, log)
-    kind = attempt(lambda: shown(reader.text("type"))) or "?"
+    kind = attempt(lambda: one_line(reader.text("type"))) or "?"
 
     names = set(reader.group)  # of links, which this does not follow
 
@@ -276,7 +277,9 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
         if kind == "dense_rec" and delay is not None and weight is not None and weight.shape != recurrent_shape:
             log.append(Finding("fails", "delays of the shape of the inputs' weights do not fit the recurrent ones"))
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
-        log.append(Finding("refused", f"damaged: {shown(str(error), 120)}"))
+        if out_of_memory(error):
+            raise
+        log.append(Finding("refused", f"damaged: {first_line(error, 120)}"))
     layer = walk.layers[-1] if len(walk.layers) > before else None
     for note in walk.notes[noted:]:
         if note.kind != "register":  # those are about one chip's registers, and asked of its profile
@@ -304,7 +307,7 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
 
 def _neuron(neuron: Reader, attempt: Callable[[Callable[[], Any]], Any]) -> dict[str, int | str]:
     found: dict[str, int | str] = {}
-    if (kind := attempt(lambda: shown(neuron.text("type")))) is not None:
+    if (kind := attempt(lambda: one_line(neuron.text("type")))) is not None:
         found["type"] = kind
     for name in set(neuron.group) & set(_NUMBERS):
         if (value := attempt(partial(neuron.integer, name, 0, 0))) is not None:

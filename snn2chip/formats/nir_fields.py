@@ -10,6 +10,7 @@ import numpy as np
 
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.text import one_line
 
 
 class Fields:
@@ -83,4 +84,4 @@ def short(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size > 4:
         return f"of {value.dtype} {value.shape}"
     shown = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-    return "(missing)" if value is None else repr(shown)[:60]
+    return "(missing)" if value is None else one_line(repr(shown), 60)

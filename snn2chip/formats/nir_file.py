@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 
 import h5py
 
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, reading
 from snn2chip.formats.hdf5_text import variable_texts
 from snn2chip.formats.hdf5_values import Budget, check
+from snn2chip.text import one_line
 
 _OBJECTS = 200_000  # groups and arrays; a file of the largest networks has some thousands
 _DEPTH = 8
@@ -27,31 +28,13 @@ def checked(path: Path) -> io.BytesIO:
     """
     if not path.is_file():
         raise InputError(f"cannot read '{path}': no such file")
-    try:
+    with reading(path, "not an HDF5 file"):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
-    memory = io.BytesIO(content)
-    try:
+        memory = io.BytesIO(content)
         with h5py.File(memory, "r") as file:
             _walk(file, str(path), memory, Budget(len(content), _FREE))
-    except InputError:
-        raise
-    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError, ValueError, TypeError, ...
-        raise InputError(f"'{path}' is damaged or not an HDF5 file: {first_line(error)}") from None
     memory.seek(0)
     return memory
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text as it may be printed, or its kind."""
-    return printable((str(error).splitlines() or [""])[0]) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Text with names out of a file in one line, not long."""
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in text[:4000]).split())
-    return plain if len(plain) <= 1000 else f"{plain[:997]}..."
 
 
 def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:
@@ -61,7 +44,7 @@ def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:
         group, where, depth = waiting.pop()
         for name in group:
             objects += 1
-            inside = f"{where}/{printable(name)}"
+            inside = f"{where}/{one_line(name)}"
             if objects > _OBJECTS or depth > _DEPTH:
                 raise InputError(f"'{path}' is damaged: more than {_OBJECTS:,} objects, or groups that hold themselves")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.errors import InputError, SetupError, UnsupportedError
+from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
 from snn2chip.fold import fold
 from snn2chip.formats import nir_nodes
 from snn2chip.formats.nir_fields import Fields, short
-from snn2chip.formats.nir_file import checked, first_line, printable
+from snn2chip.formats.nir_file import checked
 from snn2chip.formats.nir_layers import INSTEAD, MAKE, Given
+from snn2chip.text import first_line, one_line
 
 if TYPE_CHECKING:
     from nir import NIRGraph
@@ -52,17 +53,15 @@ def load(
     except ImportError:
         raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
     content = checked(path)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):  # nir divides by strides that may be anything
-            warnings.simplefilter("ignore")
-            graph = nir.read(content, type_check=False)  # shapes are checked here, with names
-    except Exception as error:  # nir raises whatever Python does: KeyError, AssertionError, TypeError, ...
-        raise InputError(f"'{path}' is damaged or no NIR graph: {type(error).__name__} {first_line(error)}") from None
+    # nir divides by strides that may be anything
+    with reading(path, "no NIR graph"), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        graph = nir.read(content, type_check=False)  # shapes are checked here, with names
     try:
         return convert(graph, timesteps=timesteps, high=high, dt=dt, mean=mean, std=std)
     except InputError as error:
         # one line, whatever names are in the file
-        raise type(error)(f"'{path}': {printable(str(error))}") from None
+        raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None
 
 
 def convert(
@@ -90,9 +89,11 @@ def convert(
     """
     try:
         return _Reader(graph, timesteps, high, dt, mean, std).network()
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # fields of the wrong type in nodes that nir has built unseen
+        if out_of_memory(error):
+            raise
         raise InputError(f"no NIR graph that can be read: {type(error).__name__} {first_line(error)}") from None
 
 

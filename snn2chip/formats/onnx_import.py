@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import InputError, UnsupportedError, reading
 from snn2chip.formats.onnx_items import (
     Block,
     Item,
@@ -33,7 +33,8 @@ from snn2chip.formats.onnx_items import (
     inside,
 )
 from snn2chip.formats.onnx_nodes import Compare, Nodes, Sum
-from snn2chip.formats.onnx_read import printable, read
+from snn2chip.formats.onnx_read import read
+from snn2chip.text import one_line
 
 
 def load(path: str | Path) -> PlainNetwork:
@@ -45,12 +46,11 @@ def load(path: str | Path) -> PlainNetwork:
         UnsupportedError: a node, or a way of joining them, that no network of ours has; by node name and type.
     """
     graph = read(path)
-    try:
-        return _Reader(graph).network()
-    except InputError as error:
-        raise type(error)(f"'{path}': {printable(str(error), 1000)}") from None
-    except (AttributeError, TypeError, ValueError, IndexError, KeyError, OverflowError) as error:  # of another type
-        raise InputError(f"'{path}' is damaged: {type(error).__name__} {printable(str(error))}") from None
+    with reading(path, "no ONNX model"):  # fields of another type than their names say
+        try:
+            return _Reader(graph).network()
+        except InputError as error:
+            raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None
 
 
 class _Reader(Nodes):
@@ -60,7 +60,7 @@ class _Reader(Nodes):
         """The whole graph."""
         output = self.alias.get(self.graph.output, self.graph.output)
         if output not in self.made:
-            raise InputError(f"output '{printable(self.graph.output)}' is no activation of the network")
+            raise InputError(f"output '{one_line(self.graph.output)}' is no activation of the network")
         self.followers: dict[str, list[str]] = {}
         for name, made in self.made.items():
             for source in made.sources:
@@ -110,7 +110,7 @@ class _Reader(Nodes):
     def dead_end(self, value: str, following: list[str]) -> None:
         if len(following) == 1:
             raise self.made[following[0]].node.refuse("of arms that do not come from one place; plain blocks are read")
-        where = f"'{printable(value)}'" if value == self.graph.input else f"of node '{self.made[value].node.name}'"
+        where = f"'{one_line(value)}'" if value == self.graph.input else f"of node '{self.made[value].node.name}'"
         readers = ", ".join(f"'{self.made[name].node.name}'" for name in following[:4]) or "nobody"
         raise UnsupportedError(
             f"output {where} is read by {len(following)} nodes ({readers}); one reads it, or two that are added again"

@@ -25,7 +25,8 @@ from snn2chip.formats.onnx_items import (
     Pool,
     Weighted,
 )
-from snn2chip.formats.onnx_read import MOST_VALUES, Graph, Node, printable
+from snn2chip.formats.onnx_read import MOST_VALUES, Graph, Node
+from snn2chip.text import one_line
 
 _FLOATS = (1, 10, 11)  # TensorProto's FLOAT, FLOAT16, DOUBLE
 _KNOWN = (
@@ -83,7 +84,7 @@ class Nodes:
         if len(graph.dims) != 4 or None in graph.dims[1:] or min(side or 1 for side in graph.dims[1:]) < 1:
             shown = ", ".join("?" if side is None else str(side) for side in graph.dims[:8])
             raise UnsupportedError(
-                f"input '{printable(graph.input)}' is ({shown}); images (N, C, H, W) with fixed C, H and W are read: "
+                f"input '{one_line(graph.input)}' is ({shown}); images (N, C, H, W) with fixed C, H and W are read: "
                 f"export with an example image of that size, only the batch dynamic"
             )
         self.shape = tuple(side or 0 for side in graph.dims[1:])
@@ -107,7 +108,7 @@ class Nodes:
         name = node.inputs[place] if place < len(node.inputs) else ""
         name = self.alias.get(name, name)
         if name != self.graph.input and name not in self.made:
-            raise node.refuse(f"reads '{printable(name)}', which is no activation of the network")
+            raise node.refuse(f"reads '{one_line(name)}', which is no activation of the network")
         return name
 
     def shape_of(self, value: str) -> tuple[int, ...]:
@@ -146,7 +147,7 @@ class Nodes:
         pads = node.attributes.get("pads", (0, 0, 0, 0))
         auto = node.attributes.get("auto_pad", "NOTSET")
         if auto not in ("NOTSET", "VALID"):
-            raise node.refuse(f"with auto_pad '{printable(str(auto))}'; export with explicit padding")
+            raise node.refuse(f"with auto_pad '{one_line(str(auto))}'; export with explicit padding")
         if auto == "VALID":
             return 0
         if not isinstance(pads, tuple) or len(pads) != 4 or len(set(pads)) != 1:
@@ -164,7 +165,7 @@ class Nodes:
     def weight(self, node: Node, name: str) -> NDArray[np.float32]:
         found = self.graph.constant(name, node)
         if found.dtype != np.float32:
-            raise node.refuse(f"has weights '{printable(name)}' of integers; networks of real numbers are read")
+            raise node.refuse(f"has weights '{one_line(name)}' of integers; networks of real numbers are read")
         self.weights += found.size
         if self.weights > MOST_VALUES:
             raise InputError(f"node '{node.name}': the network has more than {MOST_VALUES:,} weights")
@@ -176,7 +177,7 @@ class Nodes:
         fits = values.size == size and (spread or values.ndim == 1)
         if not fits and not (spread and values.size == 1):
             raise InputError(
-                f"node '{node.name}': {node.op} with '{printable(name)}' of shape {values.shape}, not ({size},)"
+                f"node '{node.name}': {node.op} with '{one_line(name)}' of shape {values.shape}, not ({size},)"
             )
         return np.broadcast_to(values.reshape(-1), (size,)).astype(np.float64)
 

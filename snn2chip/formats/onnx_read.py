@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.errors import InputError, SetupError, UnsupportedError
+from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
+from snn2chip.text import one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -52,12 +53,6 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
-def printable(text: str, most: int = 80) -> str:
-    """A name from a file as it may be printed: one line, of at most `most` characters."""
-    plain = "".join(sign if sign.isprintable() else "?" for sign in text[: most + 1])
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
-
-
 class Graph:
     """The graph of an ONNX file: `nodes` in topological order, one image input and one output.
 
@@ -80,7 +75,7 @@ class Graph:
             self._define(_text(tensor.name), tensor)
         inputs = [port for port in graph.input if _text(port.name) not in self._tensors]
         if len(inputs) != 1 or len(graph.output) != 1:
-            names = ", ".join(f"'{printable(_text(port.name))}'" for port in [*inputs, *graph.output][:8])
+            names = ", ".join(f"'{one_line(_text(port.name))}'" for port in [*inputs, *graph.output][:8])
             raise UnsupportedError(
                 f"{len(inputs)} inputs and {len(graph.output)} outputs ({names}); a network of one image input and one "
                 f"output of class scores is read"
@@ -95,16 +90,16 @@ class Graph:
             for name in node.inputs:
                 if name and name not in known:
                     raise InputError(
-                        f"node '{node.name}': {node.op} reads '{printable(name)}', which neither a weight nor a node "
+                        f"node '{node.name}': {node.op} reads '{one_line(name)}', which neither a weight nor a node "
                         f"before it gives; the file is damaged, or its graph has a cycle"
                     )
             for name in node.outputs:
                 if name and name in known:
-                    raise InputError(f"node '{node.name}': {node.op} makes '{printable(name)}', which is there already")
+                    raise InputError(f"node '{node.name}': {node.op} makes '{one_line(name)}', which is there already")
                 known.add(name)
             self._constant(node)
         if self.output not in known:
-            raise InputError(f"no node makes the output '{printable(self.output)}'; the file is damaged")
+            raise InputError(f"no node makes the output '{one_line(self.output)}'; the file is damaged")
 
     def _opset(self, model: onnx.ModelProto) -> None:
         highest = int(self._onnx.defs.onnx_opset_version())
@@ -116,7 +111,7 @@ class Graph:
                 f"update the package onnx"
             )
         if model.functions:
-            name = printable(_text(model.functions[0].name))
+            name = one_line(_text(model.functions[0].name))
             raise UnsupportedError(
                 f"the file has functions of its own ('{name}'), which are not read; "
                 f"inline them with onnx.inliner.inline_local_functions"
@@ -124,17 +119,15 @@ class Graph:
 
     def _define(self, name: str, tensor: Any) -> None:
         if not name or name in self._tensors:
-            raise InputError(
-                f"two weights are named '{printable(name)}', or one is without a name; the file is damaged"
-            )
+            raise InputError(f"two weights are named '{one_line(name)}', or one is without a name; the file is damaged")
         self._tensors[name] = tensor
 
     def _node(self, proto: onnx.NodeProto) -> Node:
         inputs, outputs = tuple(map(_text, proto.input)), tuple(map(_text, proto.output))
         first = next((name for name in outputs if name), "")
-        name, op = printable(_text(proto.name) or first), printable(_text(proto.op_type))
+        name, op = one_line(_text(proto.name) or first), one_line(_text(proto.op_type))
         if proto.domain not in ("", "ai.onnx"):
-            domain = printable(_text(proto.domain))
+            domain = one_line(_text(proto.domain))
             raise UnsupportedError(
                 f"node '{name}': {op} of domain '{domain}' is no standard operator; export without it"
             )
@@ -168,7 +161,7 @@ class Graph:
         else:
             ((kind, value),) = node.attributes.items()
             if kind not in ("value", "value_float", "value_floats", "value_int", "value_ints") or value is None:
-                raise node.refuse(f"with '{printable(kind)}', which is not read")
+                raise node.refuse(f"with '{one_line(kind)}', which is not read")
             if kind != "value":
                 value = np.array(value, dtype=np.float32 if "float" in kind else np.int64)
             self._tensors[node.outputs[0]] = value
@@ -184,10 +177,10 @@ class Graph:
             InputError: not a constant, or one that is damaged, too large, or not finite.
         """
         if name not in self._tensors:
-            raise node.refuse(f"reads '{printable(name)}', which is computed; only constants are read there")
+            raise node.refuse(f"reads '{one_line(name)}', which is computed; only constants are read there")
         found = self._decoded.get(name)
         if found is None:
-            where = f"node '{node.name}': {node.op}: weight '{printable(name)}'"
+            where = f"node '{node.name}': {node.op}: weight '{one_line(name)}'"
             value = self._tensors[name]
             found = value if isinstance(value, np.ndarray) else self._decode(value, where)
             if found.dtype.kind == "f" and not np.isfinite(found).all():
@@ -240,30 +233,30 @@ class Graph:
         except ValueError:
             raise InputError(f"{where}: offset or length of its file is no number; the file is damaged") from None
         if not location or "\0" in location or Path(location).is_absolute() or ".." in Path(location).parts:
-            raise InputError(f"{where} is in '{printable(location)}'; only files in the model's own folder are read")
+            raise InputError(f"{where} is in '{one_line(location)}'; only files in the model's own folder are read")
         if length != count or offset < 0:
             raise _size(where, tuple(tensor.dims), length, count, "bytes")
         path = self._folder / location
         try:
             if not path.resolve(strict=True).is_relative_to(self._folder.resolve()):
                 raise InputError(
-                    f"{where} is in '{printable(location)}', a link to elsewhere; copy the file itself there"
+                    f"{where} is in '{one_line(location)}', a link to elsewhere; copy the file itself there"
                 )
             if not stat.S_ISREG(path.stat().st_mode):
-                raise InputError(f"{where} is in '{printable(location)}', which is no plain file")
+                raise InputError(f"{where} is in '{one_line(location)}', which is no plain file")
             with path.open("rb") as file:
                 file.seek(offset)
                 content: bytes = file.read(count)
         except (OSError, ValueError, OverflowError, RuntimeError) as error:
-            if isinstance(error, InputError):
+            if isinstance(error, InputError) or out_of_memory(error):
                 raise
             reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"{where}: cannot read its values in '{printable(location)}': {reason}; keep it beside the .onnx file"
+                f"{where}: cannot read its values in '{one_line(location)}': {reason}; keep it beside the .onnx file"
             ) from None
         if len(content) != count:
             raise InputError(
-                f"{where}: '{printable(location)}' has {len(content):,} bytes for it, {count:,} are needed; it is "
+                f"{where}: '{one_line(location)}' has {len(content):,} bytes for it, {count:,} are needed; it is "
                 f"truncated or belongs to another file"
             )
         return content
@@ -360,28 +353,24 @@ def read(path: str | Path) -> Graph:
         raise SetupError(
             f"reading ONNX needs the package onnx, which cannot be imported ({error}); pip install 'snn2chip[onnx]'"
         ) from None
-    try:
+    with reading(path, "no ONNX model"):
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"cannot read '{path}': not a plain file")
         if path.stat().st_size > _FILE_BYTES:
             raise InputError(f"'{path}' has more than {_FILE_BYTES:,} bytes, the most that is read")
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
     if not content:
         raise InputError(f"'{path}' is empty")
     try:
         _scan(content)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
-    try:
+    with reading(path, "no ONNX model"):
         model = onnx.ModelProto.FromString(content)
-    except Exception as error:  # protobuf's own, of a kind that differs between its implementations
-        raise InputError(f"'{path}' is damaged or no ONNX model ({type(error).__name__})") from None
     del content
     try:
         return Graph(model, path.parent)
     except UnicodeDecodeError:
         raise InputError(f"'{path}' is damaged: a name in it is no text") from None
     except InputError as error:
-        raise type(error)(f"'{path}': {printable(str(error), 1000)}") from None
+        raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None

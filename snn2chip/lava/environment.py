@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-
+from snn2chip.console import console_of
 from snn2chip.errors import SetupError
 from snn2chip.lava.interpreters import LIGHT_VERSIONS, PYTHON_VARIABLE, Candidate, NoPythonError, choose, probe
 from snn2chip.lava.processes import child_environment, last_words, started
@@ -229,12 +228,12 @@ def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 @contextmanager
 def _steps(title: str, progress: bool) -> Iterator[Callable[[str], None]]:
     """Give a function that shows the current step; without a terminal only a first and a last line."""
-    console = Console(stderr=True, quiet=not progress, highlight=False)
+    console = console_of(stderr=True, quiet=not progress)
     start = time.monotonic()
     if console.is_terminal:
         with console.status(f"{title} ...") as status:
             yield lambda step: status.update(f"{title}: {step} ...")
     else:
-        console.print(f"{title}: making it, if need be ...", soft_wrap=True)
+        console.print(f"{title}: making it, if need be ...")
         yield lambda step: None
-    console.print(f"{title}: ready after {time.monotonic() - start:.1f} s", soft_wrap=True)
+    console.print(f"{title}: ready after {time.monotonic() - start:.1f} s")

@@ -7,19 +7,19 @@ import signal
 import subprocess
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from snn2chip.console import console_of, progress_bar
 from snn2chip.errors import InputError, SetupError
+from snn2chip.formats import npz
 from snn2chip.lava.environment import Environment, find
 from snn2chip.lava.processes import end, last_words, started
 from snn2chip.resources import deploy_file
+from snn2chip.text import one_line
 
 _BAD_INPUT = 2  # the programs' exit status for a file they cannot use
 
@@ -100,24 +100,12 @@ def _run(
     _check_input(input)
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = _need(full)
-    console = Console(stderr=True, quiet=not progress, highlight=False)
-    bar = Progress(
-        TextColumn("Lava"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("steps"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (progress and console.is_terminal),
-    )
-    with bar:
-        task = bar.add_task("steps", total=None)
+    with progress_bar("Lava, steps", quiet=not progress) as show:
 
         def follow(line: str) -> None:
             step = re.fullmatch(r"step (\d+)/(\d+)", line)
             if step:
-                bar.update(task, completed=int(step[1]), total=int(step[2]))
+                show(int(step[1]), int(step[2]))
 
         # The runner always reports: a closed pipe is how it learns that this process is gone.
         flags = [*flags, "--progress", *(["--fast-convolution"] if fast_convolution else [])]
@@ -125,7 +113,7 @@ def _run(
         said = _program(environment, program, [*files, *flags], timeout, follow)
     for line in said.splitlines():
         if line.startswith("note: "):
-            console.print(line, soft_wrap=True)
+            console_of(stderr=True, quiet=not progress).print(line)
 
 
 def neuron_reference(
@@ -166,8 +154,7 @@ def neuron_reference(
         with given.open("wb") as file:
             np.savez(file, allow_pickle=False, model=np.array(model), **arrays)
         _program(environment, "neuron_reference.py", [str(given), str(result)], None, lambda line: None)
-        with np.load(result, allow_pickle=False) as archive:
-            return dict(archive)
+        return npz.load(result)
 
 
 def _need(full: bool) -> Environment:
@@ -184,21 +171,10 @@ def _check_input(path: Path) -> None:
     Raises:
         InputError: it does not.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-            if "input" not in names:
-                raise InputError(f"'{path}' has no array 'input'; it has {', '.join(names) or 'none'}")
-            with archive.open("input.npy") as head:
-                version = np.lib.format.read_magic(head)
-                old, new = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-                shape, _, dtype = (old if version == (1, 0) else new)(head)
-    except FileNotFoundError as error:
-        raise InputError(f"'{path}': no such file; give an .npz with an array 'input'") from error
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"'{path}' is not an .npz of plain arrays; write it with numpy.savez") from error
+    names = npz.heads(path)
+    if "input" not in names:
+        raise InputError(f"'{path}' has no array 'input'; it has {one_line(', '.join(names)) or 'none'}")
+    shape, dtype = names["input"]
     if dtype.kind not in "iub":
         raise InputError(f"'{path}': input is {dtype}, not integers; the chip takes integers: round it first")
     if len(shape) not in (2, 3, 4, 5) or 0 in shape:

@@ -5,13 +5,12 @@
           later. No sensor size in the file.
 .npz      arrays x, y, p, t (or t_us), microseconds; sensor size as `sensor` = (height, width) if it is there.
 .aedat    AEDAT 2.0 of a DVS128 (jAER) and AEDAT 3.1 polarity packets (cAER), see `snn2chip.recordings.aedat`.
-.aedat4   AEDAT 4 (DV), read with `faery`; so are .raw and .dat (Prophesee) and .es.
+.aedat4   AEDAT 4 (DV), read with `faery` (`snn2chip.recordings.library`); so are .raw and .dat (Prophesee) and
+          .es.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.errors import DataError, SetupError
+from snn2chip.errors import DataError
+from snn2chip.formats import npz
 from snn2chip.recordings.recording import Events, RawEvents, make_events
 
 LIBRARY_SUFFIXES = (".aedat4", ".raw", ".dat", ".es")
@@ -56,6 +56,8 @@ def read_recording(
             from snn2chip.recordings.aedat import read_aedat
 
             return read_aedat(path, sensor, assumed)
+        from snn2chip.recordings.library import read_with_library
+
         return read_with_library(path, sensor)
 
 
@@ -125,7 +127,7 @@ def read_bin(path: Path, sensor: Sequence[int]) -> Events:
 
 def read_npz(path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | None = None) -> Events:
     """An .npz with x, y, p and t (or t_us)."""
-    arrays = load_arrays(path, ("x", "y", "p", "t", "t_us", "sensor", "offsets"))
+    arrays = npz.load(path, ("x", "y", "p", "t", "t_us", "sensor", "offsets"), error=DataError)
     if "offsets" in arrays:
         raise DataError(f"'{path}' holds several recordings (it has 'offsets'); it is a data set, not a recording")
     if "t" in arrays and "t_us" in arrays:
@@ -138,7 +140,9 @@ def read_npz(path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | 
             what = "is not there" if found is None else f"is {found.dtype} of shape {found.shape}"
             raise DataError(f"'{path}': array '{name}' {what}; expected integers (n,), times in microseconds")
     stated = arrays.get("sensor")
-    size = size_of(path, None if stated is None else [int(side) for side in stated.ravel()], sensor, assumed)
+    if stated is not None and (stated.shape != (2,) or stated.dtype.kind not in "iu"):
+        raise DataError(f"'{path}': 'sensor' is {stated.dtype} of shape {stated.shape}; expected (height, width)")
+    size = size_of(path, None if stated is None else stated.tolist(), sensor, assumed)
     x, y, p, t = (arrays[name] for name in ("x", "y", "p", "t"))
     return make_events(x, y, p, t, size, str(path), period=counter_period(t))
 
@@ -147,44 +151,3 @@ def counter_period(t: NDArray[Any]) -> int | None:
     """Where times stored in this type run over: 2^32 and less wrap within hours, 64 bits never."""
     bits = 8 * t.dtype.itemsize
     return 1 << bits if bits <= 32 else None
-
-
-def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Those of the arrays `names` that an .npz holds.
-
-    Raises:
-        DataError: not an .npz, truncated or damaged.
-    """
-    try:
-        with path.open("rb") as opened:  # numpy leaves open what it opened and found damaged
-            file = np.load(opened, allow_pickle=False)
-            if not hasattr(file, "files"):
-                raise ValueError("it holds one array, not x, y, p and t")
-            return {name: file[name] for name in names if name in file.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise DataError(
-            f"'{path}' is truncated or not an .npz ({' '.join(str(error).split())}); write it again with numpy.savez"
-        ) from error
-
-
-def read_with_library(path: Path, sensor: Sequence[int] | None) -> Events:
-    """AEDAT 4, Prophesee .raw and .dat, and .es, with `faery`; what comes before a damaged packet is not used."""
-    try:
-        import faery
-    except ImportError:
-        raise SetupError(
-            f"'{path}': reading {path.suffix} needs the library faery; install it with pip install 'snn2chip[events]'"
-        ) from None
-    try:
-        stream = faery.events_stream_from_file(path)
-        width, height = stream.dimensions()
-        found = stream.to_array()
-    except OSError:
-        raise
-    except Exception as error:  # its Rust half raises RuntimeError for almost everything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"'{path}' is truncated or damaged ({reason}); record or fetch it again") from error
-    size = size_of(path, (height, width), sensor)
-    if len(found) and int(found["t"].max()) > np.iinfo(np.int64).max:
-        raise DataError(f"'{path}': a time of {int(found['t'].max())} us is none; the file is damaged")
-    return make_events(found["x"], found["y"], found["on"], found["t"], size, str(path))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from snn2chip.errors import DataError
 from snn2chip.recordings.formats import BIN_PERIOD, bin_pieces, read_recording, readable, size_of
-from snn2chip.recordings.recording import JITTER_US, OUTSIDE_SHARE, Events, Faults, RawEvents, Sensor
+from snn2chip.recordings.recording import JITTER_US, OUTSIDE_SHARE, Events, Faults, RawEvents, Sensor, check_times
 
 PIECE_SUFFIXES = (".bin", ".aedat")
 """Formats that are read in bounded memory."""
@@ -74,6 +74,7 @@ class _Mender:
 
     def push(self, raw: RawEvents) -> Events:
         """The events that no later part can come before."""
+        check_times(raw.t, self.source)
         time, wrapped = self._unwrap(raw.t.astype(np.int64))
         height, width = self.sensor
         inside = (raw.x >= 0) & (raw.x < width) & (raw.y >= 0) & (raw.y < height)

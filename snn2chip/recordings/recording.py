@@ -20,6 +20,9 @@ OUTSIDE_SHARE = 0.1
 Sensor = tuple[int, int]
 """(height, width) in pixels."""
 
+LATEST = 2**62
+"""Times beyond are damage, in microseconds."""
+
 _WORDS = {
     "cut": ("byte after the last whole event", "bytes after the last whole event"),
     "wrapped": ("wrap of the time counter, undone", "wraps of the time counter, undone"),
@@ -104,6 +107,17 @@ class RawEvents:
         return cls(x, y, p, t, sum(part.cut for part in found))
 
 
+def check_times(t: NDArray[Any], source: str) -> None:
+    """Refuse times that are none, and whose differences would not fit 64 bits.
+
+    Raises:
+        DataError: beyond 2^62 us.
+    """
+    for time in (t.min(), t.max()) if len(t) else ():
+        if not -LATEST <= int(time) <= LATEST:
+            raise DataError(f"'{source}': a time of {int(time)} us is none; the file is damaged")
+
+
 def unwrap(t: NDArray[np.int64], period: int) -> tuple[NDArray[np.int64], int]:
     """Undo the wraps of a counter that runs over at `period`: a fall by more than half of it is one.
 
@@ -145,6 +159,7 @@ def make_events(
     height, width = int(sensor[0]), int(sensor[1])
     if not len(x) == len(y) == len(p) == len(t):
         raise DataError(f"'{source}': {len(x)} x, {len(y)} y, {len(p)} p and {len(t)} t; they must be as many")
+    check_times(t, source)
     time, wrapped = t.astype(np.int64), 0
     if period is not None:
         time, wrapped = unwrap(time, period)

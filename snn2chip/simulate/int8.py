@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from snn2chip.errors import out_of_memory
 from snn2chip.ir import ChainLayer, Conv, Dense, IntArray
 
 BASE = 128  # digits -64..63; the last is any int8
@@ -55,7 +56,9 @@ def usable(device: torch.device) -> bool:
     a[0], b[:, 0] = -128, -128
     try:
         found = product(a.to(device, torch.int8), b.to(device, torch.int8)).cpu()
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        if out_of_memory(error):
+            raise
         return False
     return bool((found == a @ b).all())
 

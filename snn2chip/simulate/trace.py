@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
+from snn2chip.formats import npz
 from snn2chip.ir import Chain, IntArray
+from snn2chip.text import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,40 +43,28 @@ def save(path: str | Path, trace: Trace) -> None:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
-def _open(path: str | Path) -> dict[str, NDArray[np.generic]]:
-    try:
-        with Path(path).open("rb") as file:  # numpy leaves a damaged file open
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise InputError(f"'{path}' is a single array; expected an .npz with an array 'input'")
-            with loaded as arrays:
-                return {name: arrays[name] for name in arrays.files}
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
-    except Exception as error:
-        # numpy, zipfile and zlib raise ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError, ...
-        raise InputError(f"'{path}' is not a readable .npz: {error or type(error).__name__}") from None
-
-
 def load(path: str | Path, chain: Chain) -> Trace:
     """Read a trace written by `save` or by the Lava runner; scores follow from the last layer.
 
     Raises:
         InputError: unreadable, or a layer is missing.
     """
-    arrays = _open(path)
+    arrays = npz.load(path, {f"{kind}/{layer.name}" for kind in ("spikes", "voltage") for layer in chain.layers})
+    length = next((found.shape[:2] for found in arrays.values()), ())
     for layer in chain.layers:
         for kind in ("spikes", "voltage"):
             if f"{kind}/{layer.name}" not in arrays:
                 raise InputError(f"'{path}' has no array '{kind}/{layer.name}'; made from another network?")
             found = arrays[f"{kind}/{layer.name}"]
-            if found.dtype.kind not in "iub" or found.ndim < 2 or found.shape[2:] != layer.shape:
+            if found.dtype.kind not in "iub" or found.shape != (*length, *layer.shape) or 0 in length:
                 raise InputError(
                     f"'{path}': array '{kind}/{layer.name}' is {found.dtype} of shape {found.shape}; "
-                    f"expected integers (samples, T, {', '.join(map(str, layer.shape))}); made from another network?"
+                    f"expected integers (samples, T, {', '.join(map(str, layer.shape))}), as many in every array; made "
+                    f"from another network?"
                 )
+            kept: type[np.generic] = np.uint8 if kind == "spikes" else np.int32
+            if (found.astype(kept) != found).any():
+                raise InputError(f"'{path}': array '{kind}/{layer.name}' holds {found.min()}..{found.max()}; damaged")
     spikes = {layer.name: arrays[f"spikes/{layer.name}"].astype(np.uint8) for layer in chain.layers}
     voltage = {layer.name: arrays[f"voltage/{layer.name}"].astype(np.int32) for layer in chain.layers}
     last = chain.layers[-1].name
@@ -101,10 +91,10 @@ def input_array(path: str | Path) -> NDArray[np.generic]:
     Raises:
         InputError: unreadable, or no such array.
     """
-    arrays = _open(path)
-    if "input" not in arrays:
-        raise InputError(f"'{path}' has no array 'input'; it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    return arrays["input"]
+    names = npz.heads(path)
+    if "input" not in names:
+        raise InputError(f"'{path}' has no array 'input'; it holds {one_line(', '.join(sorted(names))) or 'nothing'}")
+    return npz.load(path, ["input"])["input"]
 
 
 def check_input(values: NDArray[np.generic], chain: Chain, source: str = "input") -> IntArray:

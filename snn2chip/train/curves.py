@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from snn2chip.files import atomic_path
+from snn2chip.text import draw, in_plot
 
 
 def plot(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
@@ -26,9 +27,9 @@ def plot(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title)
+    figure.suptitle(in_plot(title))
     with atomic_path(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+        draw(figure, part, format="png", dpi=110)
 
 
 def plot_timesteps(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
@@ -50,6 +51,6 @@ def plot_timesteps(rows: Sequence[dict[str, Any]], path: Path, title: str) -> No
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.invert_xaxis()  # as the run goes
-    figure.suptitle(title)
+    figure.suptitle(in_plot(title))
     with atomic_path(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+        draw(figure, part, format="png", dpi=110)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from snn2chip import parallel
 from snn2chip.data import Augment, AugmentSpec, ImageSet
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, out_of_memory
 from snn2chip.files import exclusive, write_text
 from snn2chip.formats import model_file
 from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork
@@ -396,6 +396,8 @@ class Trainer:
             self.optimizer.load_state_dict(content["optimizer"])
             self.progress = Progress(**{item.name: content["progress"][item.name] for item in fields(Progress)})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             raise InputError(
                 f"'{path}' is damaged: {type(error).__name__} {reason}; start again without --resume"
