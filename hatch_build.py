@@ -1,18 +1,15 @@
 """Recipes (and only the recipes) of the zoo into the wheel, and the event engine compiled for this machine.
 
-Where the engine cannot be compiled, the package is built without it: it is then slower, not less able.
+Where the engine cannot be compiled, the package is built without it: it is compiled at its first use, or done without.
 """
 
-import importlib.util
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-ENGINE = "snn2chip/simulate/events"
 
 
 class RecipeHook(BuildHookInterface):
@@ -22,20 +19,24 @@ class RecipeHook(BuildHookInterface):
     """
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        builder = _builder(Path(self.root) / ENGINE / "build.py")
+        sys.path.insert(0, self.root)  # of the package, only what needs nothing but the standard library
+        from snn2chip.errors import InputError
+        from snn2chip.native import EVENTS, HASH
+
         editable = version == "editable"
+        target = EVENTS.beside
+        if not editable:
+            self._folder = tempfile.TemporaryDirectory(prefix="snn2chip-")  # kept until the wheel is written
+            target = Path(self._folder.name) / target.name
         try:
-            if editable:
-                built = builder.build()
-            else:
-                folder = tempfile.TemporaryDirectory(prefix="snn2chip-")
-                self._folder = folder  # kept until the wheel is written
-                built = builder.build(Path(folder.name) / builder.LIBRARY)
-        except builder.BuildError as reason:
-            self.app.display_warning(f"the event engine is left out, simulation will be slower: {reason}")
+            EVENTS.build(target)
+        except InputError as reason:
+            self.app.display_warning(f"the event engine is not compiled now, but at its first use: {reason}")
         else:
             if not editable:
-                build_data["force_include"][str(built)] = f"{ENGINE}/{builder.LIBRARY}"
+                inside = EVENTS.beside.relative_to(Path(self.root).resolve())
+                for ending in ("", HASH):
+                    build_data["force_include"][f"{target}{ending}"] = f"{inside}{ending}"
                 # the library uses nothing of Python: one wheel for every version of it
                 platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
                 build_data["pure_python"] = False
@@ -43,20 +44,9 @@ class RecipeHook(BuildHookInterface):
         if editable:
             return
         for recipe in sorted(Path(self.root).glob("models/*/recipe.toml")):
-            target = f"snn2chip/_data/models/{recipe.parent.name}/recipe.toml"
-            build_data["force_include"][str(recipe)] = target
+            build_data["force_include"][str(recipe)] = f"snn2chip/_data/models/{recipe.parent.name}/recipe.toml"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         folder = getattr(self, "_folder", None)
         if folder is not None:
             folder.cleanup()
-
-
-def _builder(path: Path) -> ModuleType:
-    """build.py by itself: importing it through its package would want torch."""
-    spec = importlib.util.spec_from_file_location("snn2chip_events_build", path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
 
-from snn2chip import resources
+from snn2chip import files, resources
 from snn2chip.errors import InputError
 
 
@@ -78,4 +77,4 @@ def load(name: str) -> Chip:
     """
     if name not in resources.chip_names():
         raise InputError(f"unknown chip '{name}': expected one of {', '.join(resources.chip_names())}")
-    return Chip(**tomllib.loads(resources.deploy_file("chips", f"{name}.toml").read_text(encoding="utf-8")))
+    return Chip(**files.read(resources.deploy_file("chips", f"{name}.toml"), "TOML"))

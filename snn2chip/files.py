@@ -1,72 +1,220 @@
-"""Files that are whole or absent: write beside the target, flush to disk, then rename."""
+"""Files that are whole or absent, folders that one process holds, what only this user can change, TOML and JSON read.
+
+Standard library only: the build hook uses it before anything is installed.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import stat
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from snn2chip.errors import InputError
 
-
-@contextmanager
-def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the target's folder; rename it over `target` when the block succeeds.
-
-    Whatever interrupts the block (an exception, Ctrl-C, a full disk), `target` keeps its old content or
-    stays absent and the temporary file is removed. An `OSError` becomes an `InputError` naming `target`.
-
-    Raises:
-        InputError: the folder cannot be made, or writing failed (disk full, no permission).
-    """
-    target = Path(target)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise InputError(f"cannot write '{target}': it is a folder; name a file")
-        if target.exists() and not target.is_file():  # it would be replaced
-            raise InputError(f"cannot write '{target}': it is a device or a pipe; name a file")
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"cannot write '{target}': {error.strerror or error}; free some space or choose another place"
-        ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+TEXT_BYTES_MAX = 64_000_000  # of a TOML or JSON file; ours have some hundred kilobytes
+DEPTH_MAX = 64  # of tables in tables; ours have six
 
 
-@contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Hold `folder` for one process at a time: two that write the same checkpoints spoil each other's.
-
-    The lock is the system's own (flock on the folder), gone with the process however it ends; where there is no
-    such lock, nothing is held.
+def _lock(folder: Path, flags: int = 0, wait: Callable[[], None] | None = None) -> int:
+    """A handle that holds `folder`: the system's own lock (flock), gone with the process however it ends.
 
     Raises:
-        InputError: another process holds it.
+        BlockingIOError: another process holds it and there is no `wait`, which is called before waiting.
+        OSError: it cannot be opened, or has no such lock (no Unix; some network file systems).
     """
     try:
         import fcntl
-    except ImportError:  # not a Unix
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
+    except ImportError:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | flags)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"'{folder}' is in use by another {what}; wait for it, or choose another folder") from None
+            if wait is None:
+                raise
+            wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextmanager
+def exclusive(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[None]:
+    """Make `folder` and hold it for one process at a time: two that write the same files spoil each other's.
+
+    Where there is no lock (see `_lock`), nothing is held. With `wait` it is waited for, after `wait` was called.
+
+    Raises:
+        InputError: it cannot be made, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder '{folder}': {error.strerror}; choose another one") from error
+    handle = None
+    try:
+        handle = _lock(folder, wait=wait)
+    except BlockingIOError:
+        raise InputError(
+            f"'{folder}' is in use by another snn2chip; wait until it is done, or choose another folder"
+        ) from None
+    except OSError:
+        pass
+    try:
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+
+
+def refuse_results(folder: Path, results: Iterable[Path], overwrite: bool, go_on: str = "") -> None:
+    """Refuse to write over what took long to make.
+
+    Args:
+        folder: for the message.
+        results: the files of a run, there or not.
+        overwrite: whether the user said that they may go.
+        go_on: how to go on with them instead, if one can.
+
+    Raises:
+        InputError: some of them are there, and may not.
+    """
+    there = [path for path in results if os.path.lexists(path)]
+    if there and not overwrite:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in there)
+        way = f"go on with {go_on}, " if go_on else ""
+        raise InputError(
+            f"'{folder}' holds results already ({names}); {way}start over with --overwrite, which deletes them, or "
+            f"choose another folder"
+        )
+
+
+def make_way(folder: Path, results: Iterable[Path], overwrite: bool, go_on: str = "") -> None:
+    """As `refuse_results`, and delete what the user said may go. `folder` is to be held (see `exclusive`)."""
+    results = list(results)
+    refuse_results(folder, results, overwrite, go_on)
+    for path in results:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def part_folder(beside: Path) -> Iterator[Path]:
+    """A new folder in `beside` for what is renamed out of it once it is whole; gone at the end, however that comes.
+
+    Its name is random, it is made exclusively and only this user can look into it: nobody can have put something in
+    the way. It is held while this process lives, so that those of killed ones are known, and removed here.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for path in beside.glob(".snn2chip-*.part"):
+        with suppress(OSError):  # of a living process, of another user, gone meanwhile, or without locks
+            handle = _lock(path, os.O_NOFOLLOW)
+            if os.fstat(handle).st_uid == os.geteuid():
+                shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
+    while True:
+        folder = Path(tempfile.mkdtemp(".part", ".snn2chip-", beside))
+        handle = None
+        try:
+            handle = _lock(folder, os.O_NOFOLLOW)
+            if not folder.exists():  # taken for a dead one's before it was held
+                os.close(handle)
+                continue
+        except (BlockingIOError, FileNotFoundError):
+            continue
+        except OSError:
+            pass
+        break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _place(target: Path) -> Path:
+    """Where `target` is written: itself, or what it links to, as every program writes; makes its folder.
+
+    Raises:
+        InputError: it is no plain file, or may not be written.
+        OSError: it cannot be looked at.
+    """
+    with suppress(FileNotFoundError):
+        link, folder = target.lstat(), target.parent.stat()
+        # as Linux itself does (protected_symlinks): whoever put it there chooses which of our files is replaced
+        planted = stat.S_ISLNK(link.st_mode) and folder.st_mode & stat.S_IWOTH and hasattr(os, "geteuid")
+        if planted and link.st_uid not in (os.geteuid(), folder.st_uid):
+            raise InputError(f"cannot write '{target}': it is a link that another user made; remove it")
+    place = Path(os.path.realpath(target))
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        raise InputError(f"cannot write '{target}': it is a folder; name a file")
+    if place.exists() and not place.is_file():  # it would be replaced
+        raise InputError(f"cannot write '{target}': it is a device or a pipe; name a file")
+    if place.exists() and not os.access(place, os.W_OK):
+        raise InputError(f"cannot write '{target}': it is write-protected; choose another place, or chmod u+w it")
+    return place
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Give a path to write to, in a `part_folder` beside `target`; rename it to `target` when the block succeeds.
+
+    Whatever interrupts the block (an exception, Ctrl-C, a full disk), `target` keeps its old content or
+    stays absent and nothing else is left; after a SIGKILL the next write into the folder removes the rest. A file
+    that is replaced hands its permissions on, a link stays and the file that it points to is replaced. An `OSError`
+    becomes an `InputError` naming `target`.
+
+    Raises:
+        InputError: the folder cannot be made, or writing failed (disk full, no permission).
+    """
+    try:
+        place = _place(Path(target))
+        with part_folder(place.parent) as folder:
+            part = folder / place.name
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            with suppress(FileNotFoundError):
+                part.chmod(stat.S_IMODE(place.stat().st_mode))
+            part.replace(place)
+    except OSError as error:
+        raise InputError(
+            f"cannot write '{target}': {error.strerror or error}; free some space or choose another place"
+        ) from error
+
+
+def not_only_ours(path: Path) -> str | None:
+    """Why `path` may hold what another user put there, None if only this user and root can change it.
+
+    What is run from a folder or loaded as code has to pass this, as ssh asks it of its keys.
+    """
+    if not hasattr(os, "geteuid"):
+        return None
+    try:
+        found = path.stat()
+    except OSError as error:
+        return f"cannot look at '{path}': {error.strerror}"
+    if found.st_uid not in (0, os.geteuid()):
+        return f"'{path}' belongs to another user (number {found.st_uid})"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"'{path}' can be changed by other users; chmod go-w it"
+    return None
 
 
 def write_text(target: str | Path, text: str) -> None:
@@ -78,3 +226,49 @@ def write_text(target: str | Path, text: str) -> None:
 def write_json(target: str | Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all (see `atomic_path`)."""
     write_text(target, json.dumps(value, indent=2) + "\n")
+
+
+def parse(content: str | bytes, form: Literal["TOML", "JSON"]) -> Any:
+    """The value of a text from outside, bytes being UTF-8; every fault of it is one kind of error.
+
+    Raises:
+        ValueError: it is not valid, too deeply nested, or holds an integer beyond 64 bits; one line without a source.
+    """
+    try:
+        text = content.decode() if isinstance(content, bytes) else content
+        value = tomllib.loads(text) if form == "TOML" else json.loads(text)
+    except RecursionError:
+        raise ValueError(f"not valid {form}: nested too deeply") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ValueError(f"not valid {form}: {' '.join(str(error).split())}") from None
+    waiting = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > DEPTH_MAX:
+            raise ValueError(f"not valid {form}: nested too deeply")
+        if isinstance(item, (dict, list)):
+            waiting += ((inner, depth + 1) for inner in (item.values() if isinstance(item, dict) else item))
+        elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise ValueError(f"not valid {form}: an integer of more than 64 bits")
+    return value
+
+
+def read(path: Path, form: Literal["TOML", "JSON"]) -> Any:
+    """The value in a TOML or JSON file.
+
+    Raises:
+        InputError: it cannot be read or is not valid.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(TEXT_BYTES_MAX + 1)
+        if len(content) > TEXT_BYTES_MAX:
+            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes")
+        return parse(content, form)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
+    except ValueError as error:
+        raise InputError(f"cannot read '{path}': {error}") from None

@@ -6,20 +6,20 @@ refused by name, with what was expected.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from snn2chip import resources
-from snn2chip.errors import RecipeError
+from snn2chip import files, resources
+from snn2chip.errors import InputError, RecipeError
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
 from snn2chip.recordings.binning import MAX_COUNT, BinSettings
 
 NormName = Literal["tdbn", "bntt", "none"]
+NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # it becomes a folder, a part of commands, and titles
 
 
 class _Table(BaseModel):
@@ -246,7 +246,11 @@ class TrainSpec(_Table):
 class Recipe(_Table):
     """A training run."""
 
-    name: str = Field(min_length=1, description="name of the recipe and of its folder in models/")
+    name: str = Field(
+        pattern=NAME,
+        max_length=128,
+        description="name of the recipe and of its folder: letters, digits, '.', '_' and '-', no '.' or '-' first",
+    )
     description: str = Field("", description="a sentence for people")
     data: DataSpec
     model: ModelSpec
@@ -278,7 +282,10 @@ def _describe(error: ValidationError, source: str) -> str:
         else:
             given = item.get("input")
             shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-            lines.append(f"{source}: '{where}': {item['msg'].removeprefix('Value error, ')}{shown}")
+            said = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "string_pattern_mismatch":
+                said = "a name is made of letters, digits, '.', '_' and '-', and begins with neither '.' nor '-'"
+            lines.append(f"{source}: '{where}': {said}{shown}")
     return "\n".join(lines)
 
 
@@ -343,8 +350,8 @@ def override(values: dict[str, Any], setting: str) -> None:
     if not separator or not key.strip():
         raise RecipeError(f"--set '{setting}': expected key=value, e.g. --set train.epochs=3")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = files.parse(f"value = {text}", "TOML")["value"]
+    except ValueError:
         value = text.strip()  # a bare word is a string
     *path, last = key.strip().split(".")
     table: Any = values
@@ -367,11 +374,11 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     elif path.is_dir():
         path = path / "recipe.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read recipe '{path}': {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe '{path}' is not valid TOML: {error}") from None
+        values = files.read(path, "TOML")
+    except FileNotFoundError as error:
+        raise RecipeError(f"cannot read '{path}': {error.strerror}") from None
+    except InputError as error:
+        raise RecipeError(str(error)) from None
     for setting in overrides:
         override(values, setting)
     return parse(values, source=path.name if path.name != "recipe.toml" else f"recipe '{path.parent.name}'")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from snn2chip.capture import capture
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
-from snn2chip.files import write_text
+from snn2chip.files import read, write_text
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
 from snn2chip.report import EXPORT_COLUMNS, export_rows
@@ -97,11 +96,9 @@ def layers_figure(layers: Sequence[dict[str, Any]], spikes: dict[str, float]) ->
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read(path, "JSON")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{path}': {error}") from None
     if not isinstance(value, dict):
         raise InputError(f"'{path}' holds a {type(value).__name__}, not what snn2chip writes; make it again")
     return value

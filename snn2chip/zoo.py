@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError
-from snn2chip.files import atomic_path, write_json, write_text
+from snn2chip.files import atomic_path, read, write_json, write_text
 from snn2chip.formats import model_file, netx
 
 MODEL_BYTES_MAX = 5_000_000
@@ -20,11 +19,11 @@ MODEL_BYTES_MAX = 5_000_000
 def _json(path: Path, made_by: str, *keys: str) -> dict[str, Any]:
     """A JSON object with at least `keys`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+        value = read(path, "JSON")
+    except FileNotFoundError:
         raise InputError(f"'{path}' is missing; run: {made_by}") from None
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise InputError(f"'{path}' is damaged ({error}); run: {made_by}") from None
+    except InputError as error:
+        raise InputError(f"{error}; run: {made_by}") from None
     if not isinstance(value, dict) or not set(keys) <= set(value):
         raise InputError(f"'{path}' lacks one of {', '.join(keys)}; run: {made_by}")
     return value
@@ -129,6 +128,8 @@ def _stages(run: Path, name: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     content = _json(path, "snn2chip retrain", "rows", "start")
+    if not re.fullmatch(recipes.NAME, str(content["start"]["recipe"])):
+        raise InputError(f"'{path}' is damaged: its recipe's name is no name; run: snn2chip retrain")
     last = content["rows"][-1]
     if last["sha256"] != model_file.digest(run / "model.pt"):
         raise InputError(
@@ -311,7 +312,7 @@ def results_table(models: Path) -> str:
     rows = ["| model | data set | T | float32 | chip integers | Lava, mismatches | parameters |"]
     rows.append("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for path in sorted(models.glob("*/metrics.json")):
-        metrics = json.loads(path.read_text(encoding="utf-8"))
+        metrics = read(path, "JSON")
         name = path.parent.name
         model = model_file.load(path.parent / "model.pt")
         parameters = sum(value.numel() for value in model.network.parameters())

@@ -31,7 +31,10 @@ def campaign(count: int, seed: int, readers: list[str] | None = None) -> Iterato
             if not size:
                 continue
             found = fuzz(name, seed, size, place)
-            said = [f"{found.command(bad)}\n  {bad.outcome}: {bad.message}\n  {'; '.join(bad.what)}" for bad in found.failures]
+            said = [
+                f"{found.command(bad)}\n  {bad.outcome}: {bad.message}\n  {'; '.join(bad.what)}"
+                for bad in found.failures
+            ]
             done += size
             yield found.summary(), size, said
         place += PART
@@ -53,7 +56,9 @@ def main() -> None:
         files, failures = files + size, failures + len(said)
         print("\n".join([*said, summary]), flush=True)
     seconds = time.monotonic() - started
-    print(f"{files} files for {len(names)} readers, {failures} failures; {seconds:.0f} s, {files / seconds:.0f} files/s")
+    print(
+        f"{files} files for {len(names)} readers, {failures} failures; {seconds:.0f} s, {files / seconds:.0f} files/s"
+    )
     sys.exit(bool(failures))
 
 

@@ -204,7 +204,10 @@ class Attack:
         (base / "recipe.toml").write_text(RECIPE, encoding="utf-8")
         self.unbroken("train", base)
         (base / "out").rename(base / "run")
-        for command in ("fold-and-export run/model.pt --json run/export.json", "simulate run/model.net --json run/sim.json"):
+        for command in (
+            "fold-and-export run/model.pt --json run/export.json",
+            "simulate run/model.net --json run/sim.json",
+        ):
             assert Run(command, base).end() == 0, command
         for name, (_, made, _) in COMMANDS.items():
             with self.folder() as folder:
@@ -312,10 +315,14 @@ def campaign(base: Path, what: dict[str, range], quiet: bool = False) -> tuple[l
                 failures.append(f"python -m tests.attack_processes --what {kind} --seed {seed}\n  {error}")
                 print(failures[-1], flush=True)
             if not quiet and sum(tally.values()) % 20 == 0:
-                print(f"{kind}: {seed - seeds.start + 1} of {len(seeds)}, {time.monotonic() - started:.0f} s", flush=True)
+                print(
+                    f"{kind}: {seed - seeds.start + 1} of {len(seeds)}, {time.monotonic() - started:.0f} s", flush=True
+                )
     lines = [f"{times:6d}  {came}" for came, times in sorted(tally.items())]
     runs = ", ".join(f"{len(seeds)} {kind}" for kind, seeds in what.items())
-    return failures, "\n".join([*lines, f"{runs}; {attack.parts} temporary files left by kills; {len(failures)} failures"])
+    return failures, "\n".join(
+        [*lines, f"{runs}; {attack.parts} temporary files left by kills; {len(failures)} failures"]
+    )
 
 
 def main() -> None:

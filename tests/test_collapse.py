@@ -573,7 +573,9 @@ def test_whole_or_not_at_all(trained: Path, cli: Command, tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    said = cli("collapse", trained, "-o", output, "--images", "10", "--no-evaluate").refused(str(output))
+    arguments = ("collapse", trained, "-o", output, "--images", "10", "--no-evaluate")
+    cli(*arguments).refused("holds results already (static.pt)", "--overwrite")
+    said = cli(*arguments, "--overwrite").refused(str(output))
     assert "No space left" in said
     assert output.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["static.pt"]

@@ -243,7 +243,8 @@ def done(start: dict[str, Path], digits: Sets, tmp_path: Path) -> Path:
 
 def test_stages_are_not_overwritten(done: Path, start: dict[str, Path]) -> None:
     """Without --resume a folder with stages is refused; with it, other options, another start, other T are."""
-    with pytest.raises(InputError, match=r"holds stages already \(T2, T1\); go on with --resume, or choose another"):
+    wanted = r"holds results already \(iir\.json, T2/model\.pt, .*\); go on with --resume, start over with --overwrite"
+    with pytest.raises(InputError, match=wanted):
         Iir(start["tdbn"], done, timesteps=1, step=2)
     with pytest.raises(InputError, match=r"stage T = 2: .*train\.epochs is 1 there, 3 was asked for"):
         Iir(start["tdbn"], done, timesteps=1, step=2, epochs=3, resume=True)
@@ -255,6 +256,38 @@ def test_stages_are_not_overwritten(done: Path, start: dict[str, Path]) -> None:
         Iir(start["bntt"], done, timesteps=1, step=2, resume=True)
     with pytest.raises(InputError, match=r"'.*T2' is there, but the stage before it, '.*T3', is not finished"):
         Iir(start["tdbn"], done.rename(done.with_name("x")), timesteps=1, step=1, resume=True)
+
+
+def test_stages_are_overwritten_when_the_user_says_so(done: Path, start: dict[str, Path], digits: Sets) -> None:
+    """Other T: the old stages go when the run begins, what else is in the folder stays; its own start never goes."""
+    (done / "T7notes").mkdir()
+    (done / "T7notes" / "model.pt").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"--overwrite would delete '.*T2/model\.pt', which all starts from"):
+        Iir(done / "T2" / "model.pt", done, timesteps=1, overwrite=True)
+    again = Iir(start["tdbn"], done, timesteps=1, step=3, overwrite=True)
+    assert (done / "T2" / "model.pt").exists()
+    assert [row["timesteps"] for row in work(again, digits)] == [4, 1]
+    assert not (done / "T2" / "model.pt").exists()
+    assert (done / "T1" / "model.pt").exists()
+    assert (done / "T7notes" / "model.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"format": "snn2chip-iir"}', r"iir\.json' is damaged; remove it"),
+        ('{"format": "snn2chip-iir", "start": {"model": "m", "sha256": "0"}, "rows": [1]}', r"iir\.json' is damaged"),
+        ("[" * 100_000, r"cannot read '.*iir\.json': not valid JSON: nested too deeply; remove it"),
+        ('{"a": ' + "9" * 5000 + "}", r"cannot read '.*iir\.json': not valid JSON: .*digits.*; remove it"),
+        ('{"a": ' + "9" * 50 + "}", r"not valid JSON: an integer of more than 64 bits; remove it"),
+    ],
+)
+def test_a_damaged_record_is_refused(text: str, words: str, done: Path, start: dict[str, Path]) -> None:
+    """iir.json is read back: whatever is in it, one line."""
+    (done / "iir.json").write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        Iir(start["tdbn"], done, timesteps=1, step=2, resume=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_stage_that_is_not_of_this_run_is_named(done: Path, start: dict[str, Path]) -> None:

@@ -479,9 +479,14 @@ def test_a_recipe_is_not_overwritten(cli: Command, tmp_path: Path) -> None:
     path = export(trained(Plain), tmp_path / "net.onnx")
     options = ("--dataset", "digits", "--mean", "0.3", "--std", "0.4", "-o", tmp_path / "out")
     cli("import", path, *options).ok()
-    cli("import", path, *options).refused("recipe.toml", "is there already", "-o")
-    said = cli("import", path, "--recipe", tmp_path / "out" / "recipe.toml", *options[2:]).ok()
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    cli("import", path, *options).refused("model.pt", "recipe.toml", "--overwrite")
+    again = ("import", path, "--recipe", tmp_path / "out" / "recipe.toml", *options[2:])
+    cli(*again).refused("holds results already (model.pt)", "--overwrite")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == kept
+    said = cli(*again, "--overwrite").ok()
     assert str(tmp_path / "out" / "recipe.toml") in said
+    assert (tmp_path / "out" / "recipe.toml").read_bytes() == kept["recipe.toml"]
 
 
 # ---------------------------------------------------------------------------------------------------- bad input

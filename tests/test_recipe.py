@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from conftest import tiny_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -20,6 +22,7 @@ from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.fold import fold
+from snn2chip.formats import model_file
 from snn2chip.nn import BNTT, LIF, TDBatchNorm, build
 from snn2chip.simulate.floating import evaluate
 from snn2chip.train.loop import Trainer
@@ -225,7 +228,7 @@ def test_layer_names_and_options_reach_the_network() -> None:
         (removed("train.epochs"), r"'train\.epochs' is missing"),
         (removed("model.layers.0.type"), r"'model\.layers\.0'.*'type'"),
         (removed("model.layers.0.channels"), r"'model\.layers\.0': a conv needs channels"),
-        (changed("name", ""), r"'name': .*at least 1 character"),
+        (changed("name", ""), r"'name': a name is made of letters"),
         (changed("model.timesteps", 0), r"'model\.timesteps': .*greater than or equal to 1 \(given: 0\)"),
         (changed("model.timesteps", 5000), r"'model\.timesteps': .*less than or equal to 1024"),
         (changed("model.timesteps", "four"), r"'model\.timesteps': .*integer.*\(given: 'four'\)"),
@@ -394,27 +397,67 @@ def test_bad_overrides_are_named(setting: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name = ", r"recipe '.*x\.toml' is not valid TOML"),
-        (b"\xff\xfe", r"recipe '.*x\.toml' is not valid TOML"),
+        (b"name = ", r"cannot read '.*x\.toml': not valid TOML: "),
+        (b"\xff\xfe", r"cannot read '.*x\.toml': not valid TOML: "),
+        (b"x = " + b"[" * 20_000 + b"]" * 20_000, r"cannot read '.*x\.toml': not valid TOML: nested too deeply$"),
+        (b"a." * 20_000 + b"a = 1", r"cannot read '.*x\.toml': not valid TOML: nested too deeply$"),
+        (b"x = " + b"9" * 5000, r"cannot read '.*x\.toml': not valid TOML: .*digits"),
+        (b"x = " + b"9" * 50, r"cannot read '.*x\.toml': not valid TOML: an integer of more than 64 bits$"),
         (b"", r"x\.toml: 'name' is missing"),
-        (b"name = 1\nname = 2", r"is not valid TOML"),
+        (b"name = 1\nname = 2", r"not valid TOML"),
     ],
 )
 def test_files_that_are_no_recipes(tmp_path: Path, content: bytes, message: str) -> None:
     """Not TOML, not text, empty."""
     path = tmp_path / "x.toml"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message) as caught:
         recipe.load(path)
+    assert "\n" not in str(caught.value).replace("\nx.toml: ", "")  # a line for every key
+
+
+NO_NAMES = [
+    "",
+    ".",
+    "..",
+    ".hidden",
+    "-o",
+    "a/b",
+    "../../up",
+    "/tmp/x",
+    "a\\b",
+    "$\\foo$",
+    "[red]x",
+    "a b",
+    "é",
+    "x\n",
+    "x" * 129,
+]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_is_a_name(name: str, tmp_path: Path) -> None:
+    """It becomes a folder, titles and commands: in a recipe file, with --set, and in a model file that is read."""
+    values = tiny_recipe().model_dump(mode="json")
+    with pytest.raises(RecipeError, match="'name'"):
+        recipe.parse({**values, "name": name})
+    with pytest.raises(RecipeError, match="'name'"):
+        recipe.load("digits-tdbn", [f"name={json.dumps(name)}"])
+    file = tmp_path / "model.pt"
+    torch.save({"format": "snn2chip-model", "version": 1, "recipe": {**values, "name": name}}, file)
+    with pytest.raises(InputError, match="'name'") as caught:
+        model_file.load(file)
+    assert "\n" not in str(caught.value)
+    assert recipe.parse({**values, "name": "A1_b.c-" + "x" * 121}).name == "A1_b.c-" + "x" * 121
 
 
 def test_recipes_that_are_not_there(tmp_path: Path) -> None:
     """An unknown name lists the known ones; a missing path is named."""
     with pytest.raises(InputError, match=rf"no recipe 'nothing': shipped recipes are .*{resources.recipe_names()[0]}"):
         recipe.load("nothing")
-    with pytest.raises(RecipeError, match=r"cannot read recipe '.*gone\.toml': No such file"):
+    with pytest.raises(RecipeError, match=r"cannot read '.*gone\.toml': No such file"):
         recipe.load(tmp_path / "gone.toml")
-    with pytest.raises(RecipeError, match=r"cannot read recipe '.*recipe\.toml'"):
+    with pytest.raises(RecipeError, match=r"cannot read '.*recipe\.toml'"):
         recipe.load(tmp_path)
 
 

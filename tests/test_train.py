@@ -27,7 +27,8 @@ from snn2chip.errors import InputError
 from snn2chip.formats import model_file
 from snn2chip.recipe import Recipe
 from snn2chip.simulate.events import unavailable
-from snn2chip.train import curves
+from snn2chip.train import checkpoint, curves
+from snn2chip.train import plain as plain_recipes
 from snn2chip.train.loop import Trainer, _mix, channel_statistics, learning_rate, make_optimizer
 from snn2chip.verify import verify
 
@@ -293,13 +294,14 @@ def test_killed_while_writing_a_checkpoint_the_last_one_stays(which: int, tmp_pa
     with driver(recipe, tmp_path / "run", resume=False, die_in_save=which) as process:
         process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
-    parts = list((tmp_path / "run").glob(".*.part"))
-    assert [part.stat().st_size > 0 for part in parts] == [True]  # it was killed in the middle, as intended
+    parts = list((tmp_path / "run").glob(".*.part/*"))
+    assert [(part.name, part.stat().st_size > 0) for part in parts] == [("checkpoint.pt", True)]  # killed in the middle
     content = model_file.load_tensors(tmp_path / "run" / "checkpoint.pt")
     assert content["format"] == "snn2chip-checkpoint"
     epoch, step = resume_and_compare(recipe, tmp_path / "run")
     # one write a step, and one more at the end of the epoch
     assert (epoch, step) == ((0, 1) if which == 2 else (1, 3))
+    assert not list((tmp_path / "run").glob(".*"))  # the first write of the resumed run took the half one away
 
 
 @contextlib.contextmanager
@@ -335,7 +337,7 @@ def test_ctrl_c_anywhere_leaves_a_checkpoint_of_whole_steps(place: str, digits: 
         "forward": (trainer.network.body.norm2, "forward", 5),
         "optimizer": (trainer.optimizer, "step", 5),
         "evaluation": (trainer.network.readout, "forward", 9),
-        "checkpoint": (trainer, "_write_metrics", 1),
+        "checkpoint": (checkpoint, "save", 1),
     }[place]
     with interrupt_in(owner, name, call), pytest.raises(KeyboardInterrupt):
         for _ in trainer.run():
@@ -427,6 +429,144 @@ def test_resume_from_a_damaged_checkpoint_is_refused(damage: str, digits: Sets, 
         torch.save(content, path)
     with pytest.raises(InputError, match=r"checkpoint\.pt'"):
         Trainer(tiny_recipe(), *digits, tmp_path, resume=True)
+
+
+def altered(content: dict[str, Any], where: str, value: Any) -> None:
+    """Put `value` at a dotted place; numbers are those of lists and of the optimizer's parameters."""
+    *path, last = [int(part) if part.isdecimal() else part for part in where.split("/")]
+    at: Any = content
+    for part in path:
+        at = at[part]
+    if value is DELETED:
+        del at[last]
+    else:
+        at[last] = value
+
+
+DELETED = object()
+DAMAGE: dict[str, tuple[str, Any]] = {
+    "a count that is a tensor": ("progress/correct", torch.tensor([82.0, 82.0])),
+    "a count that is a text": ("progress/seen", "192"),
+    "a count below 0": ("progress/step", -1),
+    "a step beyond the epoch": ("progress/step", 9),
+    "an epoch beyond the recipe's": ("progress/epoch", 3),
+    "more right than seen": ("progress/correct", 10_000),
+    "a loss that is NaN": ("progress/loss_sum", math.nan),
+    "a truth for a number": ("progress/epoch", True),
+    "a field too much": ("progress/more", 1),
+    "no history": ("progress/history", []),
+    "a row of the history that is none": ("progress/history/0", {"epoch": 1}),
+    "a row with a text": ("progress/history/0/test_accuracy", "0.5"),
+    "a row with an accuracy above 1": ("progress/history/0/test_accuracy", 1.5),
+    "progress that is a list": ("progress", [1, 2]),
+    "no progress": ("progress", DELETED),
+    "a tensor of another shape": ("state/body.conv1.weight", torch.zeros(3)),
+    "a tensor of another type": ("state/body.norm1.weight", torch.zeros(8, dtype=torch.float64)),
+    "a tensor that is NaN": ("state/body.norm1.weight", torch.full((8,), math.nan)),
+    "a tensor without memory": ("state/body.norm1.weight", torch.zeros(1).expand(8)),
+    "a negative variance": ("state/body.norm1.running_var", torch.full((8,), -1.0)),
+    "a number for a tensor": ("state/body.norm1.weight", 3),
+    "state that is a text": ("state", "weights"),
+    "a state without a tensor": ("state/body.norm1.weight", DELETED),
+    "moments of another shape": ("optimizer/state/0/exp_avg", torch.zeros(2)),
+    "moments that are infinite": ("optimizer/state/0/exp_avg", torch.full((8, 1, 3, 3), math.inf)),
+    "squares below 0": ("optimizer/state/0/exp_avg_sq", torch.full((8, 1, 3, 3), -1.0)),
+    "a step of the optimizer beyond the run": ("optimizer/state/0/step", torch.tensor(1e9)),
+    "a parameter that is not there": ("optimizer/state/99", {}),
+    "no moments": ("optimizer/state", {}),
+    "a group's decay": ("optimizer/param_groups/0/weight_decay", 7.0),
+    "a group's rate that is a text": ("optimizer/param_groups/0/lr", "fast"),
+    "a group that is a number": ("optimizer/param_groups/0", 1),
+    "groups of other parameters": ("optimizer/param_groups/0/params", [0]),
+    "an optimizer that is a list": ("optimizer", []),
+    "a recipe that is a text": ("recipe", "digits"),
+    "no recipe": ("recipe", DELETED),
+    "a format that is a tensor": ("format", torch.zeros(2)),
+}
+
+
+@pytest.fixture(scope="module")
+def halfway(digits: Sets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in the middle of the second of two epochs."""
+    folder = tmp_path_factory.mktemp("halfway")
+    for event in Trainer(tiny_recipe(train__epochs=2), *digits, folder, fuse=False).run():
+        if (event.epoch, event.step) == (1, 3):
+            break
+    return folder
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_every_field_of_a_checkpoint_is_checked(name: str, digits: Sets, halfway: Path, tmp_path: Path) -> None:
+    """A well-formed file with content that no training leaves is refused in one line, and stays as it is."""
+    content = torch.load(halfway / "checkpoint.pt", weights_only=True)
+    altered(content, *DAMAGE[name])
+    path = tmp_path / "checkpoint.pt"
+    torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"checkpoint\.pt'") as caught:
+        Trainer(tiny_recipe(train__epochs=2), *digits, tmp_path, resume=True, fuse=False)
+    assert "\n" not in str(caught.value)
+    if name not in ("a recipe that is a text", "a format that is a tensor", "a negative variance"):
+        assert "is damaged" in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_the_checkpoint_that_was_altered_resumes_as_it_is(digits: Sets, halfway: Path, tmp_path: Path) -> None:
+    """So that the refusals above are of what was altered."""
+    torch.save(torch.load(halfway / "checkpoint.pt", weights_only=True), tmp_path / "checkpoint.pt")
+    trainer = Trainer(tiny_recipe(train__epochs=2), *digits, tmp_path, resume=True, fuse=False)
+    assert (trainer.progress.epoch, trainer.progress.step) == (1, 3)
+
+
+def test_a_damaged_checkpoint_in_the_command(tmp_path: Path, halfway: Path, cli: Command) -> None:
+    """One line and exit code 2."""
+    content = torch.load(halfway / "checkpoint.pt", weights_only=True)
+    content["progress"]["correct"] = torch.tensor([82.0, 82.0])
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save(content, run / "checkpoint.pt")
+    (tmp_path / "recipe.toml").write_text(plain_recipes.recipe_text(tiny_recipe(train__epochs=2)))
+    cli("train", tmp_path / "recipe.toml", "--out", run, "--resume", "--device", "cpu").refused(
+        "checkpoint.pt' is damaged", "progress correct", "--overwrite"
+    )
+
+
+# ------------------------------------------------------------------------------- a folder that holds a run
+
+
+@pytest.mark.parametrize("left", ["model.pt", "checkpoint.pt", "metrics.jsonl"])
+def test_a_folder_with_a_run_is_refused(left: str, digits: Sets, tmp_path: Path) -> None:
+    """Without resume or overwrite nothing of another run is touched; with overwrite it goes when the run starts."""
+    (tmp_path / left).write_bytes(b"hours of work")
+    with pytest.raises(InputError, match=rf"holds results already \({left}\); go on with --resume, .* --overwrite"):
+        Trainer(tiny_recipe(), *digits, tmp_path, fuse=False)
+    assert (tmp_path / left).read_bytes() == b"hours of work"
+    trainer = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False, overwrite=True)
+    assert (tmp_path / left).read_bytes() == b"hours of work"
+    for _ in trainer.run():
+        pass
+    assert (tmp_path / left).read_bytes() != b"hours of work"
+
+
+def test_two_trains_at_once(tmp_path: Path, cli: Command) -> None:
+    """A second `train` into the folder of a running one is refused and harms nothing, whatever it is told."""
+    settings = ["--set=train.epochs=200", "--set=data.train_limit=256"]
+    arguments = ["train", "digits-tdbn", "--device=cpu", "--out", str(tmp_path / "run"), *settings]
+    with start_process(*arguments) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("epoch   2/"):
+            assert process.poll() is None
+        for choice in ([], ["--resume"], ["--overwrite"]):
+            refused = cli(*arguments, *choice).refused(str(tmp_path / "run"))
+            assert "in use by another snn2chip" in refused
+        assert (tmp_path / "run" / "checkpoint.pt").exists()
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in err
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    cli(*arguments).refused("checkpoint.pt", "--resume", "--overwrite")
+    cli(*arguments, "--resume", "--overwrite").refused("give one of them")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 # ------------------------------------------------------------------------------------- what can go wrong
@@ -674,8 +814,17 @@ def test_two_runs_do_not_share_a_folder(digits: tuple[ImageSet, ImageSet], tmp_p
     first = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False)
     events = first.run()
     next(events)
-    second = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False)
-    with pytest.raises(InputError, match="in use by another snn2chip train"):
-        next(second.run())
+    for choice in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match="in use by another snn2chip"):
+            Trainer(tiny_recipe(), *digits, tmp_path, fuse=False, **choice)
     events.close()  # type: ignore[attr-defined]
-    assert len(list(second.run())) > 1
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    second = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False, overwrite=True)
+    other = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False, overwrite=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept  # nothing is deleted before it runs
+    events = second.run()
+    next(events)
+    with pytest.raises(InputError, match="in use by another snn2chip"):
+        next(other.run())
+    assert len(list(events)) > 1
+    assert (tmp_path / "model.pt").exists()

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.shared import DataDir, JsonOption, app, console_of, guarded, load_data, progress_bar
+from snn2chip.cli.shared import DataDir, JsonOption, Overwrite, app, console_of, guarded, load_data, progress_bar
 from snn2chip.errors import InputError
-from snn2chip.files import write_json
+from snn2chip.files import refuse_results, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,6 +82,7 @@ def collapse(
         bool, typer.Option("--evaluate/--no-evaluate", help="Accuracy of both networks on the whole test set.")
     ] = True,
     json_file: JsonOption = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Replace BNTT by one normalization a layer, so that stock netx holds the network; say what it costs."""
     from snn2chip.collapse import collapse as run
@@ -91,6 +92,7 @@ def collapse(
     output = output or model.with_name(f"{model.stem}-static.pt")
     if output.resolve() == model.resolve():
         raise InputError(f"-o '{output}' is the model itself; name another file")
+    refuse_results(output.parent, [output], overwrite)
     spec = trained.recipe.data
     training, test = (
         _fitting(trained, load_data(spec.name, split, data, size=spec.image_size, events=trained.recipe.binning))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from snn2chip.cli.shared import DataDir, app, console_of, guarded, load_data, numbers, progress_bar
+from snn2chip.cli.shared import DataDir, Overwrite, app, console_of, guarded, load_data, numbers, progress_bar
 from snn2chip.errors import InputError
 
 _CALIBRATION = 512  # training images that statistics are taken from
@@ -54,13 +54,14 @@ def import_(
     ] = None,
     data: DataDir = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default runs/FILE-import.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Read a trained network from ONNX: model.pt to start a spiking one from (train --init), and its recipe.toml."""
     from snn2chip import recipe as recipes
-    from snn2chip.files import write_text
+    from snn2chip.files import exclusive, make_way, refuse_results, write_text
     from snn2chip.formats import model_file, onnx_import
     from snn2chip.train import plain
-    from snn2chip.train.loop import evaluate
+    from snn2chip.train.loop import RESULTS, evaluate
 
     given = {"--dataset": dataset, "--timesteps": timesteps, "--norm": norm}
     if recipe is not None and (twice := [option for option, value in given.items() if value is not None]):
@@ -69,7 +70,7 @@ def import_(
         raise InputError("give --dataset NAME, the data set that the network was trained on, or --recipe RECIPE")
     found = onnx_import.load(file)
     channels, height, _ = found.input_shape
-    name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "imported"
+    name = re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-")[:100] or "imported"
     out = output or Path("runs") / f"{name}-import"
     means, deviations = _numbers("--mean", mean, channels), _numbers("--std", std, channels)
     if recipe is None:
@@ -82,10 +83,10 @@ def import_(
             norm="tdbn" if norm is Norm.TDBN else "none",
             size=height if dataset == "folder" else None,
         )
-        if (out / "recipe.toml").exists():
-            raise InputError(f"'{out / 'recipe.toml'}' is there already; remove it, or choose another -o")
     else:
         chosen = recipes.load(recipe)
+    results = [out / item for item in (*RESULTS, *(["recipe.toml"] if recipe is None else []))]
+    refuse_results(out, results, overwrite)
     size = chosen.data.image_size
     training = load_data(chosen.data.name, "train", data, size=size, events=chosen.binning)
     test = load_data(chosen.data.name, "test", data, size=size, events=chosen.binning)
@@ -113,16 +114,18 @@ def import_(
         "source": test.source,
         "imported": file.name,
     }
-    if recipe is None:
-        write_text(out / "recipe.toml", plain.recipe_text(chosen))
-    model_file.save(
-        out / "model.pt",
-        imported.network,
-        imported.recipe,
-        max_value=training.max_value,
-        classes=training.classes,
-        metrics=metrics,
-    )
+    with exclusive(out):
+        make_way(out, results, overwrite)
+        if recipe is None:
+            write_text(out / "recipe.toml", plain.recipe_text(chosen))
+        model_file.save(
+            out / "model.pt",
+            imported.network,
+            imported.recipe,
+            max_value=training.max_value,
+            classes=training.classes,
+            metrics=metrics,
+        )
     weights = sum(parameter.numel() for parameter in imported.network.parameters())
     kind = "thresholds at T = 1" if found.spiking else "ReLU"
     console.print(f"{file.name}: {weights:,} parameters, {kind}, images {found.input_shape}, {found.classes} classes")

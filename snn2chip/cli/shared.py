@@ -112,6 +112,9 @@ DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA when there i
 FastConvolution = Annotated[
     bool, typer.Option("--fast-convolution", help="Exact matrix products instead of Lava's own convolution loop.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the results of an earlier run that are there, and start over.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 
 

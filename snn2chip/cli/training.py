@@ -13,6 +13,7 @@ from snn2chip.cli.shared import (
     DataDir,
     Device,
     DeviceOption,
+    Overwrite,
     app,
     console_of,
     device_of,
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
     from snn2chip.train.iir import Stage
     from snn2chip.train.loop import Trainer
+
+
+def _one_of(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise InputError("--resume goes on with what --overwrite deletes; give one of them")
 
 
 def _follow(trainer: Trainer, console: Console) -> None:
@@ -74,6 +80,7 @@ def train(
     ] = None,
     device: DeviceOption = Device.AUTO,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.pt.")] = False,
+    overwrite: Overwrite = False,
     init: Annotated[
         Path | None, typer.Option(help="Start from this model.pt: the same layers, time steps may differ.")
     ] = None,
@@ -94,6 +101,7 @@ def train(
     from snn2chip import recipe as recipes
     from snn2chip.train.loop import Trainer
 
+    _one_of(resume, overwrite)
     chosen = recipes.load(recipe, settings or [])
     out = out or Path("runs") / chosen.name
     size = chosen.data.image_size
@@ -102,7 +110,7 @@ def train(
     with leader_first():  # which may have to download them
         training = load_data(chosen.data.name, "train", data, size=size, events=chosen.binning)
         test = load_data(chosen.data.name, "test", data, size=size, events=chosen.binning)
-    trainer = Trainer(chosen, training, test, out, device=where, resume=resume, init=init)
+    trainer = Trainer(chosen, training, test, out, device=where, resume=resume, overwrite=overwrite, init=init)
     weights = sum(p.numel() for p in trainer.network.parameters())
     console.print(
         f"{chosen.name}: {len(trainer.train_set):,} training and {len(test):,} test images, T = "
@@ -147,6 +155,7 @@ def retrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Take finished stages as they are and go on where it stopped.")
     ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out."""
     one_process_only("retrain")
@@ -154,6 +163,7 @@ def retrain(
     from snn2chip.train import curves
     from snn2chip.train.iir import Iir, table
 
+    _one_of(resume, overwrite)
     base = model_file.load(model).recipe
     out = out or Path("runs") / f"{base.name}-iir"
     run = Iir(
@@ -166,6 +176,7 @@ def retrain(
         lr=lr,
         settings=settings or [],
         resume=resume,
+        overwrite=overwrite,
     )
     console = console_of()
     spec = run.stages[0].recipe.data

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from snn2chip.data.files import cache_folder
 from snn2chip.errors import DataError, InputError, out_of_memory
-from snn2chip.files import atomic_path, write_text
+from snn2chip.files import atomic_path, read, write_text
 from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events
 
 VERSION = 1
@@ -170,7 +170,7 @@ class _Maker:
 def _load(frames_file: Path, said_file: Path, count: int, settings: BinSettings) -> Binned | None:
     """An entry of the cache; None if it is not there or not whole."""
     try:
-        said = json.loads(said_file.read_text(encoding="utf-8"))
+        said = read(said_file, "JSON")
         labels, notes = np.array(said["labels"], np.int64), str(said["notes"])
         # copy on write: whoever changes the frames changes their own copy
         frames = np.load(frames_file, mmap_mode="c", allow_pickle=False)

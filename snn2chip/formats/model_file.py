@@ -192,7 +192,7 @@ def _holds_code(path: Path, refusal: str) -> bool:
     return not names.isdisjoint({"GLOBAL", "STACK_GLOBAL", "INST"})
 
 
-def _check_values(network: SpikingNetwork, path: str | Path) -> None:
+def check_values(network: SpikingNetwork, path: str | Path) -> None:
     """Refuse constants that no training gives: they come from outside, and everything later relies on them."""
     if isinstance(network.encoder, DirectInput) and bool((network.encoder.std <= 0).any()):
         raise InputError(f"'{path}': the input's standard deviation {network.encoder.std.tolist()} is not positive")
@@ -224,6 +224,21 @@ def _check_plain(recipe: object) -> None:
             waiting += [*value, *value.values()] if isinstance(value, dict) else value
         elif value is not None and not isinstance(value, (str, int, float)):
             raise TypeError(f"its recipe holds a {type(value).__name__}")
+
+
+def recipe_of(content: dict[str, Any], path: str | Path) -> recipes.Recipe:
+    """The recipe in a model file or a checkpoint; a field that came later stands at its default.
+
+    Raises:
+        InputError: there is none, or it is not valid.
+    """
+    try:
+        _check_plain(content["recipe"])
+        return recipes.parse(content["recipe"], source=f"recipe inside '{path}'")
+    except InputError as error:  # a line for every wrong key
+        raise type(error)(one_line("; ".join(error.lines), 1000)) from None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"'{path}' is damaged: {type(error).__name__} {first_line(error)}") from None
 
 
 def _build(
@@ -300,16 +315,13 @@ def load(path: str | Path) -> Model:
     if not isinstance(version, int) or version != VERSION:
         said = one_line(repr(version)) if isinstance(version, (int, str)) else type(version).__name__
         raise InputError(f"'{path}' has format version {said}, this snn2chip reads {VERSION}; update snn2chip")
+    recipe = recipe_of(content, path)
     try:
-        _check_plain(content["recipe"])
-        recipe = recipes.parse(content["recipe"], source=f"recipe inside '{path}'")
         channels, height, width = (int(side) for side in content["input_shape"])
         classes = tuple(content["classes"])
         max_value = int(content["max_value"])
         state = dict(content["state"])
         metrics = dict(content["metrics"])
-    except InputError as error:  # a line for every wrong key
-        raise type(error)(one_line("; ".join(error.lines), 1000)) from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"'{path}' is damaged: {type(error).__name__} {first_line(error)}") from None
     if min(channels, height, width) < 1 or not classes or channels * height * width > _PIXELS:
@@ -321,6 +333,6 @@ def load(path: str | Path) -> Model:
         raise InputError(f"'{path}' is damaged: the names of its classes are no texts")
     network = _build(recipe, (channels, height, width), len(classes), max_value, state, path)
     _fill(network, state, path)
-    _check_values(network, path)
+    check_values(network, path)
     network.eval()
     return Model(network, recipe, max_value, classes, metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
+from snn2chip import files
 from snn2chip.errors import InputError, reading
 from snn2chip.formats.hdf5_text import variable_text
 from snn2chip.formats.hdf5_values import Budget, check
@@ -112,7 +112,10 @@ class Reader:
 
     def decoded(self, name: str, kind: type) -> Any:
         """An attribute that holds JSON of one kind, list or dict."""
-        value = json.loads(self.words(name))
+        try:
+            value = files.parse(self.words(name), "JSON")
+        except ValueError as error:
+            raise InputError(f"{self.where}: attribute '{name}' is {error}") from None
         if not isinstance(value, kind):
             raise InputError(f"{self.where}: attribute '{name}' is not a {kind.__name__} in JSON")
         return value

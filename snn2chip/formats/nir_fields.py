@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from snn2chip import ir
+from snn2chip import files, ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.text import one_line
 
@@ -46,8 +45,8 @@ class Fields:
 
     def names(self, field: str) -> list[str]:
         try:
-            value = json.loads(self.text(field))
-        except (ValueError, RecursionError):
+            value = files.parse(self.text(field), "JSON")
+        except ValueError:
             value = None
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.fail(field, "a list of names in JSON")

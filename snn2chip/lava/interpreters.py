@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snn2chip.errors import SetupError
+from snn2chip.files import parse
 from snn2chip.lava.processes import child_environment
 
 PYTHON_VARIABLE = "SNN2CHIP_LAVA_PYTHON"
@@ -131,7 +131,7 @@ def probe(python: Path, source: str, wanted: Sequence[str]) -> Candidate:
     except OSError as error:
         return unusable(f"does not run: {error.strerror}")
     try:
-        about = json.loads(answer.stdout)
+        about = parse(answer.stdout, "JSON")
         version, problem, has_lava = str(about["version"]), about["problem"], bool(about["lava"])
     except (ValueError, KeyError, TypeError):
         said = (answer.stderr.strip() or answer.stdout.strip() or "no output").splitlines()[0]

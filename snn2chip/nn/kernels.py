@@ -1,4 +1,4 @@
-"""The functions of the compiled library (`snn2chip.nn.compiled`) over tensors: neurons, bits, and spikes convolved.
+"""The functions of the compiled library (`snn2chip.native`) over tensors: neurons, bits, and spikes convolved.
 
 `of` gives them where they take a tensor; elsewhere the callers compute the same in torch.
 """
@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snn2chip.nn import compiled
+from snn2chip import native
+from snn2chip.errors import InputError
 from snn2chip.nn.surrogate import SurrogateName
 
 KINDS: dict[SurrogateName, int] = {"rectangular": 0, "triangular": 1, "arctan": 2}
@@ -177,9 +178,8 @@ class Kernels:
 def load() -> Kernels | str:
     """The compiled functions, or why there are none, in one line."""
     try:
-        found = compiled.library()
-        return found if isinstance(found, str) else Kernels(found)
-    except AttributeError as error:
+        return Kernels(native.NN.load())
+    except (InputError, AttributeError) as error:
         return " ".join(str(error).split())
 
 

@@ -1,6 +1,6 @@
 // The LIF layer of snn2chip/nn/neuron.py over all time steps at once: forward, and backward from the currents.
 //
-// Compiled by snn2chip/nn/compiled.py. Currents are T rows of M floats, a row's start `stride` floats behind the last
+// Compiled by snn2chip/native.py. Currents are T rows of M floats, a row's start `stride` floats behind the last
 // (0: the same row at every step). Arithmetic is that of the plain loop, operation for operation: no contraction into
 // fused multiply-adds, no reordering. A block of neurons passes all its steps while it is in the cache, so that memory
 // is read and written once. Sums (of trainable constants) are one a block, added up by the caller in one order: the

@@ -1,7 +1,7 @@
 // Convolution of spikes, forward and the gradient of its weights, with work for the spikes alone: where a dense
 // convolution multiplies each input by its weights, a row of weights (or of gradients) is added for every spike.
 //
-// Compiled by snn2chip/nn/compiled.py. Spikes are bits, a row of 64-bit words a pixel; other tensors are float32 with
+// Compiled by snn2chip/native.py. Spikes are bits, a row of 64-bit words a pixel; other tensors are float32 with
 // channels last. Rows are blocks of output channels that stay in registers while the spikes pass by. In what order a
 // sum's terms come follows from the shapes alone: the same bits with any number of threads.
 

@@ -11,6 +11,7 @@ recipe, and what it takes over, is in `stage_recipe` and in `snn2chip.train.warm
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,12 +22,12 @@ import torch
 
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.files import exclusive, write_json
+from snn2chip.files import exclusive, make_way, read, refuse_results, write_json
 from snn2chip.formats import model_file
 from snn2chip.nn import LIF
 from snn2chip.recipe import Recipe, override, parse
 from snn2chip.train.cost import cost
-from snn2chip.train.loop import Trainer
+from snn2chip.train.loop import RESULTS, Trainer
 
 FORMAT = "snn2chip-iir"
 # what the command's own options say; --set for them would say it twice
@@ -128,9 +129,10 @@ class Iir:
         lr: largest learning rate of every stage; default half of the recipe's.
         settings: further changes, ``key=value``.
         resume: go on with what is in `out`, be it nothing.
+        overwrite: delete the stages in `out` first, which `hold` does.
 
     Raises:
-        InputError: a number out of range; `out` holds stages and `resume` is not set; with `resume`, a stage of
+        InputError: a number out of range; `out` holds stages and neither was said; with `resume`, a stage of
             another recipe, another start or another sequence of T.
     """
 
@@ -146,8 +148,10 @@ class Iir:
         lr: float | None = None,
         settings: Sequence[str] = (),
         resume: bool = False,
+        overwrite: bool = False,
     ) -> None:
         start = model_file.load(model)
+        self._resume, self._overwrite = resume, overwrite
         self.source, self.out, self.start = model, out, start
         self.start_hash = model_file.digest(model)
         base = start.recipe
@@ -167,9 +171,18 @@ class Iir:
             passes = usual if t != timesteps or final_epochs is None else final_epochs
             recipe = stage_recipe(base, t, passes, rate, settings)
             folder = out / f"T{t}"
-            self.stages.append(Stage(t, recipe, folder, source, (folder / "model.pt").exists()))
+            self.stages.append(Stage(t, recipe, folder, source, resume and (folder / "model.pt").exists()))
             source = folder / "model.pt"
-        self._check(resume)
+        if resume:
+            self._check()
+        else:
+            refuse_results(out, self._results(), overwrite, "--resume")
+            if model.resolve() in [path.resolve() for path in self._results()]:
+                raise InputError(f"--overwrite would delete '{model}', which all starts from; choose another --out")
+
+    def _results(self) -> list[Path]:
+        """What another run would destroy."""
+        return [self.out / "iir.json", *(folder / name for folder in self._there() for name in RESULTS)]
 
     def _there(self) -> list[Path]:
         """Folders of `out` that hold a stage, by falling T."""
@@ -180,13 +193,8 @@ class Iir:
         }
         return [found[t] for t in sorted(found, reverse=True)]
 
-    def _check(self, resume: bool) -> None:
+    def _check(self) -> None:
         there = self._there()
-        if there and not resume:
-            names = ", ".join(path.name for path in there)
-            raise InputError(
-                f"'{self.out}' holds stages already ({names}); go on with --resume, or choose another --out"
-            )
         kept = self._kept()
         if there and kept and kept["start"]["sha256"] != self.start_hash:
             raise InputError(
@@ -212,8 +220,7 @@ class Iir:
                     f"remove '{stage.folder}', or choose another --out"
                 )
             file = stage.model if stage.finished else stage.folder / "checkpoint.pt"
-            content = model_file.load_tensors(file)
-            recipe = parse(content.get("recipe") or {}, source=f"recipe inside '{file}'")
+            recipe = model_file.recipe_of(model_file.load_tensors(file), file)
             if lines := _differences(recipe.model_dump(mode="json"), stage.recipe.model_dump(mode="json")):
                 raise InputError(
                     f"stage T = {stage.timesteps}: '{file}' was made with other options: {'; '.join(lines)}; resume "
@@ -226,13 +233,17 @@ class Iir:
         """iir.json as it is, if it is one."""
         path = self.out / "iir.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read(path, "JSON")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read '{path}': {error}; remove it, it is made again") from None
+        except InputError as error:
+            raise InputError(f"{error}; remove it, it is made again") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(f"'{path}' was not made by snn2chip retrain; choose another --out")
+        start, rows = content.get("start"), content.get("rows")
+        whole = isinstance(start, dict) and all(isinstance(start.get(name), str) for name in ("model", "sha256"))
+        if not whole or not isinstance(rows, list) or not all(map(_is_row, rows)):
+            raise InputError(f"'{path}' is damaged; remove it, it is made again")
         return content
 
     @contextmanager
@@ -242,16 +253,14 @@ class Iir:
         Raises:
             InputError: it cannot be made, or another process has it.
         """
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make folder '{self.out}': {error.strerror}; choose another --out") from error
-        with exclusive(self.out, "snn2chip retrain"):
+        with exclusive(self.out):
+            if not self._resume:
+                make_way(self.out, self._results(), self._overwrite, "--resume")
             kept = self._kept()
             if kept is None:
                 self._write()
             else:
-                self.known = {row["sha256"]: row for row in kept.get("rows", [])}
+                self.known = {row["sha256"]: row for row in kept["rows"]}
             yield
 
     def _write(self) -> None:
@@ -282,8 +291,14 @@ class Iir:
             return None
         if fuse:
             torch.compiler.reset()  # every T has shapes of its own; those of the last stage do not come again
+        going = stage.started
         return Trainer(
-            stage.recipe, train, test, stage.folder, device=device, resume=stage.started, init=stage.source, fuse=fuse
+            *(stage.recipe, train, test, stage.folder),
+            device=device,
+            resume=going,
+            overwrite=not going,  # a row without its checkpoint, should there be one
+            init=stage.source,
+            fuse=fuse,
         )
 
     def measure(
@@ -337,6 +352,18 @@ COLUMNS = (
     ("epochs", "epochs", "{}"),
     ("seconds", "training_seconds", "{}"),
 )
+
+
+def _is_row(row: Any) -> bool:
+    """Whether `row` can stand in iir.json: what the table shows of it are numbers, or unknown."""
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("sha256", "dataset", "model")):
+        return False
+    unknown = ("epochs", "training_seconds")
+    return all(
+        (row.get(key) is None and key in unknown)
+        or (isinstance(row.get(key), (int, float)) and math.isfinite(row[key]))
+        for key in (*(key for _, key, _ in COLUMNS), "samples")
+    )
 
 
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,23 @@ from torch.nn import functional as F
 
 from snn2chip import parallel
 from snn2chip.data import Augment, AugmentSpec, ImageSet
-from snn2chip.errors import InputError, out_of_memory
-from snn2chip.files import exclusive, write_text
+from snn2chip.errors import InputError
+from snn2chip.files import exclusive, make_way, refuse_results, write_text
 from snn2chip.formats import model_file
 from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork
 from snn2chip.nn.early_exit import early_exit
 from snn2chip.nn.fuse import fuse_neurons
-from snn2chip.recipe import Recipe, parse
+from snn2chip.recipe import Recipe
+from snn2chip.train import checkpoint
 from snn2chip.train.allocator import keep_pages
 from snn2chip.train.balance import balance
+from snn2chip.train.checkpoint import Progress
 from snn2chip.train.optimization import learning_rate, make_optimizer
 from snn2chip.train.surroundings import processor_name, whole
 from snn2chip.train.warm import shorten, start_from
 
 CHECKPOINT_SECONDS = 60.0
-
-
-@dataclass
-class Progress:
-    """Where a run stands: `step` batches of `epoch` are done; sums of this epoch so far; epochs' metrics."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
+RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl")  # what another run would destroy
 
 
 @dataclass(frozen=True)
@@ -132,9 +122,12 @@ def _order(count: int, seed: int) -> Tensor:
 class Trainer:
     """One training run in folder `out`: `model.pt`, `metrics.jsonl`, `checkpoint.pt`.
 
+    Nothing in `out` is changed before `run`, which holds the folder. A run that is there already is gone on with
+    (`resume`), deleted by `run` (`overwrite`), or refused.
+
     Raises:
-        InputError: resume without a checkpoint, or of another recipe; `out` cannot be made; a loss, gradient or
-            statistic that is no longer finite.
+        InputError: `out` holds a run and neither was said; resume without a checkpoint, of another recipe or from a
+            damaged one; `out` cannot be made; a loss, gradient or statistic that is no longer finite.
     """
 
     def __init__(
@@ -146,10 +139,12 @@ class Trainer:
         *,
         device: torch.device | None = None,
         resume: bool = False,
+        overwrite: bool = False,
         init: Path | None = None,
         fuse: bool = True,
     ) -> None:
         self.recipe, self.out = recipe, out
+        self._resume, self._overwrite = resume, overwrite
         self.train_set = train.subset(recipe.data.train_limit) if recipe.data.train_limit else train
         self.test_set = test
         self.device = device or torch.device("cpu")
@@ -191,14 +186,19 @@ class Trainer:
         self._interrupt = parallel.Interrupt()
         self._stopping = False  # all processes were asked to stop after this step
         if parallel.is_leader():
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot make folder '{out}': {error.strerror}; choose another --out") from error
-            if not resume:
-                (out / "checkpoint.pt").unlink(missing_ok=True)
+            with exclusive(out):  # only to say it before training; `run` holds it
+                if not resume:
+                    refuse_results(out, self._results, overwrite, "--resume")
         if resume:
-            self._restore()
+            path = out / "checkpoint.pt"
+            content = parallel.from_leader(lambda: checkpoint.load(path))
+            self.progress = checkpoint.restore(
+                content, path, recipe, self.network, self.optimizer, self.steps_per_epoch
+            )
+
+    @property
+    def _results(self) -> list[Path]:
+        return [self.out / name for name in RESULTS]
 
     def _balance(self) -> None:
         """Thresholds for a network whose weights come from ReLUs, from one batch of training images."""
@@ -226,8 +226,10 @@ class Trainer:
             if not parallel.is_leader():
                 yield from self._run()
                 return
-            self.out.mkdir(parents=True, exist_ok=True)
-            with exclusive(self.out, "snn2chip train"):
+            with exclusive(self.out):
+                if not self._resume:
+                    make_way(self.out, self._results, self._overwrite, "--resume")
+                    self._resume = True  # what comes to be there is ours
                 yield from self._run()
 
     def _run(self) -> Iterator[Event]:
@@ -354,54 +356,12 @@ class Trainer:
             p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
         self._checkpoint()
 
-    def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
-        write_text(self.out / "metrics.jsonl", lines)
-
     def _checkpoint(self) -> None:
         if not parallel.is_leader():
             return
-        self._write_metrics()
-        model_file.save_tensors(
-            self.out / "checkpoint.pt",
-            {
-                "format": "snn2chip-checkpoint",
-                "recipe": self.recipe.model_dump(mode="json"),
-                "state": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "progress": asdict(self.progress),
-            },
-        )
-
-    def _restore(self) -> None:
-        path = self.out / "checkpoint.pt"
-
-        def load() -> dict[str, Any]:
-            if not path.exists():
-                raise InputError(f"nothing to resume: '{path}' does not exist; start without --resume")
-            return model_file.load_tensors(path)
-
-        content = parallel.from_leader(load)
-        if content.get("format") != "snn2chip-checkpoint":
-            raise InputError(f"'{path}' is not a checkpoint of snn2chip train")
-        # parsed, so that a field that came later stands at its default
-        kept = parse(content.get("recipe") or {}, source=f"recipe inside '{path}'")
-        if kept != self.recipe:
-            raise InputError(
-                f"'{path}' belongs to another recipe or other --set values; resume with the same ones, "
-                f"or choose another --out"
-            )
-        try:
-            self.network.load_state_dict(content["state"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.progress = Progress(**{item.name: content["progress"][item.name] for item in fields(Progress)})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"'{path}' is damaged: {type(error).__name__} {reason}; start again without --resume"
-            ) from None
+        checkpoint.save(self.out / "checkpoint.pt", self.recipe, self.network, self.optimizer, self.progress)
+        lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
+        write_text(self.out / "metrics.jsonl", lines)
 
     def _processor(self) -> str:
         if self.device.type == "cuda":

@@ -538,7 +538,6 @@ struct Engine {
 
 extern "C" {
 
-EXPORT const char *snn2chip_events_sources() { return SNN2CHIP_SOURCES; }
 EXPORT int snn2chip_events_layer_bytes() { return (int)sizeof(Layer); }
 EXPORT int snn2chip_events_simd() { return best_simd(); }
 

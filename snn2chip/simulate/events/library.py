@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
+from ctypes import POINTER, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
 from functools import cache
-from pathlib import Path
 
+from snn2chip import native
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.simulate.events.build import HERE, LIBRARY, fingerprint
 
 SIMD = ("portable", "avx2", "avx512")  # by number in the library
 SIMD_VARIABLE = "SNN2CHIP_SIMD"
-REMEDY = "install a C++ compiler and install snn2chip again, or choose --engine dense"
+REMEDY = "install a C++ compiler, or choose --engine dense"
 
 _INTEGERS = (
     *("in_h", "in_w", "in_channels", "in_slots", "out_h", "out_w", "out_channels"),
@@ -63,13 +62,15 @@ class Run(ctypes.Structure):
 
 
 @cache
-def _open(path: Path) -> ctypes.CDLL:
-    if not path.is_file():
-        raise UnsupportedError(f"the events engine was not compiled when snn2chip was installed; {REMEDY}")
+def load() -> ctypes.CDLL:
+    """The shared library, loaded once.
+
+    Raises:
+        UnsupportedError: it is missing and cannot be compiled, or does not load.
+    """
     try:
-        library = ctypes.CDLL(str(path))
+        library = native.EVENTS.load()
         signatures = {
-            "sources": (c_char_p, ()),
             "layer_bytes": (c_int, ()),
             "simd": (c_int, ()),
             "make": (c_void_p, (POINTER(Layer), c_int, c_int, c_int, c_int, c_int)),
@@ -79,21 +80,11 @@ def _open(path: Path) -> ctypes.CDLL:
         for name, (result, arguments) in signatures.items():
             function = getattr(library, f"snn2chip_events_{name}")
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:
+    except (InputError, AttributeError) as error:
         raise UnsupportedError(f"the events engine cannot be loaded: {error}; {REMEDY}") from None
-    same = library.snn2chip_events_sources() == fingerprint().encode()
-    if not same or library.snn2chip_events_layer_bytes() != ctypes.sizeof(Layer):
-        raise UnsupportedError(f"the events engine '{path.name}' was compiled from another version; {REMEDY}")
+    if library.snn2chip_events_layer_bytes() != ctypes.sizeof(Layer):
+        raise UnsupportedError(f"the events engine was compiled with another layout; {REMEDY}")
     return library
-
-
-def load() -> ctypes.CDLL:
-    """The shared library, loaded once.
-
-    Raises:
-        UnsupportedError: it is missing, of another version, or does not load.
-    """
-    return _open(HERE / LIBRARY)
 
 
 def simd_level(name: str | None = None) -> int:
