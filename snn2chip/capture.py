@@ -1,6 +1,7 @@
 """From a trained torch network to the IR: the only bridge between the two.
 
-Nothing is computed here beyond reading parameters as float64; folding is the next stage's.
+Nothing is computed here beyond reading parameters as float64, and constants as their layers make them of those
+parameters (`snn2chip.nn.in_float64`); folding is the next stage's.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from snn2chip.nn import (
     Residual,
     SpikingNetwork,
     TDBatchNorm,
+    in_float64,
+    unwrapped,
 )
 from snn2chip.nn.coding import ReadoutName
 
@@ -51,6 +54,7 @@ _INSTEAD: dict[type[nn.Module], str] = {
     nn.ReLU: "snn2chip.nn.LIF",
     nn.Sigmoid: "snn2chip.nn.LIF",
     nn.Tanh: "snn2chip.nn.LIF",
+    nn.DataParallel: "what it holds, its .module; wrap the whole network, not a part of it",
 }
 
 
@@ -179,11 +183,12 @@ def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shap
             )
         ]
     if isinstance(module, BNTT):
-        gamma, mean, var = (_array(table) for table in (module.weight, module.running_mean, module.running_var))
+        gamma = _array(in_float64(module).weight)
+        mean, var = _array(module.running_mean), _array(module.running_var)
         return [ir.StepNorm(name, sources, gamma, mean, var, module.eps)]
     if isinstance(module, LIF):
-        tau, threshold = (float(value.detach().double()) for value in (module.tau, module.threshold))
-        return [ir.LIF(name, sources, tau, threshold)]
+        module = in_float64(module)
+        return [ir.LIF(name, sources, float(module.tau.detach()), float(module.threshold.detach()))]
     if isinstance(module, AvgPool2d):
         return [ir.AvgPool(name, sources, (module.kernel, module.kernel))]
     if isinstance(module, MaxPool2d):
@@ -204,19 +209,20 @@ def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shap
     )
 
 
-def capture(network: SpikingNetwork, classes: Sequence[str] = ()) -> ir.Network:
+def capture(network: nn.Module, classes: Sequence[str] = ()) -> ir.Network:
     """Read a trained network (in eval mode) into a 'captured' `ir.Network`, in float64.
 
     The forward function of `network.body` is followed symbolically (torch.fx), so that any module built from the
     layers of `snn2chip.nn` and additions can be captured, branches included. Layers are called by their path in
     `network.body` ("block1.branch.conv1"); a module used again gets ":2", ":3" after it. Dropout and
-    `torch.nn.Identity` are left out.
+    `torch.nn.Identity` are left out. Of a network in DataParallel or torch.compile, what they hold is read.
 
     Raises:
         UnsupportedError: a layer or an operation has no counterpart on the chip; names it and the nearest thing
             that has.
-        InputError: NaN or infinite parameters, or shapes that do not fit.
+        InputError: NaN or infinite parameters, shapes that do not fit, or no `SpikingNetwork`.
     """
+    network = unwrapped(network)
     nodes: list[ir.Node] = [_input(network)]
     shapes: dict[str, ir.Shape] = {"input": network.input_shape}
     names: dict[fx.Node, str] = {}  # what each step of the forward function gives

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snn2chip.errors import InputError
-from snn2chip.nn import BNTT
+from snn2chip.nn import BNTT, in_float64
 
 
 def average(table: Tensor) -> Tensor:
@@ -66,9 +66,7 @@ def tables_of(name: str, norm: BNTT) -> Tables:
     Raises:
         InputError: one of them is NaN or infinite, a variance is negative, a gamma is not positive.
     """
-    tables = Tables(
-        norm.log_weight.detach().double().exp(), norm.running_mean.double(), norm.running_var.double(), norm.eps
-    )
+    tables = Tables(in_float64(norm).weight.detach(), norm.running_mean.double(), norm.running_var.double(), norm.eps)
     for what, values, good, need in (
         ("gamma", tables.gamma, tables.gamma > 0, "positive"),
         ("mean", tables.mean, torch.ones_like(tables.mean, dtype=torch.bool), "finite"),

@@ -15,7 +15,6 @@ dense = Lava           the file through lava-dl's own netx: every spike and volt
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import fold as folding
@@ -35,7 +35,7 @@ from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
-from snn2chip.nn import LIF, SpikingNetwork
+from snn2chip.nn import LIF, in_float64, unwrapped
 from snn2chip.quantize import quantize_at
 from snn2chip.rounding import Rounding
 from snn2chip.schedule import RELAYS, Relay, schedule
@@ -49,10 +49,10 @@ ROUNDING = 1e-9  # what float64 may add to a membrane or score, relative to the 
 
 
 @torch.no_grad()
-def module_spikes(network: SpikingNetwork, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+def module_spikes(network: nn.Module, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     """Spikes (N, T, ...) of every LIF of a torch network run in float64, by name, and scores (N, K) summed
     over time; `raw` is (N, T, C, H, W)."""
-    network = copy.deepcopy(network).double().eval()
+    network = in_float64(unwrapped(network))
     spikes: dict[str, NDArray[Any]] = {}
     uses: Counter[str] = Counter()
 

@@ -20,6 +20,7 @@ from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.fold import fold, norm_gain
 from snn2chip.nn import (
+    BNTT,
     LIF,
     AvgPool2d,
     Conv2d,
@@ -307,6 +308,80 @@ def test_trained_tau_and_threshold_are_captured() -> None:
     node = captured.of(ir.LIF)[0]
     assert (node.tau, node.threshold) == (float(lif.tau.detach()), float(lif.threshold.detach()))
     assert node.tau > 0.4 and node.threshold < 0.5
+
+
+def rounded_apart(make: Callable[[float], Tensor], start: float) -> tuple[float, float]:
+    """A float32 parameter and what float64 makes of it, at least a third of a float32's step above float32's own."""
+    for step in range(1000):
+        parameter = float(np.float32(start + 1e-3 * step))
+        exact, coarse = (float(make(value)) for value in (torch.tensor(parameter).double(), torch.tensor(parameter)))  # type: ignore[arg-type]
+        if exact - coarse > 0.3 * float(np.spacing(np.float32(coarse))):
+            return parameter, exact
+    raise AssertionError("float32 is exact everywhere")
+
+
+@pytest.mark.parametrize("what", ["threshold", "tau", "gamma"])
+def test_constants_are_those_of_float64(what: str) -> None:
+    """A membrane between the threshold that float32 and the one that float64 makes of the same trained parameter (of
+    a leak or a gain: the membrane on either side of the threshold): every stage computes the constant in float64.
+
+    A spike in channel 0 gives the neuron's current in the first step, those in 1 and 2, together, in the second.
+    """
+    lif = LIF(0.5, 0.5, trainable_tau=what == "tau", trainable_threshold=what == "threshold")
+    norm = BNTT(1, 2, eps=0.25)
+    norm.running_var.fill_(0.75)  # gain = gamma, to the last bit
+    first, fires = 0.0, what != "threshold"
+    with torch.no_grad():
+        if what == "threshold":
+            assert lif.log_threshold is not None
+            parameter, constant = rounded_apart(torch.exp, -0.7)
+            lif.log_threshold.fill_(parameter)
+            coarse = float(lif.threshold)
+            second = coarse + (constant - coarse) / 2
+        elif what == "tau":
+            assert lif.tau_logit is not None
+            parameter, constant = rounded_apart(torch.sigmoid, 0.2)
+            lif.tau_logit.fill_(parameter)
+            coarse, first = float(lif.tau), 0.4375
+            second = 0.5 - first * (coarse + (constant - coarse) / 2)
+        else:
+            parameter, constant = rounded_apart(torch.exp, 0.1)
+            norm.log_weight.fill_(parameter)
+            coarse = float(norm.weight[0])
+            second = 0.5 / (coarse + (constant - coarse) / 2)
+        dense = Linear(3, 1, bias=False)
+        high = float(np.float32(second))
+        dense.weight.copy_(torch.tensor([[first, high, second - high]]))
+    between: Layers = [("norm", norm)] if what == "gamma" else []
+    layers: Layers = [("flatten", Flatten()), ("dense", dense), *between, ("lif", lif)]
+    network = spiking_network(layers, (3, 1, 1), timesteps=2, coding="poisson", readout="spike_count").eval()
+    raw = np.array([[1, 0, 0], [0, 1, 1]]).reshape(1, 2, 3, 1, 1)
+    captured = capture(network)
+    folded, _ = fold(captured)
+    node = captured[{"gamma": "norm"}.get(what, "lif")]
+    assert np.all(getattr(node, what) == constant)
+    spikes, _ = module_spikes(network, raw)
+    assert spikes["lif"].ravel().tolist() == [False, fires]
+    for stage in (captured, folded):
+        assert evaluate(stage, raw).spikes["lif"].ravel().tolist() == [False, fires]
+
+
+def test_a_wrapped_network_is_what_it_holds() -> None:
+    """DataParallel and torch.compile: the same nodes and spikes; anything else is named."""
+    layers: Layers = [("conv", Conv2d(2, 4, 3)), ("lif", LIF()), ("flatten", Flatten()), ("dense", Linear(64, 3))]
+    network = spiking_network(layers, (2, 6, 6))
+    raw = encoder_of(capture(network))(images_for(network, 2))
+    wanted = module_spikes(network, raw)[0]["lif"]
+    for wrapped in (nn.DataParallel(network), nn.DataParallel(torch.compile(network)), torch.compile(network)):
+        made = capture(wrapped)  # type: ignore[arg-type]
+        assert [node.name for node in made.nodes] == ["input", "conv", "lif", "flatten", "dense", "readout"]
+        np.testing.assert_array_equal(evaluate(made, raw).spikes["lif"].numpy(), wanted)
+        np.testing.assert_array_equal(module_spikes(wrapped, raw)[0]["lif"], wanted)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Sequential is no SpikingNetwork; put it into snn2chip\.nn\.SpikingNetwork"):
+        capture(nn.Sequential(Linear(2, 2)))
+    part = spiking_network([*layers[:1], ("lif", nn.DataParallel(LIF()))], (2, 6, 6))
+    with pytest.raises(UnsupportedError, match=r"layer 'lif': DataParallel .* its \.module; wrap the whole network"):
+        capture(part)
 
 
 def test_one_module_in_two_places_is_captured_twice() -> None:

@@ -33,6 +33,7 @@ from snn2chip.nn import (
     MembraneReadout,
     PoissonInput,
     SpikeCountReadout,
+    SpikingNetwork,
     TDBatchNorm,
 )
 from snn2chip.nn.early_exit import ExitReport, early_exit
@@ -572,6 +573,36 @@ def test_readouts() -> None:
 # ------------------------------------------------------------------------------------------------ wrong arguments
 
 
+def network_of(shape: tuple[int, int, int]) -> SpikingNetwork:
+    """A network that takes images of one channel."""
+    body = nn.Sequential(Flatten(), Linear(4, 2))
+    return SpikingNetwork(DirectInput(2, 255, [0.5], [0.5]), body, MembraneReadout(), shape)
+
+
+def test_a_scalar_tensor_is_its_number() -> None:
+    """As numpy's numbers are."""
+    for value in (torch.tensor(0.25), np.float32(0.25), np.array(0.25)[()]):
+        assert float(LIF(value, value).tau) == float(LIF(value, value).threshold) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 784), r"input of shape \(5, 784\); expected \(N, 1, 2, 2\)"),
+        ((5, 4), r"input of shape \(5, 4\); expected \(N, 1, 2, 2\)"),
+        ((1, 2, 2), r"input of shape \(1, 2, 2\)"),
+        ((5, 3, 2, 2), r"input of shape \(5, 3, 2, 2\)"),
+    ],
+)
+def test_input_that_would_only_broadcast_is_refused(shape: tuple[int, ...], message: str) -> None:
+    """By the network, and by its encoder alone."""
+    network = network_of((1, 2, 2))
+    with pytest.raises(InputError, match=message):
+        network(torch.zeros(shape))
+    with pytest.raises(InputError, match=r"DirectInput: images of shape .*expected \(N, 1, H, W\)"):
+        network.encoder(torch.zeros(shape))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -584,6 +615,18 @@ def test_readouts() -> None:
         (lambda: LIF(0.5, -1.0), r"threshold -1\.0"),
         (lambda: LIF(surrogate="sigmoid"), "'sigmoid' is not one of rectangular, triangular, arctan"),  # type: ignore[arg-type]
         (lambda: LIF(width=0.0), r"width 0\.0 is not positive"),
+        (lambda: LIF(torch.tensor([0.25, 0.5])), r"LIF: tau is a tensor of shape \(2,\); give one number"),  # type: ignore[arg-type]
+        (lambda: LIF(0.5, torch.zeros(0)), r"LIF: threshold is a tensor of shape \(0,\)"),  # type: ignore[arg-type]
+        (lambda: LIF(nn.Parameter(torch.tensor(0.5))), r"LIF: tau is a tensor with a gradient.*trainable_tau"),  # type: ignore[arg-type]
+        (lambda: LIF("0.5"), "LIF: tau is str, not a number"),  # type: ignore[arg-type]
+        (lambda: TDBatchNorm(3, threshold=torch.ones(3)), r"TDBatchNorm: threshold is a tensor of shape \(3,\)"),  # type: ignore[arg-type]
+        (lambda: BNTT(3, 2, scale=torch.ones(3)), r"BNTT: scale is a tensor of shape \(3,\)"),  # type: ignore[arg-type]
+        (lambda: DirectInput(2, 255, [0.5] * 3, [0.5]), "DirectInput: 3 means and 1 deviations"),
+        (lambda: DirectInput(2, 255, [], []), "DirectInput: 0 means and 0 deviations"),
+        (lambda: network_of((784,)), r"input_shape \(784,\) is not .*give \(features, 1, 1\) and begin with a Flatten"),  # type: ignore[arg-type]
+        (lambda: network_of((1, 28)), r"input_shape \(1, 28\) is not \(channels, height, width\)"),  # type: ignore[arg-type]
+        (lambda: network_of((0, 2, 2)), r"input_shape \(0, 2, 2\)"),
+        (lambda: network_of((3, 2, 2)), r"input_shape \(3, 2, 2\), but the encoder has the means of 1 channels"),
         (lambda: TDBatchNorm(3, alpha=0.0), r"alpha 0\.0"),
         (lambda: TDBatchNorm(3, threshold=-1.0), r"threshold -1\.0"),
         (lambda: TDBatchNorm(3, eps=0.0), r"eps 0\.0"),

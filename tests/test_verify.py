@@ -113,6 +113,18 @@ def test_a_correct_export_passes(model: model_file.Model, images: NDArray[Any]) 
     assert all(0.02 < values.mean() < 0.98 for values in spikes.values())  # every layer is alive
 
 
+def test_a_wrapped_network_is_saved_as_what_it_holds(model: model_file.Model, tmp_path: Path) -> None:
+    """DataParallel and torch.compile call tensors by other names; model.pt does not."""
+    recipe = model.recipe.model_copy()
+    network = model_file.build_network(recipe, (1, 8, 8), 10, 16)
+    for wrapped in (torch.nn.DataParallel(network), torch.compile(network)):
+        path = tmp_path / "model.pt"
+        model_file.save(path, wrapped, recipe, max_value=16, classes=list("0123456789"), metrics={})  # type: ignore[arg-type]
+        loaded = model_file.load(path).network.state_dict()
+        assert set(loaded) == set(network.state_dict())
+        assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+
+
 @pytest.mark.lava
 def test_a_correct_export_passes_in_lava(
     model: model_file.Model,

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import snn2chip
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError, out_of_memory, reading
 from snn2chip.files import atomic_path
 from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
-from snn2chip.nn.build import SpikingNetwork, build
+from snn2chip.nn.build import SpikingNetwork, build, unwrapped
 from snn2chip.text import first_line, one_line
 
 FORMAT, VERSION = "snn2chip-model", 1
@@ -66,7 +67,7 @@ def build_network(
 
 def save(
     path: str | Path,
-    network: SpikingNetwork,
+    network: nn.Module,
     recipe: recipes.Recipe,
     *,
     max_value: int,
@@ -78,6 +79,7 @@ def save(
     Raises:
         InputError: the file cannot be written.
     """
+    network = unwrapped(network)  # DataParallel and torch.compile call every tensor by another name
     content = {
         "format": FORMAT,
         "version": VERSION,

@@ -1,7 +1,8 @@
 """What trains: multi-step spiking layers over (T, N, ...) tensors."""
 
-from snn2chip.nn.build import SpikingNetwork, build
+from snn2chip.nn.build import SpikingNetwork, build, unwrapped
 from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, PoissonInput, SpikeCountReadout
+from snn2chip.nn.constants import in_float64
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
@@ -25,4 +26,6 @@ __all__ = [
     "SpikingNetwork",
     "TDBatchNorm",
     "build",
+    "in_float64",
+    "unwrapped",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from snn2chip.errors import RecipeError
+from snn2chip.errors import InputError, RecipeError
 from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, PoissonInput, SpikeCountReadout
 from snn2chip.nn.layers import (
     AvgPool2d,
@@ -35,6 +35,10 @@ class SpikingNetwork(nn.Module):
 
     `body` is an `nn.Sequential` of named multi-step layers; their names (conv1, norm1, lif1, ...) are the
     names that every later stage reports. `input_shape` is (C, H, W).
+
+    Raises:
+        InputError: `input_shape` is not three sizes, or its channels are not the encoder's; in forward, input of
+            another shape.
     """
 
     def __init__(
@@ -45,6 +49,16 @@ class SpikingNetwork(nn.Module):
         input_shape: tuple[int, int, int],
     ) -> None:
         super().__init__()
+        if len(input_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in input_shape):
+            raise InputError(
+                f"SpikingNetwork: input_shape {tuple(input_shape)} is not (channels, height, width); of flat features "
+                f"give (features, 1, 1) and begin with a Flatten"
+            )
+        if isinstance(encoder, DirectInput) and len(encoder.mean) != input_shape[0]:
+            raise InputError(
+                f"SpikingNetwork: input_shape {tuple(input_shape)}, but the encoder has the means of "
+                f"{len(encoder.mean)} channels; give one a channel"
+            )
         self.encoder, self.body, self.readout = encoder, body, readout
         self.input_shape = input_shape
 
@@ -54,8 +68,31 @@ class SpikingNetwork(nn.Module):
         return self.encoder.timesteps
 
     def forward(self, images: Tensor) -> Tensor:
+        steps = (self.timesteps,) if isinstance(self.encoder, EventInput) else ()
+        if images.shape[1:] != (*steps, *self.input_shape):
+            raise InputError(
+                f"SpikingNetwork: input of shape {tuple(images.shape)}; expected (N, "
+                f"{', '.join(map(str, (*steps, *self.input_shape)))})"
+            )
         scores: Tensor = self.readout(self.body(self.encoder(images)))
         return scores
+
+
+def unwrapped(network: nn.Module) -> SpikingNetwork:
+    """The network that torch's wrappers hold: DataParallel, DistributedDataParallel, torch.compile.
+
+    Raises:
+        InputError: it is no `SpikingNetwork`.
+    """
+    inner: nn.Module | None = network
+    while inner is not None and not isinstance(inner, SpikingNetwork):
+        network, inner = inner, getattr(inner, "module", getattr(inner, "_orig_mod", None))
+    if inner is None:
+        raise InputError(
+            f"{type(network).__name__} is no SpikingNetwork; put it into snn2chip.nn.SpikingNetwork(encoder, body, "
+            f"readout, input_shape)"
+        )
+    return inner
 
 
 class _Builder:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError
+from snn2chip.nn.constants import number
 
 CodingName = Literal["direct", "poisson", "events"]
 ReadoutName = Literal["membrane", "spike_count"]
@@ -25,6 +26,9 @@ class DirectInput(nn.Module):
 
     ``y[t] = (x / max_value - mean) / std`` for t = 0..T-1; x is (N, C, H, W), integers 0..max_value.
     `mean` and `std` have one entry a channel, in units of x / max_value.
+
+    Raises:
+        InputError: not one mean and one positive deviation a channel; in forward, images of other channels.
     """
 
     coding: CodingName = "direct"
@@ -33,14 +37,22 @@ class DirectInput(nn.Module):
         super().__init__()
         _positive("DirectInput", timesteps=timesteps, max_value=max_value)
         self.timesteps, self.max_value = timesteps, max_value
-        if min(std) <= 0:
+        mean, std = ([number("DirectInput", what, v) for v in vs] for what, vs in (("mean", mean), ("std", std)))
+        if len(mean) != len(std) or not std:
+            raise InputError(f"DirectInput: {len(mean)} means and {len(std)} deviations; give one of each a channel")
+        if not min(std) > 0:
             raise InputError(f"DirectInput: std {min(std)} is not positive")
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(list(mean)))
-        self.register_buffer("std", torch.tensor(list(std)))
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != len(self.mean):
+            raise InputError(
+                f"DirectInput: images of shape {tuple(x.shape)}; expected (N, {len(self.mean)}, H, W), a channel for "
+                f"each mean"
+            )
         scaled = x.to(self.mean.dtype) / self.max_value
         y = (scaled - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
         return y.unsqueeze(0).expand(self.timesteps, *y.shape)

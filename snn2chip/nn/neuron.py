@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from snn2chip.errors import InputError
 from snn2chip.nn import blocks, kernels
 from snn2chip.nn.bits import mark_spikes
+from snn2chip.nn.constants import number
 from snn2chip.nn.surrogate import SURROGATES, SurrogateName
 
 
@@ -188,7 +189,7 @@ class LIF(nn.Module):
             `snn2chip.nn.fuse.fuse_neurons` turns it on for a whole network).
 
     Raises:
-        InputError: tau or threshold out of range, or an unknown surrogate.
+        InputError: tau or threshold out of range or not one number, or an unknown surrogate.
     """
 
     def __init__(
@@ -203,6 +204,9 @@ class LIF(nn.Module):
         detach_reset: bool = False,
     ) -> None:
         super().__init__()
+        tau, threshold, width = (
+            number("LIF", *item) for item in (("tau", tau), ("threshold", threshold), ("surrogate width", width))
+        )
         if not 0 < tau <= 1 or (trainable_tau and tau == 1):
             raise InputError(f"LIF: tau {tau} is outside (0, 1{')' if trainable_tau else ']'}")
         if not (threshold > 0 and math.isfinite(threshold)):
@@ -220,11 +224,11 @@ class LIF(nn.Module):
         if trainable_tau:
             self.tau_logit = nn.Parameter(torch.tensor(math.log(tau / (1 - tau))))
         else:
-            self.register_buffer("fixed_tau", torch.tensor(float(tau)))
+            self.register_buffer("fixed_tau", torch.tensor(tau))
         if trainable_threshold:
             self.log_threshold = nn.Parameter(torch.tensor(math.log(threshold)))
         else:
-            self.register_buffer("fixed_threshold", torch.tensor(float(threshold)))
+            self.register_buffer("fixed_threshold", torch.tensor(threshold))
 
     @property
     def tau(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from snn2chip import parallel
 from snn2chip.errors import InputError
+from snn2chip.nn.constants import number
 
 
 def merge(x: Tensor) -> Tensor:
@@ -132,6 +133,9 @@ class TDBatchNorm(nn.Module):
         momentum: float = 0.1,
     ) -> None:
         super().__init__()
+        alpha, threshold, eps = (
+            number("TDBatchNorm", *item) for item in (("alpha", alpha), ("threshold", threshold), ("eps", eps))
+        )
         for name, value in (("alpha", alpha), ("threshold", threshold), ("eps", eps)):
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"TDBatchNorm: {name} {value} is not a positive number")
@@ -198,6 +202,7 @@ class BNTT(nn.Module):
         super().__init__()
         if timesteps < 1:
             raise InputError(f"BNTT: timesteps {timesteps} is not at least 1")
+        scale, eps = number("BNTT", "scale", scale), number("BNTT", "eps", eps)
         for name, value in (("scale", scale), ("eps", eps)):
             if not (value > 0 and math.isfinite(value)):
                 raise InputError(f"BNTT: {name} {value} is not a positive number")

@@ -12,7 +12,9 @@ float network's, every candidate fed by the integer layers before it.
                   clipped, counted in the report
 - ``error``       a grid below the largest scale; the one with the fewest differing spikes
 
-``auto`` takes the best of all. Without calibration data it is ``max``.
+``auto`` takes the best of all. Without calibration data it is ``max``. With ``auto`` and ``max``, what calibration
+chose is held against the network without it on the same data, by decisions and then by scores, and must not lose (see
+`_Calibration.best`).
 
 How to round: ``nearest`` or ``sums`` (see `snn2chip.rounding`); with calibration data each layer takes the better.
 
@@ -29,8 +31,8 @@ says so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ from torch import Tensor
 from snn2chip import ir
 from snn2chip.chip import Chip
 from snn2chip.errors import ChipLimitError, InputError
-from snn2chip.quantize.candidate import Candidate, choose_result, measure
+from snn2chip.quantize.candidate import Candidate, Result, choose_result, measure
 from snn2chip.quantize.report import STRATEGIES, LayerReport, QuantizeReport, StepsReport, Strategy
 from snn2chip.quantize.single import ACCUMULATOR, LayerQuantizer
 from snn2chip.quantize.varying import StepQuantizer
@@ -137,58 +139,147 @@ def quantize(
             f"{widest.bit_length() + 1} bits, {chip.name} has {chip.message_bits}; "
             f"train with coding = 'poisson' (events: with max_count = 1), or choose --chip loihi2"
         )
-    float_trace = None if calibration is None else evaluate(network, calibration)
-    values: dict[str, Tensor] = {}
-    if calibration is not None:
-        values[source.name] = torch.from_numpy(source.port(calibration))
-    reports = []
+    if calibration is None:
+        walk = _Walk(network, chip, plan)
+        layers = []
+        for _, job in walk.jobs():
+            made = _plain(job, strategy)
+            if made is None:
+                raise job.refuse()
+            walk.take(made)
+            layers.append(_report(job, made))
+        return walk.finish(), QuantizeReport(chip.name, chip.weight_bits, strategy, 0, tuple(layers))
+    data = _Calibration(network, chip, plan, calibration)
+    calibrated, plain, alternatives = data.choose(strategy)
+    best, kept = data.best(calibrated, plain) if strategy in ("auto", "max") else (calibrated, ())
     walk = _Walk(network, chip, plan)
-    readers = Counter(network.source_of(item).name for item in network.nodes if isinstance(item, (ir.Conv, ir.Dense)))
-    for node, job in walk.jobs():
-        wanted = None
-        xs = None
-        if float_trace is not None:
-            wanted = float_trace.spikes[node.name] if job.neuron else float_trace.scores
+    layers = []
+    for (node, job), result, others in zip(walk.jobs(), best.results, alternatives, strict=True):
+        walk.take(result.candidate)
+        wanted = int(data.trace.spikes[node.name].sum()) if job.neuron else None
+        layers.append(_report(job, result.candidate, result, others, wanted))
+    count = len(calibration)
+    return walk.finish(), QuantizeReport(
+        chip.name, chip.weight_bits, strategy, count, tuple(layers), best.agree, plain and plain.agree, kept
+    )
+
+
+def _plain(job: _Job, strategy: Strategy) -> Candidate | None:
+    """What is taken without calibration: the largest weight fills the range, rounded to the nearest, and proved."""
+    return next((item for item in job.candidates(strategy, False) if item.proved), None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A whole network in integers on the calibration data.
+
+    `agree` counts the samples that it decides as the float network does, `error` is the root mean square of what its
+    scores are off.
+    """
+
+    results: tuple[Result, ...]
+    agree: int
+    error: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """The smaller, the better: what counts at the end."""
+        return -self.agree, self.error
+
+
+class _Calibration:
+    """Calibration data, and what the float network makes of it."""
+
+    def __init__(self, network: ir.Network, chip: Chip, plan: Schedule | None, raw: ir.IntArray) -> None:
+        self.network, self.chip, self.plan, self.raw = network, chip, plan, raw
+        self.trace = evaluate(network, raw)
+
+    def run(self, pick: Callable[[_Job, list[Tensor], Tensor], Result]) -> _Outcome:
+        """Every layer as picked, on the spikes of the integer layers before it."""
+        network, source = self.network, self.network.input
+        values = {source.name: torch.from_numpy(source.port(self.raw))}
+        kinds = (ir.Conv, ir.Dense)
+        readers = Counter(network.source_of(item).name for item in network.nodes if isinstance(item, kinds))
+        results: list[Result] = []
+        scores = torch.zeros(())
+        for node, job in _Walk(network, self.chip, self.plan).jobs():
             names = [network.source_of(item).name for item in job.synapses]
             xs = [values[name] for name in names]
             readers.subtract(names)
             for name in names:
                 if not readers[name]:  # spikes that nothing reads any more need not be kept
                     values.pop(name, None)
-        chosen, report, spikes = _quantize_layer(job, strategy, xs, wanted)
-        if spikes is not None:
-            values[node.name] = spikes
-        walk.take(chosen)
-        reports.append(report)
-    count = 0 if calibration is None else len(calibration)
-    return walk.finish(), QuantizeReport(chip.name, chip.weight_bits, strategy, count, tuple(reports))
+            result = pick(job, xs, self.trace.spikes[node.name] if job.neuron else self.trace.scores)
+            if result.scores is not None:
+                scores = result.scores
+            elif node.name == network.source_of(network.readout).name:
+                scores = result.spikes.sum(1).double()
+            values[node.name] = result.spikes
+            results.append(result.without_spikes())
+        found, wanted = scores.flatten(1).numpy(), self.trace.scores.flatten(1).numpy()
+        agree = int((found.argmax(1) == wanted.argmax(1)).sum())
+        return _Outcome(tuple(results), agree, float(np.sqrt(np.square(found - wanted).mean())))
+
+    def choose(self, strategy: Strategy) -> tuple[_Outcome, _Outcome | None, list[dict[str, float]]]:
+        """Each layer's best candidate by its own spikes; the network without calibration, None where no layers of it
+        are proved; and by layer the least error of every rule."""
+        alternatives: list[dict[str, float]] = []
+        plain: list[Candidate | None] = []
+
+        def pick(job: _Job, xs: list[Tensor], wanted: Tensor) -> Result:
+            results = [measure(item, xs, job.bounds, wanted) for item in job.candidates(strategy, True)]
+            if not results:
+                raise job.refuse()
+            least: dict[str, float] = {}
+            for result in results:
+                rule = result.candidate.rule
+                least[rule] = min(least.get(rule, np.inf), result.error)
+            best = choose_result(results, strategy, self.chip.input_max)
+            if best.seen > self.chip.input_max:
+                raise job.refuse()
+            alternatives.append(least)
+            plain.append(_plain(job, strategy))
+            return best
+
+        calibrated = self.run(pick)
+        candidates = [item for item in plain if item is not None]
+        whole = len(candidates) == len(plain)
+        return calibrated, self._at(candidates) if whole else None, alternatives
+
+    def _at(self, candidates: Sequence[Candidate]) -> _Outcome:
+        """The network of these candidates."""
+        waiting = iter(candidates)
+        return self.run(lambda job, xs, wanted: measure(next(waiting), xs, job.bounds, wanted))
+
+    def best(self, calibrated: _Outcome, plain: _Outcome | None) -> tuple[_Outcome, tuple[str, ...]]:
+        """The better of the two at the end of the network, and the layers that are not as calibrated.
+
+        What is best for a layer's own spikes need not be for what is made of them. Where a calibrated network decides
+        worse than one without calibration, that one is calibrated layer by layer, as long as decisions do not suffer.
+        """
+        if plain is None or calibrated.rank <= plain.rank:
+            return calibrated, ()
+        best, kept = plain, []
+        for index, result in enumerate(calibrated.results):
+            candidates = [item.candidate for item in best.results]
+            candidates[index] = result.candidate
+            trial = self._at(candidates)
+            if trial.rank < best.rank and all(item.fits(self.chip.input_max) for item in trial.results):
+                best = trial
+            else:
+                kept.append(result.candidate.synapses[0].name)
+        return best, tuple(kept)
 
 
-def _quantize_layer(
-    job: _Job, strategy: Strategy, xs: list[Tensor] | None, wanted: Tensor | None
-) -> tuple[Candidate, LayerReport, Tensor | None]:
-    """The chosen candidate, its report, and the layer's integer spikes on the calibration data."""
-    candidates = list(job.candidates(strategy, xs is not None))
-    limit = job.chip.input_max
-    alternatives: dict[str, float] = {}
-    seen: int | None = None
-    error: float | None = None
-    spikes: Tensor | None = None
-    if xs is None or wanted is None:
-        made = next((item for item in candidates if item.proved), None)
-        if made is None:
-            raise job.refuse()
-    else:
-        results = [measure(item, xs, job.bounds, wanted) for item in candidates]
-        if not results:
-            raise job.refuse()
-        for result in results:
-            rule = result.candidate.rule
-            alternatives[rule] = min(alternatives.get(rule, np.inf), result.error)
-        best = choose_result(results, strategy, limit)
-        made, error, seen, spikes = best.candidate, best.error, best.seen, best.spikes
-        if seen > limit:
-            raise job.refuse()
+def _report(
+    job: _Job,
+    made: Candidate,
+    result: Result | None = None,
+    alternatives: dict[str, float] | None = None,
+    wanted: int | None = None,
+) -> LayerReport:
+    """What is said of a layer; `result` is what it did on calibration data, where the float layer spiked `wanted`
+    times."""
     weights = [item.weight for item in made.synapses]
     largest = max(int(np.abs(weight).max(initial=0)) for weight in weights)
     even = not any((weight % 2).any() for weight in weights)
@@ -197,9 +288,8 @@ def _quantize_layer(
     neurons = int(np.prod(job.shape))
     fan_in = sum(int(weight[0].size) for weight in weights)
     bias = made.synapses[0].bias
-    steps = job.steps_report(made) if isinstance(job, StepQuantizer) else None
     tables = made.neuron.steps
-    report = LayerReport(
+    return LayerReport(
         name=job.synapses[0].name,
         neuron=job.name,
         fan_in=fan_in,
@@ -213,19 +303,20 @@ def _quantize_layer(
         weight_bits=float(np.log2(largest / step + 1) + 1),
         bias_max=0 if bias is None else int(np.abs(bias).max(initial=0)),
         clipped=made.clipped,
-        error=error,
-        alternatives=alternatives,
+        error=None if result is None else result.error,
+        alternatives=alternatives or {},
         relays=0 if job.level is None else sum(item.shape[0] for item in job.level.relays),
         relay_limit=None if job.level is None else job.level.limit,
         proved=made.proved,
         bound=made.bound,
-        seen=seen,
-        limit=limit,
+        seen=None if result is None else result.seen,
+        limit=job.chip.input_max,
         tau=1.0 if job.neuron is None else job.neuron.tau,
         tau_chip=1 - job.decay / 4096 if isinstance(job, LayerQuantizer) else job.neuron.tau,
-        steps=steps,
+        steps=job.steps_report(made) if isinstance(job, StepQuantizer) else None,
+        spikes=None if result is None or wanted is None else result.fired,
+        spikes_wanted=wanted,
     )
-    return made, report, spikes
 
 
 def quantize_at(

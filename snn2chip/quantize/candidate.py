@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from snn2chip.rounding import Rounding
 from snn2chip.simulate.dense import Product, exact_products, integrate
 
 _SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
+_NO_SPIKES = torch.zeros(0, dtype=torch.bool)
 _PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
 
 
@@ -52,6 +53,16 @@ class Result:
     seen: int
     peak: int  # largest |sum| or |membrane| seen, in weight units
     spikes: Tensor
+    scores: Tensor | None  # (N, K) in the trained network's units; only of an accumulating readout
+    fired: int = 0  # spikes, once they are not kept any more
+
+    def fits(self, limit: int) -> bool:
+        """Whether it is proved not to overflow, or has room to spare."""
+        return self.candidate.proved or self.peak * _SEEN_MARGIN <= limit
+
+    def without_spikes(self) -> Result:
+        """To be kept when the next layers have read them."""
+        return replace(self, spikes=_NO_SPIKES, fired=int(self.spikes.sum()))
 
 
 def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Tensor) -> Result:
@@ -62,22 +73,24 @@ def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Ten
     bias = torch.from_numpy(ir.neuron_bias(made.synapses, tuple(sums.shape[2:])).astype(np.int32))
     spikes, voltage = integrate(sums, bias, made.neuron)
     seen = int(sums.abs().max())
+    scores = None
     if wanted.dtype == torch.bool:
         error = float((spikes != wanted).double().mean())
     else:
         scores = voltage[:, -1].double() / (64 * float(made.scale))  # one scale: the readout does not vary
         error = float((scores - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp_min(1e-12))
     peak = max(seen, -(-int(voltage.abs().max()) // 64))
-    return Result(made, error, seen, peak, spikes)
+    return Result(made, error, seen, peak, spikes, scores)
 
 
 def choose_result(results: list[Result], strategy: Strategy, limit: int) -> Result:
-    """The least error; a proved one if it is nearly as good; only unproved ones with room to spare."""
+    """The least error; a proved one if it is nearly as good; only unproved ones with room to spare, if there are any,
+    and before those whose current overflowed on the data any other."""
     if strategy in ("max", "percentile"):
         of_rule = [result for result in results if result.candidate.rule == strategy]
         results = of_rule or results
     proved = [result for result in results if result.candidate.proved]
-    seen = [r for r in results if not r.candidate.proved and r.peak * _SEEN_MARGIN <= limit]
-    best = min(proved + seen or results, key=lambda result: result.error)
+    room = [result for result in results if result.fits(limit)] or [r for r in results if r.seen <= limit]
+    best = min(room or results, key=lambda result: result.error)
     near = [result for result in proved if result.error <= best.error * _PROOF_WORTH + 1e-12]
     return min(near, key=lambda result: result.error) if near else best

@@ -41,8 +41,9 @@ class LayerReport:
     readout, relative root-mean-square error of the scores); None without calibration data. `alternatives`:
     the same error for each rule. `bound`: largest |sum| possible in one step; `seen`: largest on calibration
     data; `limit` what fits. `relays`: channels or features of relays in the same chain layer, and `relay_limit` the
-    largest threshold they allow. `headroom` = limit / (bound if proved, else seen). With time-varying neurons `steps`
-    has their tables, and `scale` and `threshold` are medians over channels (and steps).
+    largest threshold they allow. `spikes`: of all calibration samples, and `spikes_wanted` those of the float network;
+    None without data and for the accumulating readout. `headroom` = limit / (bound if proved, else seen). With
+    time-varying neurons `steps` has their tables, and `scale` and `threshold` are medians over channels (and steps).
     """
 
     name: str
@@ -69,6 +70,8 @@ class LayerReport:
     tau: float
     tau_chip: float
     steps: StepsReport | None = None
+    spikes: int | None = None
+    spikes_wanted: int | None = None
 
     @property
     def headroom(self) -> float:
@@ -79,10 +82,18 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """One entry a layer; `calibration` is how many samples were used."""
+    """One entry a layer; `calibration` is how many samples were used.
+
+    `agree`: how many of them the integers decide as the float network does; `agree_plain`: the same without calibration
+    (None where it was not tried, or does not fit). `plain`: the layers that calibration would have made worse at the
+    end of the network, and that are as without it.
+    """
 
     chip: str
     weight_bits: int
     strategy: Strategy
     calibration: int
     layers: tuple[LayerReport, ...]
+    agree: int | None = None
+    agree_plain: int | None = None
+    plain: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import InputError
 from snn2chip.formats import model_file
-from snn2chip.nn import BNTT, LIF, DirectInput, SpikingNetwork, TDBatchNorm
+from snn2chip.nn import BNTT, LIF, DirectInput, SpikingNetwork, TDBatchNorm, in_float64
 from snn2chip.recipe import Recipe, parse
 
 
@@ -30,6 +30,7 @@ def fit_steps(table: Tensor, timesteps: int) -> Tensor:
 
 
 def _neuron(name: str, old: LIF, new: LIF) -> None:
+    old = in_float64(old)
     tau, threshold = old.tau.detach(), old.threshold.detach()
     if new.tau_logit is not None:
         if float(tau) >= 1:
