@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from snn2chip.errors import InputError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -41,6 +43,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def read_back(target: str | Path, part: Path, read: Callable[[Path], T]) -> T:
+    """What `read` gives of the file just written to `part`, before it takes the place of `target`.
+
+    Raises:
+        InputError: `read` refuses it: then nothing is kept that could not be used.
+    """
+    try:
+        return read(part)
+    except InputError as error:
+        reason = str(error).removeprefix(f"'{part}': ").replace(str(part), str(target))
+        raise InputError(f"'{target}' is not written, it could not be read back: {reason}") from None
 
 
 @contextmanager

@@ -26,9 +26,8 @@ import numpy as np
 
 from snn2chip.arith import DECAY_ONE, STATE_SHIFT
 from snn2chip.errors import InputError
-from snn2chip.files import atomic_path
 from snn2chip.formats.onnx import neurons, weighted_sums
-from snn2chip.formats.onnx_graph import MOST_BYTES, Graph, Make, Port, model
+from snn2chip.formats.onnx_graph import MOST_BYTES, Graph, Make, Port, model, write
 from snn2chip.formats.onnx_later import later_timeline
 from snn2chip.formats.onnx_time import At, Step
 from snn2chip.ir import ChainLayer, IntArray, Shape
@@ -77,9 +76,7 @@ def save(
     Raises:
         InputError: the file cannot be written, or what `build` raises.
     """
-    content = build(net, timesteps, reset=reset, trace=trace, unroll=unroll).SerializeToString()
-    with atomic_path(path) as part:
-        part.write_bytes(content)
+    write(path, build(net, timesteps, reset=reset, trace=trace, unroll=unroll))
 
 
 def input_port(net: Netlist, timesteps: int) -> Port:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 
 import snn2chip
 from snn2chip.errors import InputError, SetupError
+from snn2chip.files import atomic_path
+from snn2chip.formats.onnx_read import in_memory
 from snn2chip.ir import ChainLayer, Conv, Dense, Shape
 
 try:
@@ -205,5 +208,21 @@ def model(
     )
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     helper.set_model_props(whole, texts)
-    onnx.checker.check_model(whole, full_check=True)
+    with in_memory():
+        onnx.checker.check_model(whole, full_check=True)
     return whole
+
+
+def write(path: str | Path, made: onnx.ModelProto) -> None:
+    """Write a model, whole or not at all: what was written is read back before it takes its place.
+
+    Raises:
+        InputError: the file cannot be written, or what was written differs when it is read.
+        MemoryError: too little for the bytes of the file.
+    """
+    with in_memory():
+        content = made.SerializeToString()
+    with atomic_path(path) as part, in_memory():
+        part.write_bytes(content)
+        if onnx.load(part) != made:
+            raise InputError(f"'{path}' is not written, what was read back differs; try another disk")

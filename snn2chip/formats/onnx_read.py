@@ -11,6 +11,7 @@ import importlib
 import math
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,21 @@ def printable(text: str, most: int = 80) -> str:
     """A name from a file as it may be printed: one line, of at most `most` characters."""
     plain = "".join(sign if sign.isprintable() else "?" for sign in text[: most + 1])
     return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """Let protobuf's errors that mean too little memory be the usual one: no file is to blame.
+
+    Raises:
+        MemoryError: in their place.
+    """
+    try:
+        yield
+    except Exception as error:  # protobuf's own classes, which differ between its implementations
+        if type(error).__name__ == "EncodeError" or "alloc" in str(error):
+            raise MemoryError(f"protobuf: {error}") from None
+        raise
 
 
 class Graph:
@@ -375,7 +391,10 @@ def read(path: str | Path) -> Graph:
     except InputError as error:
         raise InputError(f"'{path}': {error}") from None
     try:
-        model = onnx.ModelProto.FromString(content)
+        with in_memory():
+            model = onnx.ModelProto.FromString(content)
+    except MemoryError:
+        raise
     except Exception as error:  # protobuf's own, of a kind that differs between its implementations
         raise InputError(f"'{path}' is damaged or no ONNX model ({type(error).__name__})") from None
     del content

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats.onnx import build, labels
+from snn2chip.formats.onnx_read import in_memory
 from snn2chip.ir import Chain, IntArray
 from snn2chip.simulate.trace import Trace
 
@@ -32,7 +33,8 @@ def session(model: onnx.ModelProto, threads: int = 0) -> Any:
         ) from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with in_memory():
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run(
