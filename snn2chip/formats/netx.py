@@ -82,15 +82,16 @@ def _different(read: Any, written: Any, where: str = "chain") -> str:
     """The first place where what was read differs from what was written, '' if there is none."""
     if isinstance(written, dict):  # JSON has no tuples, and only texts as keys
         read, written = json.dumps(read), json.dumps(written)
+    pairs: list[tuple[Any, Any, str]]
     if isinstance(written, tuple) and len(read) == len(written):
-        pairs = [(str(place), *pair) for place, pair in enumerate(zip(read, written, strict=True))]
+        pairs = [(*pair, str(place)) for place, pair in enumerate(zip(read, written, strict=True))]
     elif is_dataclass(written):
         unused = ("threshold", "voltage_decay") if getattr(written, "steps", None) is not None else ()
         names = [field.name for field in fields(written) if field.name not in unused]
-        pairs = [(name, getattr(read, name), getattr(written, name)) for name in names]
+        pairs = [(getattr(read, name), getattr(written, name), name) for name in names]
     else:
         return "" if np.array_equal(read, written) else where
-    return next(filter(None, (_different(*pair, f"{where}.{name}") for name, *pair in pairs)), "")
+    return next(filter(None, (_different(mine, theirs, f"{where}.{name}") for mine, theirs, name in pairs)), "")
 
 
 def _write_json(own: h5py.Group, name: str, value: Any) -> None:
