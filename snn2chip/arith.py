@@ -21,23 +21,21 @@ STATE_MAX = 2**23  # u wraps past it, v is clipped one below it
 INPUT_MAX = 2**17 - 1  # the largest |sum w s| that leaves u unwrapped when u holds nothing else
 
 
-def decay(state: Tensor, amount: int) -> Tensor:
-    """``trunc0(state * (4096 - amount) / 4096)`` for int32 |state| <= 2^23 and amount 0..4096.
+def decay(state: Tensor, amount: int | Tensor) -> Tensor:
+    """``trunc0(state * (4096 - amount) / 4096)`` for int32 |state| <= 2^23 and amount 0..4096, one or one a neuron.
 
     The product has up to 36 bits. With |state| = 4096 h + l it is ``h k + (l k >> 12)``, k = 4096 - amount,
     exactly, and every term fits int32.
     """
-    if amount == 0:
-        return state
-    if amount == DECAY_ONE:
-        return torch.zeros_like(state)
+    if isinstance(amount, int) and amount in (0, DECAY_ONE):
+        return state if amount == 0 else torch.zeros_like(state)
     keep = DECAY_ONE - amount
     size = state.abs()
     size = (size >> 12) * keep + (((size & 4095) * keep) >> 12)
     return torch.where(state < 0, -size, size)
 
 
-def current_step(current: Tensor, activation: Tensor, current_decay: int) -> Tensor:
+def current_step(current: Tensor, activation: Tensor, current_decay: int | Tensor) -> Tensor:
     """One step of u: decay, add the input, wrap (once, as Lava does). All int32; |activation| < 2^24."""
     total = decay(current, current_decay) + (activation << STATE_SHIFT)
     # Lava's bounds are lopsided: +2^23 itself stays, -2^23 does not.
@@ -52,8 +50,8 @@ def voltage_step(
     voltage: Tensor,
     current: Tensor,
     bias: Tensor | int,
-    threshold: int,
-    voltage_decay: int,
+    threshold: int | Tensor,
+    voltage_decay: int | Tensor,
     bias_exp: int = 6,
 ) -> tuple[Tensor, Tensor]:
     """One step of v: decay, add u and bias, clip, compare, reset. Gives (voltage after reset, spikes as bool).
@@ -72,9 +70,9 @@ def step(
     activation: Tensor,
     bias: Tensor | int,
     *,
-    threshold: int,
-    voltage_decay: int,
-    current_decay: int = DECAY_ONE,
+    threshold: int | Tensor,
+    voltage_decay: int | Tensor,
+    current_decay: int | Tensor = DECAY_ONE,
     bias_exp: int = 6,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step of the CUBA neuron: (u, v, input) to (u, v after reset, spikes)."""

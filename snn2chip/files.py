@@ -15,12 +15,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from snn2chip.errors import InputError
 
 TEXT_BYTES_MAX = 64_000_000  # of a TOML or JSON file; ours have some hundred kilobytes
 DEPTH_MAX = 64  # of tables in tables; ours have six
+T = TypeVar("T")
 
 
 def _lock(folder: Path, flags: int = 0, wait: Callable[[], None] | None = None) -> int:
@@ -197,6 +198,19 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         raise InputError(
             f"cannot write '{target}': {error.strerror or error}; free some space or choose another place"
         ) from error
+
+
+def read_back(target: str | Path, part: Path, read: Callable[[Path], T]) -> T:
+    """What `read` gives of the file just written to `part`, before it takes the place of `target`.
+
+    Raises:
+        InputError: `read` refuses it: then nothing is kept that could not be used.
+    """
+    try:
+        return read(part)
+    except InputError as error:
+        reason = str(error).removeprefix(f"'{part}': ").replace(str(part), str(target))
+        raise InputError(f"'{target}' is not written, it could not be read back: {reason}") from None
 
 
 def not_only_ours(path: Path) -> str | None:

@@ -12,10 +12,10 @@ import numpy as np
 
 from snn2chip.chip import Chip
 from snn2chip.formats.netx import STEPS
-from snn2chip.formats.netx_look import Entry, Finding
+from snn2chip.formats.netx_look import Entry, Finding, span
 from snn2chip.formats.netx_weights import HIGHEST, LOWEST, ONE_SIGN
 from snn2chip.ir import Conv, CubaNeuron, Dense, IntArray
-from snn2chip.netlist import ChipLayer
+from snn2chip.netlist import ChipLayer, Constant
 from snn2chip.overflow import output_bounds, proof
 
 _ENDLESS = 2**31  # chip steps of a network that is never reset
@@ -65,8 +65,8 @@ def of_registers(entry: Entry, chip: Chip, message_bits: int) -> list[Finding]:
         ("vDecay", 0, chip.decay_max),
     ):
         value = entry.neuron.get(name)
-        if isinstance(value, int) and not low <= value <= high:
-            texts.append(f"neuron/{name} {value} outside {low}..{high}")
+        if isinstance(value, np.ndarray) and not low <= value.min() <= value.max() <= high:
+            texts.append(f"neuron/{name} {span(value)} outside {low}..{high}")
     if entry.neuron.get("type") == STEPS and not chip.programmable_neurons:
         texts.append("neurons with tables over time need programmable neurons")
     if message_bits > chip.message_bits:
@@ -103,7 +103,11 @@ def of_run(
     `steps` between resets, None without; `last` for the layer that is read out: with the highest threshold, it need not
     fire.
     """
-    if not (0 <= layer.current_decay <= _ONE and 0 <= layer.voltage_decay <= _ONE):
+    decays = (
+        np.min([np.min(x) for x in (layer.current_decay, layer.voltage_decay)]),
+        np.max([np.max(x) for x in (layer.current_decay, layer.voltage_decay)]),
+    )
+    if not 0 <= decays[0] <= decays[1] <= _ONE:
         return [], 0  # said among the registers; what follows from them is not worth working out
     gathered = _geometric(layer.current_decay, steps)
     up, down = np.ceil(gathered * np.maximum(most, 0)), np.floor(gathered * np.minimum(least, 0))
@@ -113,11 +117,12 @@ def of_run(
     return [*_overflow(layer, least, most, up, down, chip, steps), *firing], unasked
 
 
-def _geometric(decay: int, steps: int | None) -> float:
+def _geometric(decay: Constant, steps: int | None) -> np.ndarray:
     """Sum of what is kept of a constant input, in units of it."""
-    keep = 1 - decay / _ONE
+    keep = 1 - np.asarray(decay) / _ONE
     count = _ENDLESS if steps is None else steps
-    return float(count) if keep == 1 else (1 - keep**count) / (1 - keep)
+    with np.errstate(invalid="ignore"):
+        return np.where(keep == 1, float(count), (1 - keep**count) / (1 - keep))
 
 
 def _overflow(
@@ -134,19 +139,20 @@ def _overflow(
     if bound > limit:
         return [Finding("overflow", f"sums of one step may reach {bound:,}, beyond {limit:,}: the current wraps")]
     if max(float(up.max()), -float(down.min())) > limit:
-        if layer.current_decay:
+        if slowest := int(np.min(layer.current_decay)):
             peak = max(float(up.max()), -float(down.min()))
-            text = f"currents that decay slowly (iDecay {layer.current_decay}) may gather {peak:,.0f}, beyond {limit:,}"
+            text = f"currents that decay slowly (iDecay {slowest}) may gather {peak:,.0f}, beyond {limit:,}"
         else:
             text = f"currents never decay (iDecay 0): with sums of up to {bound:,}, past {limit // bound:,} chip steps"
         return [Finding("overflow", f"{text}: they wrap")]
-    neuron = CubaNeuron(layer.number, (), max(layer.threshold, 0), layer.voltage_decay)
+    # of all neurons the highest threshold and the slowest decay: no single one's voltage gets further
+    neuron = CubaNeuron(layer.number, (), max(int(np.max(layer.threshold)), 0), int(np.min(layer.voltage_decay)))
     low, high = int(down.min()), int(up.max())
     if proof(low, high, layer.bias, neuron, steps or _ENDLESS, limit)[0]:
         return []
     each = max(1, -(low + int(layer.bias.min())), high + int(layer.bias.max()))
     text = f"voltages may reach {limit:,}, where they are clipped"
-    if not layer.voltage_decay:
+    if not neuron.voltage_decay:
         text += (
             f": they never decay (vDecay 0), and up to {each:,} may be added a step, so after {limit // each:,} steps"
         )
@@ -156,14 +162,14 @@ def _overflow(
 def _firing(
     layer: ChipLayer, up: np.ndarray, down: np.ndarray, chip: Chip, steps: int | None, last: bool
 ) -> tuple[list[Finding], int]:
-    neurons, threshold = layer.bias.size, layer.threshold
+    neurons, threshold = layer.bias.size, np.asarray(layer.threshold)
     never = ~np.broadcast_to(_passes(up + layer.bias, layer, chip, steps), layer.shape)
     always = np.broadcast_to(down + layer.bias > threshold, layer.shape)
     unasked = _passes(layer.bias, layer, chip, steps)
     found: list[Finding] = []
-    readout = last and threshold >= chip.threshold_max
+    readout = last and bool((threshold >= chip.threshold_max).all())
     if never.all() and not readout:
-        found.append(Finding("idle", f"no neuron can ever fire (vThMant {threshold}): the layer sends nothing"))
+        found.append(Finding("idle", f"no neuron can ever fire (vThMant {span(threshold)}): the layer sends nothing"))
     elif never.any() and not readout:
         found.append(Finding("firing", f"{int(never.sum()):,} of {neurons:,} neurons can never fire"))
     if always.any():
@@ -176,24 +182,24 @@ def _firing(
 
 def _passes(drive: np.ndarray, layer: ChipLayer, chip: Chip, steps: int | None) -> np.ndarray:
     """Whether a voltage that starts at 0 and gets the same drive in every step passes the threshold."""
-    goal = 64 * layer.threshold
-    if goal < 0:
-        return np.ones(drive.shape, dtype=bool)
-    if goal >= chip.state_max:  # where voltages are clipped
-        return np.zeros(drive.shape, dtype=bool)
+    goal, decay = 64 * np.asarray(layer.threshold), np.asarray(layer.voltage_decay)
     # v = floor(v k / 4096) + x goes on growing up to the goal exactly if x > ceil(goal (4096 - k) / 4096)
-    grows = (64 * drive > -(-goal * layer.voltage_decay // _ONE)) & (drive > 0)
-    if steps is None or steps > _MANY_STEPS:
-        return np.asarray(grows)
-    values, places = np.unique(
-        np.where(grows, np.minimum(drive, chip.state_max), 0).astype(np.int64), return_inverse=True
-    )
-    voltage = np.zeros_like(values)
-    fired = np.zeros(values.shape, dtype=bool)
-    for _ in range(steps):
-        voltage = np.where(fired, 0, (voltage * (_ONE - layer.voltage_decay) >> 12) + 64 * values)
-        fired |= voltage > goal
-    return np.asarray(fired[places.reshape(drive.shape)])
+    grows = (64 * drive > -(-goal * decay // _ONE)) & (drive > 0)
+    if steps is not None and steps <= _MANY_STEPS:
+        start = np.where(grows, np.minimum(drive, chip.state_max), 0).astype(np.int64)
+        values, places = start.reshape(-1), np.arange(start.size)
+        if goal.size == decay.size == 1:
+            values, places = np.unique(start, return_inverse=True)
+        else:
+            goal, decay = (np.broadcast_to(x, start.shape).reshape(-1) for x in (goal, decay))
+        voltage = np.zeros_like(values)
+        fired = np.zeros(values.shape, dtype=bool)
+        for _ in range(steps):
+            voltage = np.where(fired, 0, (voltage * (_ONE - decay) >> 12) + 64 * values)
+            fired |= voltage > goal
+        grows = fired[places.reshape(start.shape)]
+        goal = goal.reshape(start.shape) if goal.size > 1 else goal
+    return np.asarray(np.where(goal < 0, True, grows & (goal < chip.state_max)))  # where voltages are clipped
 
 
 def of_weights(entry: Entry) -> list[Finding]:

@@ -235,6 +235,8 @@ class _Lowering:
         for block in blocks[unit.name]:
             rows = slice(block.start, block.start + shape[0])
             for synapse, copies in zip(self.network.synapses_of(unit), level.reads, strict=True):
+                if not synapse.weight.any():  # what it reads nothing of may have no relay, and so no block
+                    continue
                 source = self.network.source_of(synapse).name
                 for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
                     if part.any():
@@ -277,7 +279,7 @@ class _Lowering:
         """Every place (relative, in pixels of the level before) that neurons and relays of a level read."""
         places: set[ir.Pair] = set()
         for synapse in self.network.synapses_of(unit):
-            if isinstance(synapse, ir.Conv):
+            if isinstance(synapse, ir.Conv) and synapse.weight.any():
                 block = self.blocks[self.network.source_of(synapse).name][0]
                 places.update(place for *_, place in self._reads(synapse, block))
         for item in level.relays:

@@ -13,6 +13,7 @@ from typing import Literal
 from snn2chip.ir import IntArray, Pair, Shape
 
 Kind = Literal["input", "conv", "dense", "dense_rec"]
+Constant = int | IntArray  # of all neurons of a layer, or of each: an array of the neurons' shape
 MAX_DELAY = 62  # netx clamps longer ones
 
 
@@ -37,9 +38,9 @@ class ChipLayer:
     weight: IntArray | None
     recurrent: IntArray | None
     bias: IntArray
-    threshold: int
-    voltage_decay: int
-    current_decay: int
+    threshold: Constant
+    voltage_decay: Constant
+    current_decay: Constant
     delay: IntArray | None = None
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)

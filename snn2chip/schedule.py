@@ -193,7 +193,7 @@ def _needs(network: ir.Network, grids: _Grids) -> dict[int, dict[str, set[ir.Pai
         for synapse in network.synapses_of(network[neuron]):
             node = network.source_of(synapse)
             source, first = node.name, grids.place[node.name] + 1
-            if first > level - 1:
+            if first > level - 1 or not synapse.weight.any():  # gamma 0: nothing is read
                 continue
             if isinstance(node, ir.Input) and not node.binary:
                 raise UnsupportedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from snn2chip import findings
 from snn2chip.chip import Chip
 from snn2chip.errors import InputError
 from snn2chip.formats import netx, netx_any
-from snn2chip.formats.netx_look import Entry, Finding, Look, look
-from snn2chip.ir import IntArray
+from snn2chip.formats.netx_look import Entry, Finding, Look, look, span
+from snn2chip.ir import IntArray, Shape
 from snn2chip.netlist import Netlist
 
 COMPUTING = ("conv", "dense", "dense_rec")
 LABELS = {
     "fails": "stock netx fails",
+    "told": "to be told",
     "refused": "not simulated",
     "changed": "changed by netx",
     "register": "beyond the chip",
@@ -110,15 +112,16 @@ class Description:
         return {**figures, "weights": weights, "weight_bytes": weights}
 
 
-def describe(path: str | Path, chip: Chip, message_bits: int | None = None) -> Description:
+def describe(path: str | Path, chip: Chip, message_bits: int | None = None, input_shape: Shape = ()) -> Description:
     """Look at a netx file of any kind, layer by layer.
 
-    `message_bits` of the integers at the port; by default what our own group says, else 0, for spikes.
+    `message_bits` of the integers at the port; by default what our own group says, else 0, for spikes. `input_shape`
+    (C, H, W) of a convolution that no input layer stands before.
 
     Raises:
         InputError: no file, not HDF5, or no group ``layer``; anything else that is wrong is a finding.
     """
-    seen = look(path, message_bits)
+    seen = look(path, message_bits, input_shape)
     last = max((entry.number for entry in seen.entries if entry.kind in COMPUTING), default=-1)
     steps = seen.own.get("timesteps")
     layers: list[Layer] = []
@@ -138,15 +141,23 @@ def describe(path: str | Path, chip: Chip, message_bits: int | None = None) -> D
     low, high = int(seen.port[0].min()), int(seen.port[1].max())
     facts["port"] = f"integers {low:,}..{high:,} ({seen.message_bits} bits)" if seen.message_bits else "spikes"
     return Description(
-        str(path), chip.name, seen.size, seen.groups, facts, tuple(layers), seen.findings, _runs(path, seen, layers)
+        str(path),
+        chip.name,
+        seen.size,
+        seen.groups,
+        facts,
+        tuple(layers),
+        seen.findings,
+        _runs(path, seen, layers, input_shape),
     )
 
 
-def _runs(path: str | Path, seen: Look, layers: list[Layer]) -> dict[str, str]:
+def _runs(path: str | Path, seen: Look, layers: list[Layer], input_shape: Shape) -> dict[str, str]:
     fails = [finding.text for finding in seen.findings if finding.kind == "fails"]
     fails += [f"layer {layer.number}: {x.text}" for layer in layers for x in layer.findings if x.kind == "fails"]
     runs = {"stock netx": fails[0] if fails else ""}
-    for name, load in (("simulate --clock chip", netx_any.load), ("simulate", netx.load)):
+    chip_time = partial(netx_any.load, input_shape=input_shape)
+    for name, load in (("simulate --clock chip", chip_time), ("simulate", netx.load)):
         try:
             load(path)
             runs[name] = ""
@@ -177,7 +188,7 @@ def _layer(
     geometry = dict(entry.geometry)
     if entry.kind == "conv" and entry.weight is not None and entry.weight.ndim >= 4:
         geometry = {"kernel": entry.weight.shape[2:4], **geometry}
-    neuron = {name: entry.neuron[name] for name in sorted(entry.neuron, key=_place)}
+    neuron = {name: span(entry.neuron[name]) for name in sorted(entry.neuron, key=_place)}
     return Layer(
         *(entry.number, entry.kind, entry.shape, neurons, synapses, fan_in, geometry),
         *(_spread(entry.weight), _spread(entry.recurrent), _spread(entry.bias), bias_per, _spread(entry.delay)),

@@ -80,6 +80,26 @@ def random_network(rng: np.random.Generator, path: Path) -> Foreign:
     return Foreign(path, stream, bits, interval, int(rng.integers(0, 4)))
 
 
+def spread_constants(rng: np.random.Generator, path: Path) -> None:
+    """Decays and thresholds of a random network's neurons one a neuron, a channel, a row, or one in an array."""
+    with h5py.File(path, "a") as file:
+        for layer in file["layer"].values():
+            if "neuron" not in layer:
+                continue
+            shape = tuple(int(side) for side in layer["shape"][()].reshape(-1)[::-1])
+            shape = shape if layer["type"][()].flat[0] in (b"conv", b"input") else (int(np.prod(shape)),)
+            for name, values in (("iDecay", [1, 300, 1024, 4095, 4096]), ("vDecay", [0, 128, 1024, 4096])):
+                del layer["neuron"][name]
+                layer["neuron"][name] = rng.choice(values, _spread(shape, rng)).astype(rng.choice([np.int32, np.int64]))
+            del layer["neuron/vThMant"]
+            layer["neuron/vThMant"] = rng.integers(0, 300, _spread(shape, rng)).astype(np.int32)
+
+
+def _spread(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
+    options = [shape, shape[-1:], (*shape[:-1], 1), (1,), ()]
+    return options[int(rng.choice(5, p=[0.4, 0.3, 0.1, 0.1, 0.1]))]
+
+
 def _layer(layers: h5py.Group, kind: str, shape: tuple[int, ...]) -> h5py.Group:
     group = layers.create_group(str(len(layers)))
     group["type"] = np.array([kind.encode()])

@@ -26,7 +26,7 @@ from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.fold import fold
 from snn2chip.formats import model_file, netx
 from snn2chip.lower import fit, lower
-from snn2chip.nn import LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, build
+from snn2chip.nn import LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm, build
 from snn2chip.quantize import quantize
 from snn2chip.schedule import Relays, schedule
 from snn2chip.simulate import trace
@@ -131,6 +131,34 @@ def test_a_basic_block_is_two_layers() -> None:
     assert (first.bias[3:] == first.bias[3, 0, 0]).all()
     assert stages.report.relay_neurons == 3 * 8 * 8
     assert stages.report.neurons == sum(int(np.prod(layer.shape)) for layer in stages.chain.layers)
+
+
+BASIC, STRIDED = {"type": "residual", "channels": 3}, {"type": "residual", "channels": 6, "stride": 2}
+BOTTLENECK = {"type": "residual", "channels": 8, "block": "bottleneck"}
+
+
+@pytest.mark.parametrize("relays", ["auto", "plain", "quadruple"])
+@pytest.mark.parametrize("silent", ["shortcut", "last", "branch.norm1", ""])
+@pytest.mark.parametrize("row", [BASIC, STRIDED, STRIDED | {"projection": "pool"}, BOTTLENECK], ids=str)
+def test_no_relay_where_nothing_is_read(row: dict[str, Any], silent: str, relays: Relays, tmp_path: Path) -> None:
+    """gamma 0, as pruning leaves it: no relay of nothing, the same spikes, and a file that is read again.
+
+    Neurons that nothing drives at all are refused before there is a file.
+    """
+    network = residual_network(row)
+    where = f"branch.norm{3 if row is BOTTLENECK else 2}" if silent == "last" else silent
+    for name, module in network.named_modules():
+        if isinstance(module, TDBatchNorm) and where in name:
+            module.weight.data.zero_()
+    if silent in ("branch.norm1", ""):
+        with pytest.raises(UnsupportedError, match="every weight is 0"):
+            export(network, relays)
+        return
+    stages = export(network, relays)
+    check(network, stages, 0)
+    assert all(item.neurons > 0 for item in stages.report.placed)
+    assert (stages.report.relay_neurons == 0) == (silent == "shortcut")
+    netx.save(tmp_path / "a.net", stages.chain)
 
 
 @pytest.mark.parametrize(("projection", "phases"), [("conv", 1), ("pool", 4)])

@@ -105,6 +105,34 @@ def test_round_trip_of_the_example(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.net"]
 
 
+NOTHING_LEFT = {"origin": {"lif1": (0, 4), "relay": (4, 4)}}  # a relay of 0 channels
+REFUSED = {
+    "nothing in it": (0, NOTHING_LEFT, "could not be read back: .*origin .* does not fit the 4 channels of 1"),
+    "weights": (0, {"weight": np.full((4, 2, 3, 2), 255)}, "could not be read back: .*'weight' holds 255"),
+    "bias": (1, {"bias": np.full((2, 3, 6), 5000)}, "could not be read back: .*'bias' holds 5000..5000, outside"),
+    "shape": (1, {"shape": (2, 3, 7)}, "could not be read back: .*is not the"),
+    "zeros": (2, {"weight": np.zeros((3, 36), dtype=int)}, r"layer 4 \(of no name\): every weight is 0, on which netx"),
+    "wide": (0, {"bias": example().layers[0].bias + 0.5}, "what was read back differs: chain.layers.0.bias"),
+    "number": (0, {"name": "7"}, "group '1' is missing"),
+    "origin": (0, {"origin": {"lif1": (0, 3, 4)}}, "what was read back differs: chain.layers.0.origin"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_nothing_is_written_that_is_not_read_back(case: str, tmp_path: Path) -> None:
+    """Refused or different: the old file stays, and nothing beside it."""
+    place, changes, message = REFUSED[case]
+    chain, path = example(), tmp_path / "a.net"
+    netx.save(path, chain)
+    old = path.read_bytes()
+    layers = list(chain.layers)
+    layers[place] = replace(layers[place], **changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message) as caught:
+        netx.save(path, replace(chain, layers=tuple(layers)))
+    assert "part" not in str(caught.value)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [old]
+
+
 def test_layout_is_what_stock_netx_reads(tmp_path: Path) -> None:
     """Group by group: keys, types and shapes, with shapes as (C, H, W) and biases per neuron as (W, H, C)."""
     chain = example()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import lava_dl_networks as lava_dl
 import numpy as np
 import pytest
-from foreign import Foreign, plainly, random_network
+from foreign import Foreign, plainly, random_network, spread_constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
@@ -20,24 +21,29 @@ from snn2chip import cli, lava
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx, netx_any
 from snn2chip.ir import Chain, ChainLayer
+from snn2chip.netlist import Netlist
 from snn2chip.simulate.chip import ChipEngine, check_input
 
 
-def drawn(seed: int, path: Path) -> Foreign:
-    """The network of a seed; its file is written over the last one's."""
+def drawn(seed: int, path: Path, *, spread: bool = False) -> Foreign:
+    """The network of a seed, maybe with decays and thresholds that differ by neuron; written over the last one's."""
     path.unlink(missing_ok=True)
-    return random_network(np.random.default_rng(seed), path)
+    rng = np.random.default_rng(seed)
+    made = random_network(rng, path)
+    if spread:
+        spread_constants(rng, path)
+    return made
 
 
 # ------------------------------------------------------------------------------------------ arithmetic
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32), cuts=st.lists(st.floats(0, 1), max_size=3))
+@given(seed=st.integers(0, 2**32), spread=st.booleans(), cuts=st.lists(st.floats(0, 1), max_size=3))
 def test_chip_time_is_one_step_after_another(
-    seed: int, cuts: list[float], tmp_path_factory: pytest.TempPathFactory
+    seed: int, spread: bool, cuts: list[float], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    made = drawn(seed, tmp_path_factory.getbasetemp() / "random.net")
+    made = drawn(seed, tmp_path_factory.getbasetemp() / "random.net", spread=spread)
     try:
         net = netx_any.load(made.path, message_bits=made.message_bits)
     except UnsupportedError as error:
@@ -57,23 +63,54 @@ def test_chip_time_is_one_step_after_another(
 
 @pytest.mark.lava
 @pytest.mark.usefixtures("lava_environment")
-@pytest.mark.parametrize("seed", [1, 4, 7, 8, 11, 12])
-def test_random_networks_in_lava(seed: int, tmp_path: Path) -> None:
-    made = drawn(seed, tmp_path / "random.net")
+@pytest.mark.parametrize(
+    ("seeds", "spread"), [((1, 4, 7, 8, 11, 12), False), ((0, 1, 2, 3, 11, 24), True)], ids=["shared", "by neuron"]
+)
+@pytest.mark.parametrize("place", range(6))
+def test_random_networks_in_lava(seeds: tuple[int, ...], spread: bool, place: int, tmp_path: Path) -> None:
+    """With a decay and a threshold for all, or one for each neuron."""
+    made = drawn(seeds[place], tmp_path / "random.net", spread=spread)
     net = netx_any.load(made.path, message_bits=made.message_bits)
+    if spread:
+        for name in ("threshold", "voltage_decay", "current_decay"):
+            assert any(isinstance(getattr(layer, name), np.ndarray) for layer in net.layers)
+    as_in_lava(made, net, tmp_path)
+
+
+@pytest.mark.lava
+@pytest.mark.usefixtures("lava_environment")
+def test_a_convolution_that_comes_first(tmp_path: Path) -> None:
+    """netx has to be told what comes in, and so have we; then both do the same."""
+    made = drawn(1, tmp_path / "random.net")
+    with h5py.File(made.path, "a") as file:
+        layers = file["layer"]
+        assert layers["1/type"][()].flat[0] == b"conv"
+        del layers["0"]
+        for number in range(1, len(layers) + 1):
+            layers.move(str(number), str(number - 1))
+    shape = made.stream.shape[1:]
+    made = replace(made, stream=made.stream % 2, message_bits=0)
+    with pytest.raises(InputError, match="no input layer says what comes in; give --input-shape C,H,W"):
+        netx_any.load(made.path)
+    as_in_lava(made, netx_any.load(made.path, input_shape=shape), tmp_path, input_shape=shape)
+
+
+def as_in_lava(made: Foreign, net: Netlist, folder: Path, input_shape: tuple[int, ...] = ()) -> None:
+    """Every value of every layer and step."""
     engine = ChipEngine(net, reset_interval=made.reset_interval, reset_offset=made.reset_offset)
     trace = engine.run(made.stream)
-    np.savez(tmp_path / "input.npz", input=made.stream)
+    np.savez(folder / "input.npz", input=made.stream)
     lava.run_chip_clock(
         made.path,
-        tmp_path / "input.npz",
-        tmp_path / "lava.npz",
+        folder / "input.npz",
+        folder / "lava.npz",
         message_bits=made.message_bits,
         reset_interval=made.reset_interval,
         reset_offset=made.reset_offset,
+        input_shape=input_shape,
         progress=False,
     )
-    with np.load(tmp_path / "lava.npz") as arrays:
+    with np.load(folder / "lava.npz") as arrays:
         for layer in net.layers:
             for kind in ("current", "voltage", "spikes"):
                 np.testing.assert_array_equal(
@@ -157,6 +194,11 @@ def put(place: str, value: object) -> Callable[[h5py.File], None]:
         (put("layer/1/weight", np.ones((5, 3))), InputError, "weight of shape (5, 3); (5, 4) fits"),
         (put("layer/1/weight", np.full((5, 4), 300)), UnsupportedError, "300..300 of one sign exceed 255"),
         (put("layer/1/bias", np.ones(4, int)), InputError, "bias of shape (4,)"),
+        (put("layer/1/neuron/iDecay", np.ones(4, int)), InputError, "'iDecay' of shape (4,) does not spread over (5,)"),
+        (put("layer/1/neuron/iDecay", np.arange(5) * 1025), InputError, "'iDecay' holds 0..4100, outside 0..4096"),
+        (put("layer/1/neuron/iDecay", np.arange(5, dtype="u2")), UnsupportedError, "stored as uint16, in which netx's"),
+        (put("layer/1/neuron/iDecay", np.uint16(0)), UnsupportedError, "'iDecay' is stored as uint16, in which netx's"),
+        (put("layer/1/neuron/vThMant", np.full(5, 600, "i2")), UnsupportedError, "'vThMant' is stored as int16, in"),
         (put("layer/1", h5py.SoftLink("/layer/2")), InputError, "'1' is a link to somewhere else"),
         (put("layer/1", h5py.ExternalLink("other.net", "/layer/1")), InputError, "'1' is a link to somewhere else"),
         (put("layer/0/shape", np.array([4, 4])), InputError, "expected (C, H, W) or (features,)"),
@@ -270,6 +312,12 @@ def test_simulate_with_the_chip_clock(plain: Path, tmp_path: Path, capsys: pytes
     [
         (["simulate", "NET"], "--clock chip"),
         (["simulate", "NET", "--layers", "2"], "--layers belongs to --clock chip"),
+        (["simulate", "NET", "--input-shape", "1,2,3"], "--input-shape belongs to --clock chip"),
+        (
+            ["simulate", "NET", "--clock", "chip", "--input-shape", "1,-2,3"],
+            "--input-shape '1,-2,3': expected channels",
+        ),
+        (["simulate", "NET", "--clock", "chip", "--input-shape", "9"], "--input-shape '9': expected channels, height"),
         (["simulate", "NET", "--clock", "chip"], "give it with --input"),
         (["simulate", "NET", "--clock", "chip", "--data", "digits"], "not --data"),
         (["simulate", "NET", "--clock", "chip", "--layers", "9", "--input", "NET"], "9 layers asked for"),

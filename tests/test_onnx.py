@@ -613,3 +613,14 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     folded, _ = fold(capture(plain(2)))
     onnx_format.save(target, folded, trace=True, unroll=False)
     assert onnx.load(target).graph.name == "folded"
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that differs from what was to be written does not take the old one's place."""
+    path = tmp_path / "m.onnx"
+    onnx_format.save(path, small_chain(3))
+    old = path.read_bytes()
+    monkeypatch.setattr(onnx, "load", lambda _: onnx.ModelProto())
+    with pytest.raises(InputError, match=f"'{path}' is not written, what was read back differs"):
+        onnx_format.save(path, small_chain(4))
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [old]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, Command, child_environment, run_in_process
+from conftest import ROOT, Command, run_in_process
 from fuzz_hdf5 import mutate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stock_netx import Job, odd_network, verdicts
 
 from snn2chip import chip as chips
 from snn2chip import findings, lava, show
@@ -191,39 +192,10 @@ CASES: dict[str, tuple[str, str, str, bool, tuple[Change, ...]]] = {
     "wrong bias": ("1", "fails", "bias of shape", True, (put("1/bias", np.arange(5)),)),
     "flatten missing": ("2", "fails", "flatten is missing", True, (drop("2"), moved(("3", "2"), ("4", "3")))),
     "negative delay": ("3", "fails", "a delay of -1", True, (put("3/delay", np.array([0, 1, 2, 3, -1])),)),
-    "delays of a recurrent layer": ("3", "refused", "delays of a recurrent", True, (recurrent,)),
+    "delays of a recurrent layer": ("3", "fails", "of a recurrent layer", True, (recurrent,)),
     "a weight beyond all": ("1", "refused", "not simulated beyond", False, (weights(1, ((0, 0, 0, 0), 40000)),)),
 }  # fmt: skip
 
-VERDICT = """
-import contextlib, io, json, os, sys, warnings
-sys.path.insert(0, sys.argv[1])
-from import_lava import import_lava
-from running import guard_children
-guard_children()
-import_lava()
-import numpy as np
-from lava.lib.dl.netx.hdf5 import Network
-from lava.magma.core.run_conditions import RunSteps
-from lava.magma.core.run_configs import Loihi2SimCfg
-from lava.proc.io.source import RingBuffer
-warnings.simplefilter("ignore")
-said = {}
-for path in sys.argv[2:]:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            net = Network(path.removeprefix("run:"))
-            if path.startswith("run:"):
-                source = RingBuffer(data=np.ones((*net.inp.shape, 3), dtype=np.int32))
-                source.s_out.connect(net.inp)
-                net.run(condition=RunSteps(num_steps=3), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
-                net.stop()
-        said[path.removeprefix("run:")] = ""
-    except Exception as error:
-        said[path.removeprefix("run:")] = f"{type(error).__name__}: {error}"
-print(json.dumps(said), flush=True)
-os._exit(0)  # after a run that failed, Lava would wait for its processes; they end with this one
-"""
 RUN = ("messageBits", "wrong channels")  # stock netx makes these networks, and fails when they run
 
 
@@ -285,19 +257,76 @@ def test_stock_netx_does_what_show_says(lava_environment: lava.Environment, tmp_
     """Lava's own loader takes or refuses each of the files above as the header says."""
     cases = [name for name in CASES if name != "RF"]  # taken with torch, refused without
     paths = {name: str(written(tmp_path / f"{index}.net", *CASES[name][4])) for index, name in enumerate(cases)}
-    arguments = [f"{'run:' if name in RUN else ''}{path}" for name, path in paths.items()]
-    done = subprocess.run(
-        [lava_environment.python, "-c", VERDICT, ROOT / "deploy" / "lava", f"run:{clean}", *arguments],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said.pop(str(clean)) == ""
-    wrong = {name: said[path] for name, path in paths.items() if bool(said[path]) != CASES[name][3]}
+    jobs = [Job(path, run=name in RUN) for name, path in paths.items()]
+    first, *said = verdicts(lava_environment, [Job(str(clean), run=True), *jobs])
+    assert first == ""
+    assert not {name: text for name, text in zip(cases, said, strict=True) if bool(text) != CASES[name][3]}
+
+
+def odd_files(folder: Path, seeds: Iterable[int]) -> tuple[list[str], list[Job], list[str]]:
+    """Files with anything changed in them: what, how to load them, and what `show` says of stock netx."""
+    made, jobs, shown = [], [], []
+    for seed in seeds:
+        path = folder / f"{seed}.net"
+        changed, shape = odd_network(np.random.default_rng(seed), path)
+        given = shape if seed % 3 else ()
+        seen = show.describe(path, LOIHI2, input_shape=given)
+        told = any(finding.kind == "told" for finding in seen.findings)
+        made.append(f"seed {seed}: {', '.join(changed)}")
+        jobs.append(Job(str(path), input_shape=shape if told else given))
+        shown.append(seen.runs["stock netx"])
+    return made, jobs, shown
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize(("first", "count"), [(0, 150), pytest.param(1000, 1500, marks=pytest.mark.slow)])
+def test_of_any_file_stock_netx_does_what_show_says(
+    first: int, count: int, lava_environment: lava.Environment, tmp_path: Path
+) -> None:
+    """Fields gone, types, shapes, constants by neuron, sigma, delays, layers put in and taken out.
+
+    What netx does not load, `show` says it fails on; what it loads and `show` says it fails on, Lava does not run; a
+    part of what both take is run as well.
+    """
+    made, jobs, shown = odd_files(tmp_path, range(first, first + count))
+    loaded = verdicts(lava_environment, jobs, timeout=600)
+    wrong = [(what, said) for what, said, ours in zip(made, loaded, shown, strict=True) if said and not ours]
+    rows = list(zip(made, jobs, loaded, shown, strict=True))
+    some = [row for place, row in enumerate(rows) if not row[2] and (row[3] or place % 15 == 0)]
+    ran = verdicts(lava_environment, [replace(job, run=True) for _, job, _, _ in some], timeout=3000)
+    wrong += [
+        (what, said or ours) for (what, _, _, ours), said in zip(some, ran, strict=True) if bool(said) != bool(ours)
+    ]
     assert not wrong
+    assert 0.2 * count < sum(map(bool, loaded)) < 0.6 * count and sum(map(bool, ran)) > 0.03 * count
+
+
+def test_what_stock_netx_takes_is_not_said_to_fail(tmp_path: Path) -> None:
+    """Constants by neuron, by channel, a sigma at the output without a threshold, a convolution without an input."""
+    path = written(
+        tmp_path / "constants.net",
+        put("1/neuron/vDecay", np.array([0, 1024, 4096])),
+        put("3/neuron/iDecay", np.array([4096, 2048, 1, 7, 9])),
+        put("3/neuron/vThMant", np.arange(5) * 20 + 3),
+    )
+    shown = show.describe(path, LOIHI2)
+    assert shown.runs["stock netx"] == shown.runs["simulate --clock chip"] == ""
+    assert shown.layers[3].neuron == {
+        "type": "CUBA", "iDecay": "1..4096", "vDecay": 1024, "vThMant": "3..83", "refDelay": 1
+    }  # fmt: skip
+    sigma = (put("4/neuron/type", np.array([b"SDNN"])), put("4/neuron/sigma_output", True), drop("4/neuron/vThMant"))
+    shown = show.describe(written(tmp_path / "sigma.net", *sigma), LOIHI2)
+    assert shown.runs["stock netx"] == ""
+    assert [kind for _, kind, _ in found(shown)] == ["refused"]
+    without = written(tmp_path / "first.net", drop("0"), moved(*((str(n), str(n - 1)) for n in range(1, 5))))
+    shown = show.describe(without, LOIHI2)
+    assert [kind for _, kind, _ in found(shown)] == ["told", "refused"]
+    assert shown.runs["stock netx"] == ""
+    assert "give --input-shape C,H,W" in shown.runs["simulate --clock chip"]
+    shown = show.describe(without, LOIHI2, input_shape=(2, 4, 4))
+    assert found(shown) == []
+    assert shown.runs["simulate --clock chip"] == ""
+    assert "(3, 4, 4) is not the (3, 6, 4)" in show.describe(without, LOIHI2, input_shape=(2, 6, 4)).runs["stock netx"]
 
 
 def test_a_layer_that_is_refused_hides_no_other(tmp_path: Path) -> None:
@@ -449,6 +478,45 @@ def test_no_overflow_said_means_none_comes(
         assert not any("wrap" in finding.text for finding in said)
     elif any("current wraps" in finding.text for finding in said):
         assert wraps or most[0] == 2**17  # the one sum that the register just holds
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    neurons=st.lists(
+        st.tuples(
+            st.integers(-1, 400),
+            st.sampled_from([0, 7, 1024, 4096]),
+            st.sampled_from([700, 4096]),
+            st.integers(-30, 90),
+            st.integers(-20, 20),
+        ),
+        min_size=2,
+        max_size=6,
+    ),
+    steps=st.sampled_from([None, 4]),
+)
+def test_constants_by_neuron_are_as_neurons_alone(
+    neurons: list[tuple[int, int, int, int, int]], steps: int | None
+) -> None:
+    """As many never fire, always fire or fire unasked as of layers of one; an overflow of one is one of all."""
+
+    def looked_at(rows: list[tuple[int, int, int, int, int]]) -> tuple[int, int, int, bool]:
+        threshold, voltage_decay, current_decay, weight, bias = (np.array(column) for column in zip(*rows, strict=True))
+        layer = ChipLayer(
+            "0", "dense", bias.shape, weight[:, None], None, bias, threshold, voltage_decay, current_decay
+        )
+        least, most = findings.sums(layer, (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)))
+        said, unasked = findings.of_run(layer, least, most, LOIHI2, steps, False)
+        never = always = 0
+        for text in (finding.text for finding in said):
+            never += len(rows) if "no neuron can ever" in text else 0
+            never += int(text.split()[0]) if "can never fire" in text else 0
+            always += int(text.split()[0]) if "at every step" in text else 0
+        return never, always, unasked, any(finding.kind == "overflow" for finding in said)
+
+    together, alone = looked_at(neurons), [looked_at([row]) for row in neurons]
+    assert together[:3] == tuple(sum(counts) for counts in list(zip(*alone, strict=True))[:3])
+    assert together[3] or not any(overflow for *_, overflow in alone)
 
 
 # ------------------------------------------------------------------------------------------------ the command line

@@ -208,14 +208,20 @@ def test_weight_decay_leaves_gammas_alone() -> None:
 
 @pytest.mark.parametrize(("norm", "name"), [("bntt", "norm2"), ("residual", "block1.branch.norm1")])
 def test_a_negative_variance_in_a_file_is_named(norm: str, name: str, tmp_path: Path) -> None:
-    """Of any normalization, also inside of a block."""
-    recipe = recipe_of(norm)
+    """Of any normalization, also inside of a block; nor is such a file written."""
+    recipe, path, reason = recipe_of(norm), tmp_path / "m.pt", f"layer '{name}': a running variance is negative"
     network = network_of(recipe)
+    given: dict[str, Any] = {"max_value": 16, "classes": ["a"] * 10, "metrics": {}}
+    model_file.save(path, network, recipe, **given)
+    old = path.read_bytes()
     with torch.no_grad():
         network.body.get_submodule(name).running_var.fill_(-1)  # type: ignore[operator, union-attr]
-    model_file.save(tmp_path / "m.pt", network, recipe, max_value=16, classes=["a"] * 10, metrics={})
-    with pytest.raises(InputError, match=f"layer '{name}': a running variance is negative"):
-        model_file.load(tmp_path / "m.pt")
+    with pytest.raises(InputError, match=f"'{path}' is not written, it could not be read back: {reason}"):
+        model_file.save(path, network, recipe, **given)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [old]
+    model_file.save_tensors(path, model_file.load_tensors(path) | {"state": network.state_dict()})
+    with pytest.raises(InputError, match=f"'{path}': {reason}"):
+        model_file.load(path)
 
 
 # --------------------------------------------------------------------------------------- from a ReLU network

@@ -1,10 +1,12 @@
 """Run any CUBA or LOIHI netx network in Lava in raw chip time, one stream of steps, and record every neuron.
 
     python run_chip_clock.py NET INPUT.npz OUTPUT.npz [--layers N] [--message-bits B]
-                             [--reset-interval R --reset-offset O] [--progress] [--fast-convolution]
+                             [--reset-interval R --reset-offset O] [--input-shape C H W] [--progress]
+                             [--fast-convolution]
 
 NET is lava-dl netx HDF5 from anywhere: input layers with neurons, delays and recurrent layers included; `--layers`,
-`--reset-interval` and `--reset-offset` are netx's own num_layers, reset_interval and reset_offset. INPUT holds
+`--reset-interval` and `--reset-offset` are netx's own num_layers, reset_interval and reset_offset; `--input-shape` is
+its input_shape, which it has as W, H, C. INPUT holds
 `input`, integers (T, C, H, W) or (T, features), or the same with a first axis of one: what the port gets at chip step
 t + 1, or, where the input layer has neurons, the mantissas of their bias in that step. OUTPUT receives, for every layer
 with neurons, by its number under `layer/`, spikes (uint8), voltage and current (int32), (1, T, *shape), as each chip
@@ -41,6 +43,7 @@ class Options:
     message_bits: int
     reset_interval: int | None
     reset_offset: int
+    input_shape: list[int] | None
     progress: bool
     fast_convolution: bool
 
@@ -70,6 +73,7 @@ def run(net_path: Path, input_path: Path, output: Path, options: Options) -> Non
                 net_config=str(net_path),
                 num_layers=options.layers,
                 input_message_bits=options.message_bits,
+                input_shape=tuple(options.input_shape[::-1]) if options.input_shape else None,
                 reset_interval=options.reset_interval,
                 reset_offset=options.reset_offset,
             )
@@ -129,6 +133,7 @@ def main() -> None:
     parser.add_argument("--message-bits", type=int, default=0, help="bits of the integers at the port; 0 for spikes")
     parser.add_argument("--reset-interval", type=int, help="steps from one reset to the next; default: none")
     parser.add_argument("--reset-offset", type=int, default=0)
+    parser.add_argument("--input-shape", type=int, nargs=3, help="C H W of a convolution without an input layer")
     parser.add_argument("--progress", action="store_true", help="print lines `step k/n`")
     parser.add_argument("--fast-convolution", action="store_true", help="exact matrix products, not Lava's own loop")
     given = vars(parser.parse_args())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from snn2chip.netlist import Netlist
 
 _CHUNK = 64  # chip steps at a time
+_SIDE = 2**15
 
 
 class Clock(StrEnum):
@@ -41,6 +42,22 @@ MessageBits = Annotated[
 ]
 ResetInterval = Annotated[int | None, typer.Option(min=1, help="Chip steps between resets; default none (chip clock).")]
 ResetOffset = Annotated[int, typer.Option(min=0, help="As netx's reset_offset (chip clock).")]
+InputShape = Annotated[
+    str | None,
+    typer.Option(help="C,H,W that come in, where a convolution is first and the file does not say (chip clock)."),
+]
+
+
+def input_sides(text: str | None) -> tuple[int, ...]:
+    """What --input-shape says, C,H,W; empty without.
+
+    Raises:
+        InputError: not three sides of at least 1.
+    """
+    sides = () if text is None else tuple(int(side) if side.strip().isdecimal() else 0 for side in text.split(","))
+    if text is not None and (len(sides) != 3 or not 1 <= min(sides) <= max(sides) <= _SIDE):
+        raise InputError(f"--input-shape '{text}': expected channels, height and width of 1..{_SIDE}, as 2,34,34")
+    return sides
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,13 @@ class ChipOptions:
     message_bits: int | None
     reset_interval: int | None
     reset_offset: int
+    input_shape: str | None = None
+
+    def load(self, net: Path) -> Netlist:
+        """The file as these options have it."""
+        from snn2chip.formats import netx_any
+
+        return netx_any.load(net, self.layers, self.message_bits, input_sides(self.input_shape))
 
     def asked(self, clock: Clock, **more: object) -> bool:
         """Whether the chip clock is asked for; `more` are options of one command alone.
@@ -65,10 +89,9 @@ class ChipOptions:
 
 
 def _given(net: Path, input_file: Path | None, options: ChipOptions) -> tuple[Netlist, np.ndarray]:
-    from snn2chip.formats import netx_any
     from snn2chip.simulate import chip, trace
 
-    network = netx_any.load(net, options.layers, options.message_bits)
+    network = options.load(net)
     if input_file is None:
         raise InputError("--clock chip takes one stream of input: give it with --input FILE.npz, array 'input'")
     return network, chip.check_input(trace.input_array(input_file), network, str(input_file))
@@ -144,6 +167,7 @@ def lava_run(
             message_bits=24 if network.layers[0].graded else 0,
             reset_interval=options.reset_interval,
             reset_offset=options.reset_offset,
+            input_shape=input_sides(options.input_shape),
             full=full,
             fast_convolution=fast_convolution,
         )

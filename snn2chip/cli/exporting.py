@@ -12,6 +12,7 @@ from snn2chip.cli.chip_time import (
     ChipOptions,
     Clock,
     ClockOption,
+    InputShape,
     LayersOption,
     MessageBits,
     ResetInterval,
@@ -63,13 +64,14 @@ def export(
     message_bits: MessageBits = None,
     reset_interval: ResetInterval = None,
     reset_offset: ResetOffset = 0,
+    input_shape: InputShape = None,
 ) -> None:
     """Write a network as ONNX of standard operators: model.net spike for spike, or model.pt folded, in float32.
 
     With --clock chip any CUBA or LOIHI netx file, spike for spike in raw chip time. Or a model.pt as NIR, folded, in
     float64.
     """
-    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
     if options.asked(clock, timesteps=timesteps):
         if form is not Format.ONNX:
             raise InputError("--clock chip is for --format onnx; leave it out")
@@ -117,9 +119,9 @@ def _chip_clock(
     trace: bool,
 ) -> None:
     """Any netx file in raw chip time."""
-    from snn2chip.formats import netx_any, onnx, onnx_chip
+    from snn2chip.formats import onnx, onnx_chip
 
-    network = netx_any.load(net, options.layers, options.message_bits)
+    network = options.load(net)
     interval, offset = options.reset_interval, options.reset_offset
     reset = None if interval is None else onnx_chip.Reset(interval, offset)
     onnx_chip.save(output, network, timesteps, reset=reset, trace=trace)

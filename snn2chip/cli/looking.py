@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from snn2chip.cli.chip_time import input_sides
 from snn2chip.cli.shared import DataDir, JsonOption, app, console_of, guarded, some_images
 
 
@@ -36,6 +37,9 @@ def show(
     message_bits: Annotated[
         int | None, typer.Option(min=0, max=24, help="Bits of integers at the port, 0 for spikes; default: as made.")
     ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="C,H,W that come in, where a convolution is first and the file does not say.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Show any netx file layer by layer, with what would be clipped, truncated, overflow or be refused."""
@@ -45,7 +49,7 @@ def show(
     from snn2chip import show as showing
     from snn2chip.files import write_json
 
-    shown = showing.describe(net, chips.load(chip), message_bits)
+    shown = showing.describe(net, chips.load(chip), message_bits, input_sides(input_shape))
     if json_file is not None:
         write_json(json_file, {**asdict(shown), "totals": shown.totals})
     console = console_of()

@@ -13,6 +13,7 @@ from snn2chip.cli.chip_time import (
     ChipOptions,
     Clock,
     ClockOption,
+    InputShape,
     LayersOption,
     MessageBits,
     ResetInterval,
@@ -70,6 +71,7 @@ def simulate(
     message_bits: MessageBits = None,
     reset_interval: ResetInterval = None,
     reset_offset: ResetOffset = 0,
+    input_shape: InputShape = None,
     engine: Annotated[
         EngineName,
         typer.Option(help="dense: products; events: only spikes, on the CPU; auto: the faster. Equal results."),
@@ -84,7 +86,7 @@ def simulate(
 
     `torchrun --nproc-per-node 2 -m snn2chip simulate NET` shares the samples among processes, with equal results.
     """
-    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
     in_chip_time = options.asked(clock)
     recordings.only_recording(
         recording,
@@ -282,9 +284,10 @@ def lava_run(
     message_bits: MessageBits = None,
     reset_interval: ResetInterval = None,
     reset_offset: ResetOffset = 0,
+    input_shape: InputShape = None,
 ) -> None:
     """Run a file in Lava through netx; the same input and output files as `simulate`."""
-    options = ChipOptions(layers, message_bits, reset_interval, reset_offset)
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
     in_chip_time = options.asked(clock)
     if in_chip_time:
         chip_time.lava_run(

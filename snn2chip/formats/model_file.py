@@ -21,7 +21,7 @@ import pickletools
 import platform
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from torch import nn
 import snn2chip
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError, out_of_memory, reading
-from snn2chip.files import atomic_path
+from snn2chip.files import atomic_path, read_back
 from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
 from snn2chip.nn.build import SpikingNetwork, build, unwrapped
 from snn2chip.text import first_line, one_line
@@ -77,7 +77,7 @@ def save(
     """Write model.pt, whole or not at all.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or `load` would refuse it.
     """
     network = unwrapped(network)  # DataParallel and torch.compile call every tensor by another name
     content = {
@@ -95,11 +95,14 @@ def save(
             "python": platform.python_version(),
         },
     }
-    save_tensors(path, content)
+    save_tensors(path, content, load)
 
 
-def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
-    """`torch.save`, whole or not at all; a full disk is an `InputError`, not torch's RuntimeError."""
+def save_tensors(path: str | Path, content: dict[str, Any], check: Callable[[Path], object] | None = None) -> None:
+    """`torch.save`, whole or not at all; a full disk is an `InputError`, not torch's RuntimeError.
+
+    `check` reads the file before it takes its place.
+    """
     with atomic_path(path) as part:
         try:
             with part.open("wb") as file:
@@ -111,6 +114,8 @@ def save_tensors(path: str | Path, content: dict[str, Any]) -> None:
             if isinstance(cause, OSError):
                 raise cause from None
             raise OSError(None, first_line(error)) from error
+        if check is not None:
+            read_back(path, part, check)
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:

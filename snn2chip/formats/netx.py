@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.files import atomic_path
+from snn2chip.files import atomic_path, read_back
 from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx_weights import load_dense
 from snn2chip.ir import CODINGS, Chain, ChainLayer, IntArray, Shape, StepTables, out_size
@@ -38,10 +39,11 @@ _ATTRIBUTE_BYTES = 60_000  # HDF5's own limit is 64 KiB with everything around i
 
 
 def save(path: str | Path, chain: Chain) -> None:
-    """Write a chain as netx HDF5, whole or not at all.
+    """Write a chain as netx HDF5, whole or not at all: what was written is read back before it takes its place.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or what was written is refused or differs when it is read.
+        UnsupportedError: dense weights that Lava would not compute with as they are.
     """
     # HDF5 crashes the process when a file it writes cannot grow (a full disk): it writes to memory instead
     memory = io.BytesIO()
@@ -73,6 +75,24 @@ def save(path: str | Path, chain: Chain) -> None:
         _write_json(own, "origin", {layer.name: layer.origin for layer in chain.layers})
     with atomic_path(path) as part:
         part.write_bytes(memory.getbuffer())
+        if different := _different(read_back(path, part, load), chain):
+            raise InputError(f"'{path}' is not written, what was read back differs: {different}")
+
+
+def _different(read: Any, written: Any, where: str = "chain") -> str:
+    """The first place where what was read differs from what was written, '' if there is none."""
+    if isinstance(written, dict):  # JSON has no tuples, and only texts as keys
+        read, written = json.dumps(read), json.dumps(written)
+    pairs: list[tuple[Any, Any, str]]
+    if isinstance(written, tuple) and len(read) == len(written):
+        pairs = [(*pair, str(place)) for place, pair in enumerate(zip(read, written, strict=True))]
+    elif is_dataclass(written):
+        unused = ("threshold", "voltage_decay") if getattr(written, "steps", None) is not None else ()
+        names = [field.name for field in fields(written) if field.name not in unused]
+        pairs = [(getattr(read, name), getattr(written, name), name) for name in names]
+    else:
+        return "" if np.array_equal(read, written) else where
+    return next(filter(None, (_different(mine, theirs, f"{where}.{name}") for mine, theirs, name in pairs)), "")
 
 
 def _write_json(own: h5py.Group, name: str, value: Any) -> None:
@@ -93,16 +113,19 @@ def _check_kept(weight: IntArray, where: str) -> None:
     Raises:
         UnsupportedError: what Lava would make of them.
     """
-    changed = load_dense((weight,), where).notes
-    if changed:
-        raise UnsupportedError(f"{where}: {'; '.join(changed)}")
+    loaded = load_dense((weight,), where)
+    if loaded.notes:
+        raise UnsupportedError(f"{where}: {'; '.join(loaded.notes)}")
 
 
 def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
     group["type"] = np.array([layer.kind.encode()])
     group["shape"] = np.array(layer.shape)
     if layer.kind == "dense":
-        _check_kept(layer.weight, f"layer {layer.name}")
+        where = f"layer {layer.name} ({', '.join(layer.origin) or 'of no name'})"
+        _check_kept(layer.weight, where)
+        if not layer.weight.any():
+            raise UnsupportedError(f"{where}: every weight is 0, on which netx fails; train again")
     group.create_dataset("weight", data=layer.weight.astype(np.int32), compression="gzip", compression_opts=1)
     bias = layer.bias
     if layer.kind == "conv":

@@ -17,19 +17,15 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
+from snn2chip.formats.netx_stock import NEURONS, Stock
 from snn2chip.formats.netx_weights import HIGHEST, LOWEST, load_dense
 from snn2chip.ir import IntArray, Shape, out_size
-from snn2chip.netlist import MAX_DELAY, ChipLayer, Netlist
+from snn2chip.netlist import MAX_DELAY, ChipLayer, Constant, Netlist
 from snn2chip.text import one_line
 
-NEURONS = ("CUBA", "LOIHI")
 WEIGHT_LIMIT = 2**15  # beyond it nothing that the chip could hold was meant
 _REGISTERS = {"bias": (-(2**12), 2**12 - 1), "vThMant": (0, 2**17 - 1)}  # what the chip holds; Lava's arrays hold more
 _DEFAULT = (0, 4096, 2**17)  # iDecay, vDecay, vThMant of a dense layer without neurons: v = u, which never decays
-
-
-class MisfitError(InputError):
-    """Shapes that do not fit what comes in or goes out, or delays below 0: stock netx fails on them too."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,10 @@ class Walk:
     shape    of what comes in, (C, H, W) or (features,); empty before the first layer
     first    of the input
     flatten  a flatten layer was the last one
+    stock    stock netx's way through the same layers
     """
 
+    stock: Stock
     shape: Shape = ()
     first: Shape = ()
     flatten: bool = False
@@ -59,27 +57,30 @@ class Walk:
         self.notes.append(Note(kind, text))
 
 
-def load(path: str | Path, layers: int | None = None, message_bits: int | None = None) -> Netlist:
+def load(
+    path: str | Path, layers: int | None = None, message_bits: int | None = None, input_shape: Shape = ()
+) -> Netlist:
     """Read a netx file; with `layers` only so many entries of ``layer/`` from the first, as netx's `num_layers`.
 
     `message_bits` of the integers at the port, 0 for spikes; by default what our own group says, else 0. With 0 a value
-    that is not 0 counts as 1, as in Lava.
+    that is not 0 counts as 1, as in Lava. `input_shape` (C, H, W) of a convolution that comes first, without an input
+    layer: netx's argument of that name, which is (W, H, C).
 
     Raises:
         InputError: unreadable, truncated or damaged.
         UnsupportedError: a layer or neuron that stock netx refuses or that is not simulated here, by name.
     """
-    return opened(path, lambda root: _load(root, layers, message_bits))
+    return opened(path, lambda root: _load(root, layers, message_bits, input_shape))
 
 
-def _load(root: Reader, most: int | None, message_bits: int | None) -> Netlist:
+def _load(root: Reader, most: int | None, message_bits: int | None, input_shape: Shape) -> Netlist:
     group = root.child("layer")
     count = len(group.group)
     if most is not None:
         if not 1 <= most <= count:
             raise InputError(f"{group.where}: {most} layers asked for; the file has {count}")
         count = most
-    walk = Walk()
+    walk = Walk(Stock(input_shape), input_shape, input_shape)
     for number in range(count):
         read_entry(walk, group.child(str(number)), number)
     layers = walk.layers
@@ -99,6 +100,8 @@ def read_entry(walk: Walk, reader: Reader, number: int) -> None:
     Raises:
         InputError, UnsupportedError: as `load`.
     """
+    if reason := walk.stock.entry(reader):
+        walk.note("refused", f"{reader.where}: {reason}")
     kind = reader.text("type")
     if kind == "input":
         if number:
@@ -112,6 +115,7 @@ def read_entry(walk: Walk, reader: Reader, number: int) -> None:
         if not walk.shape:  # netx needs no input layer before a dense one
             walk.shape = walk.first = _fan_in(reader, kind)
         make = _conv if kind == "conv" else _dense
+        walk.flatten |= kind != "conv" and len(walk.shape) == 3 and not walk.layers  # no process there to flatten
         layer = make(reader, str(number), walk.shape, walk.flatten, walk)
         walk.layers.append(replace(layer, flatten=walk.flatten))
         walk.shape, walk.flatten = layer.shape, False
@@ -139,8 +143,10 @@ def _shape(reader: Reader, axes: int) -> Shape:
     return sides
 
 
-def _neuron(reader: Reader, walk: Walk, default: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
-    """(iDecay, vDecay, vThMant) of a layer's neurons."""
+def _neuron(
+    reader: Reader, walk: Walk, shape: Shape, default: tuple[int, int, int] | None = None
+) -> tuple[Constant, Constant, Constant]:
+    """(iDecay, vDecay, vThMant) of neurons (C, H, W) or (F,): numbers, or arrays that broadcast over them."""
     if default is not None and reader.item("neuron") is None:
         return default
     neuron = reader.child("neuron")
@@ -151,13 +157,33 @@ def _neuron(reader: Reader, walk: Walk, default: tuple[int, int, int] | None = N
     if neuron.item("messageBits") is not None:
         # a CUBA neuron sends 0 and 1 whatever the message could hold, so nothing changes in what it computes
         neuron.integer("messageBits", 0, 32)
-        text = f"{reader.where}: stock netx cannot read neuron/messageBits of a CUBA neuron; leave it out"
-        walk.note("refused", text)
-    threshold = neuron.integer("vThMant", 0, 2**24)
     high = _REGISTERS["vThMant"][1]
-    if threshold > high:
-        walk.note("register", f"{reader.where}: vThMant {threshold} exceeds the chip's {high}")
-    return neuron.integer("iDecay", 0, 4096), neuron.integer("vDecay", 0, 4096), threshold
+    threshold = _constant(neuron, "vThMant", 2**24, shape)
+    if np.max(threshold) > high:
+        walk.note("register", f"{reader.where}: vThMant {np.max(threshold)} exceeds the chip's {high}")
+    return _constant(neuron, "iDecay", 4096, shape), _constant(neuron, "vDecay", 4096, shape), threshold
+
+
+def _constant(neuron: Reader, name: str, most: int, shape: Shape) -> Constant:
+    """A number for all neurons, or an array of what Lava spreads over them: by channel, by neuron, ..."""
+    stored = neuron.numbers(name)
+    kind = stored.dtype
+    if (name == "iDecay" and kind.kind == "u" and not stored.all()) or (
+        name == "vThMant" and kind.kind in "iu" and stored.ndim and 64 * int(stored.max()) > np.iinfo(kind).max
+    ):
+        raise UnsupportedError(f"{neuron.where}: '{name}' is stored as {kind}, in which netx's sums wrap; store int64")
+    if stored.size == 1:
+        return neuron.integer(name, 0, most)
+    values = neuron.within(name, 0, most)
+    if name != "vThMant" and set(values.shape[: -len(shape)]) == {1}:  # which netx lets be
+        values = values.reshape(values.shape[-len(shape) :])
+    try:
+        spread = np.broadcast_to(values, shape[::-1]).transpose()
+    except ValueError:
+        raise InputError(
+            f"{neuron.where}: '{name}' of shape {values.shape} does not spread over {shape[::-1]}"
+        ) from None
+    return int(values.flat[0]) if (values == values.flat[0]).all() else spread
 
 
 def _bias(reader: Reader, shape: Shape, walk: Walk) -> IntArray:
@@ -174,11 +200,11 @@ def _bias(reader: Reader, shape: Shape, walk: Walk) -> IntArray:
         return stored.transpose(2, 1, 0).copy()
     if stored.shape == shape[:1] or (len(shape) == 1 and stored.size == 1):
         return np.broadcast_to(stored.reshape(-1, *(1,) * (len(shape) - 1)), shape).copy()
-    raise MisfitError(f"{reader.where}: bias of shape {stored.shape} fits neither {shape[:1]} nor {shape[::-1]}")
+    raise InputError(f"{reader.where}: bias of shape {stored.shape} fits neither {shape[:1]} nor {shape[::-1]}")
 
 
 def _input(reader: Reader, number: str, shape: Shape, walk: Walk) -> ChipLayer:
-    current_decay, voltage_decay, threshold = _neuron(reader, walk)
+    current_decay, voltage_decay, threshold = _neuron(reader, walk, shape)
     gain, offset = (
         reader.integer(name, -(2**15), 2**15 - 1) if reader.item(name) is not None else default
         for name, default in (("weight", 64), ("bias", 0))
@@ -203,11 +229,11 @@ def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) 
     if len(shape) != 3 or flatten:
         raise InputError(f"{reader.where}: a convolution after an input of shape {shape}; it needs (C, H, W)")
     if weight.ndim != 4 or weight.shape[1] * groups != shape[0] or len(weight) % groups or not weight.size:
-        raise MisfitError(f"{reader.where}: weights {weight.shape}, groups {groups} do not fit an input {shape}")
+        raise InputError(f"{reader.where}: weights {weight.shape}, groups {groups} do not fit an input {shape}")
     sides = tuple(out_size(shape[1 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in range(2))
     out = (len(weight), *sides)
     if min(sides) < 1 or _shape(reader, 3) != out:
-        raise MisfitError(f"{reader.where}: shape {_shape(reader, 3)} is not the {out} it computes")
+        raise InputError(f"{reader.where}: shape {_shape(reader, 3)} is not the {out} it computes")
     beyond = int(((weight < LOWEST) | (weight > HIGHEST)).sum())
     if beyond:
         walk.note(
@@ -215,7 +241,7 @@ def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) 
             f"{reader.where}: {beyond} weights outside {LOWEST}..{HIGHEST} ({weight.min()}..{weight.max()}), which the "
             f"chip cannot hold; netx does not look at them and Lava computes with them as they are",
         )
-    current_decay, voltage_decay, threshold = _neuron(reader, walk)
+    current_decay, voltage_decay, threshold = _neuron(reader, walk, out)
     bias = _bias(reader, out, walk)
     return ChipLayer(
         number,
@@ -239,7 +265,9 @@ def _fan_in(reader: Reader, kind: str) -> Shape:
     """Inputs of a first layer that no input layer stands before."""
     weight = reader.array("weight")
     if kind == "conv" or weight.ndim != 2:
-        raise MisfitError(f"{reader.where}: the first layer, and no input layer says what comes in")
+        raise InputError(
+            f"{reader.where}: the first layer, and no input layer says what comes in; give --input-shape C,H,W"
+        )
     return (weight.shape[1],)
 
 
@@ -248,21 +276,20 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
     inputs = int(np.prod(shape))
     out = int(np.prod(_shape(reader, 3)))
     if len(shape) == 3 and not flatten and shape[0] != inputs:
-        raise MisfitError(f"{reader.where}: a dense layer after an input of shape {shape}; a flatten is missing")
+        raise InputError(f"{reader.where}: a dense layer after an input of shape {shape}; a flatten is missing")
     stored = [
         _matrix(reader, name, (out, fan_in))
         for name, fan_in in (("weight", inputs), ("weight_rec", out))[: 1 + recurrent]
     ]
     loaded = load_dense(tuple(stored), reader.where)
     walk.notes.extend(Note("changed", f"{reader.where}: {note}") for note in loaded.notes)
-    walk.notes.extend(Note("refused", f"{reader.where}: {reason}") for reason in loaded.refused)
     weights = loaded.weights
     if recurrent and reader.item("delay") is not None:
         raise UnsupportedError(
             f"{reader.where}: delays of a recurrent layer: netx gives those of its inputs to its own spikes too, and "
             f"leaves out the weights' exponent; take 'delay' out"
         )
-    current_decay, voltage_decay, threshold = _neuron(reader, walk, _DEFAULT)
+    current_decay, voltage_decay, threshold = _neuron(reader, walk, (out,), _DEFAULT)
     return ChipLayer(
         number,
         "dense_rec" if recurrent else "dense",
@@ -282,7 +309,7 @@ def _matrix(reader: Reader, name: str, shape: tuple[int, int]) -> IntArray:
     if stored.ndim == 1 and stored.size == shape[0] * shape[1]:  # netx: one row for each neuron
         stored = stored.reshape(shape)
     if stored.shape != shape:
-        raise MisfitError(f"{reader.where}: {name} of shape {stored.shape}; {shape} fits what comes in")
+        raise InputError(f"{reader.where}: {name} of shape {stored.shape}; {shape} fits what comes in")
     return stored
 
 
@@ -293,7 +320,7 @@ def _delay(reader: Reader, shape: tuple[int, ...], walk: Walk) -> IntArray | Non
     reader.budget.spend(math.prod(shape), reader.where)
     stored = reader.array("delay")
     if stored.size and int(stored.min()) < 0:
-        raise MisfitError(f"{reader.where}: a delay of {stored.min()}; expected 0..{MAX_DELAY}")
+        raise InputError(f"{reader.where}: a delay of {stored.min()}; expected 0..{MAX_DELAY}")
     clamped = int((stored > MAX_DELAY).sum())
     if clamped:
         text = f"{reader.where}: {clamped} delays beyond {MAX_DELAY} (to {stored.max()}): netx clamps them"
@@ -307,4 +334,4 @@ def _delay(reader: Reader, shape: tuple[int, ...], walk: Walk) -> IntArray | Non
         return np.broadcast_to(stored[:, None], shape).copy()
     if stored.shape == shape[1:]:
         return np.broadcast_to(stored[None, :], shape).copy()
-    raise MisfitError(f"{reader.where}: delays of shape {stored.shape} fit neither {shape} nor one of its sides")
+    raise InputError(f"{reader.where}: delays of shape {stored.shape} fit neither {shape} nor one of its sides")

@@ -39,6 +39,7 @@ class Reader:
 
     def __init__(self, group: h5py.Group, where: str, budget: Budget) -> None:
         self.group, self.where, self.budget = group, where, budget
+        self.read: dict[str, np.ndarray[Any, Any]] = {}
 
     def item(self, name: str) -> h5py.Group | h5py.Dataset | None:
         """What stands under a name in this file; links to other places or other files are not followed."""
@@ -54,7 +55,9 @@ class Reader:
         return Reader(item, f"{self.where}/{name}", self.budget)
 
     def numbers(self, name: str, most: int = MAX_VALUES) -> np.ndarray[Any, Any]:
-        """An array of integers or floats, as it stands in the file."""
+        """An array of integers or floats, as it stands in the file; read once."""
+        if name in self.read:
+            return self.read[name]
         item = self.item(name)
         if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf" or item.size is None:
             raise InputError(f"{self.where}: '{name}' is missing or not numbers")
@@ -62,7 +65,8 @@ class Reader:
             raise InputError(f"{self.where}: '{name}' claims {item.size} values; at most {most} make sense")
         check(item, f"{self.where}/{name}")
         self.budget.spend(item.size, f"{self.where}/{name}")
-        return np.asarray(item[()])
+        self.read[name] = np.asarray(item[()])
+        return self.read[name]
 
     def array(self, name: str, most: int = MAX_VALUES) -> np.ndarray[Any, np.dtype[np.int64]]:
         values = self.numbers(name, most)

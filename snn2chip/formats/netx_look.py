@@ -17,27 +17,18 @@ import numpy as np
 
 from snn2chip.errors import InputError, out_of_memory
 from snn2chip.formats.hdf5_values import Budget
-from snn2chip.formats.netx import STEPS
-from snn2chip.formats.netx_any import NEURONS, MisfitError, Walk, port_bits, read_entry
+from snn2chip.formats.netx_any import Walk, port_bits, read_entry
 from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
+from snn2chip.formats.netx_stock import KNOWN, UNMADE, Stock
 from snn2chip.ir import IntArray, Shape
 from snn2chip.netlist import ChipLayer
 from snn2chip.text import first_line, one_line
 
-FindingKind = Literal["fails", "refused", "changed", "register", "overflow", "firing", "idle"]
+FindingKind = Literal["fails", "told", "refused", "changed", "register", "overflow", "firing", "idle"]
 _T = TypeVar("_T")
 _CUT = ("weight", "weight_rec", "bias", "delay")  # netx makes integers of them: astype(int)
 _GEOMETRY = ("stride", "padding", "dilation")
 _NUMBERS = ("iDecay", "vDecay", "vThMant", "refDelay", "wgtExp", "messageBits")
-_KNOWN = ("input", "conv", "flatten", "dense", "dense_rec", "dense_comp")
-_UNMADE = ("pool", "convT", "unpool", "average", "concat")  # netx knows their names and raises NotImplementedError
-_NEEDED = {
-    "input": (),
-    "flatten": (),
-    "conv": ("shape", "weight", *_GEOMETRY, "groups", "neuron"),
-    "dense": ("shape", "weight"),
-    "dense_rec": ("shape", "weight", "weight_rec"),
-}
 _MANY = 16  # names of a group that are worth printing
 
 
@@ -45,9 +36,10 @@ _MANY = 16  # names of a group that are worth printing
 class Finding:
     """Something that a person should know about a layer, or about the file.
 
-    kind  'fails' stock netx does not load it; 'refused' not simulated here; 'changed' netx or Lava computes with
-          something else than what stands in the file; 'register' the chip cannot hold it; 'overflow' may wrap or clip;
-          'firing' neurons that never fire, always fire, or fire from their bias alone; 'idle' does nothing
+    kind  'fails' stock netx does not load it, or Lava not run it; 'told' it has to be told something; 'refused' not
+          simulated here; 'changed' netx or Lava computes with something else than what stands in the file; 'register'
+          the chip cannot hold it; 'overflow' may wrap or clip; 'firing' neurons that never fire, always fire, or fire
+          from their bias alone; 'idle' does nothing
     """
 
     kind: FindingKind
@@ -75,7 +67,7 @@ class Entry:
     bias: IntArray | None
     delay: IntArray | None
     geometry: dict[str, tuple[int, ...]]
-    neuron: dict[str, int | str]
+    neuron: dict[str, IntArray | str]
     layer: ChipLayer | None
     findings: tuple[Finding, ...]
 
@@ -136,15 +128,16 @@ class _Lenient(Reader):
         return values
 
 
-def look(path: str | Path, message_bits: int | None = None) -> Look:
+def look(path: str | Path, message_bits: int | None = None, input_shape: Shape = ()) -> Look:
     """Read all that can be read of a netx file.
 
-    `message_bits` of the integers at the port, by default what our own group says, else 0.
+    `message_bits` of the integers at the port, by default what our own group says, else 0; `input_shape` as in
+    `netx_any.load`.
 
     Raises:
         InputError: no file, not HDF5, or no group ``layer``.
     """
-    return opened(path, lambda root: _look(root, Path(path).stat().st_size, message_bits))
+    return opened(path, lambda root: _look(root, Path(path).stat().st_size, message_bits, input_shape))
 
 
 def _attempt(log: list[Finding], where: str, read: Callable[[], _T]) -> _T | None:
@@ -165,7 +158,7 @@ def _here(text: str, where: str) -> str:
     return text.removeprefix(where).removeprefix(": ").removeprefix("/")
 
 
-def _look(root: Reader, size: int, message_bits: int | None) -> Look:
+def _look(root: Reader, size: int, message_bits: int | None, input_shape: Shape) -> Look:
     group = root.child("layer")
     log: list[Finding] = []
     names = list(group.group)
@@ -177,10 +170,14 @@ def _look(root: Reader, size: int, message_bits: int | None) -> Look:
         others = [one_line(name, 20) for name in names if name not in {str(place) for place in places}][:_MANY]
         text = f"no group layer/{', '.join(map(str, missing))}: stock netx fails there; beside them {', '.join(others)}"
         log.append(Finding("fails", text))
-    walk = Walk()
+    walk = Walk(Stock(input_shape), input_shape, input_shape)
     entries = tuple(_entry(group, place, walk) for place in places)
     if not any(entry.kind in ("conv", "dense", "dense_rec") for entry in entries):
-        log.append(Finding("fails", "no conv or dense layer"))
+        kind: FindingKind = "refused" if walk.stock.made else "fails"
+        log.append(Finding(kind, "no conv or dense layer"))
+    if walk.stock.to_tell:
+        text = "a convolution comes first, and no input layer: give netx input_shape=(W, H, C), us --input-shape C,H,W"
+        log.append(Finding("told", text))
     bits = message_bits
     if bits is None:
         bits = _attempt(log, root.where, lambda: port_bits(root)) or 0
@@ -263,19 +260,14 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
     shape: Shape = tuple(sides.flatten().tolist()) if sides is not None and sides.size <= 4 else ()
     if shape and (min(shape) < 1 or np.prod([float(side) for side in shape]) > MAX_NEURONS):
         shape = ()
-    recurrent_shape = None if recurrent is None else recurrent.shape
-    incomplete, explained = _stock(names, kind, neuron, log)
+    explained = _noted(names, kind, neuron, log)
     before, noted = len(walk.layers), len(walk.notes)
     try:
-        if not incomplete:
-            read_entry(walk, reader, number)
-    except MisfitError as error:
-        log.append(Finding("fails", _here(str(error), where)))
+        read_entry(walk, reader, number)
     except InputError as error:
+        explained |= any(note.kind == "refused" for note in walk.notes[noted:])
         if not explained:
             log.append(Finding("refused", _here(str(error), where)))
-        if kind == "dense_rec" and delay is not None and weight is not None and weight.shape != recurrent_shape:
-            log.append(Finding("fails", "delays of the shape of the inputs' weights do not fit the recurrent ones"))
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         if out_of_memory(error):
             raise
@@ -286,7 +278,7 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
             log.append(Finding("changed" if note.kind == "changed" else "fails", _here(note.text, where)))
     if layer is not None:
         shape = layer.shape
-    elif kind in _KNOWN + _UNMADE and kind != "flatten":
+    elif kind in KNOWN + UNMADE and kind != "flatten":
         walk.shape, walk.flatten = (shape if len(shape) in (1, 3) else ()), False
         walk.first = walk.first or walk.shape
     return Entry(
@@ -305,50 +297,28 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
     )
 
 
-def _neuron(neuron: Reader, attempt: Callable[[Callable[[], Any]], Any]) -> dict[str, int | str]:
-    found: dict[str, int | str] = {}
+def _neuron(neuron: Reader, attempt: Callable[[Callable[[], Any]], Any]) -> dict[str, IntArray | str]:
+    found: dict[str, IntArray | str] = {}
     if (kind := attempt(lambda: one_line(neuron.text("type")))) is not None:
         found["type"] = kind
     for name in set(neuron.group) & set(_NUMBERS):
-        if (value := attempt(partial(neuron.integer, name, 0, 0))) is not None:
+        value = attempt(partial(neuron.array, name))
+        if value is not None and value.size:
             found[name] = value
     return found
 
 
-def _stock(names: Set[str], kind: str, neuron: dict[str, int | str] | None, log: list[Finding]) -> tuple[bool, bool]:
-    """Note what stock netx does with a layer's type, its neurons and what is missing.
-
-    Returns whether something is missing, and whether the notes say already why the layer is not simulated.
-    """
-    before = len(log)
-    if kind in _UNMADE:
-        log.append(Finding("fails", f"layer type '{kind}': stock netx has no such layer (NotImplementedError)"))
-    elif kind == "?":
-        log.append(Finding("fails", "no type that could be read: stock netx fails"))
-    elif kind not in _KNOWN:
+def _noted(names: Set[str], kind: str, neuron: dict[str, IntArray | str] | None, log: list[Finding]) -> bool:
+    """Note what netx leaves out or puts in; returns whether that says already why the layer is not simulated."""
+    given = neuron if kind in KNOWN else None
+    if kind not in (*KNOWN, *UNMADE, "?"):
         log.append(Finding("changed", f"layer type '{kind}' is unknown to stock netx, which leaves the layer out"))
-    elif kind == "dense_comp":
-        log.append(Finding("refused", "layer type 'dense_comp' (complex weights): stock netx has it"))
-    missing = [name for name in _NEEDED.get(kind, ()) if name not in names]
-    given = neuron if kind in _KNOWN else None
-    if given is not None:
-        needed: tuple[str, ...] = ("type", *_NUMBERS[:3]) if given.get("type") in NEURONS else ("type", "vThMant")
-        needed = () if given.get("type") == STEPS else needed
-        missing += [f"neuron/{name}" for name in needed if name not in given]
-    if missing:
-        log.append(Finding("fails", f"no {', '.join(missing)}: stock netx fails (KeyError)"))
     named = str((given or {}).get("type", ""))
-    if named == STEPS:
-        log.append(
-            Finding("fails", f"neuron {STEPS} (BNTT's tables): stock netx does not know it, snn2chip's runner does")
-        )
-    elif named == "SDNN":
+    if named == "SDNN":
         log.append(Finding("refused", "neuron SDNN (sigma-delta): stock netx runs it"))
     elif "RF" in named:
         log.append(Finding("refused", f"neuron {named}: stock netx runs it where lava-dl's torch half is installed"))
-    elif named and named not in NEURONS:
-        log.append(Finding("fails", f"neuron '{named}' is unknown to stock netx"))
-    explained = len(log) > before
+    explained = bool(log)
     if kind in ("dense", "dense_rec") and "neuron" not in names:
         log.append(
             Finding(
@@ -359,6 +329,14 @@ def _stock(names: Set[str], kind: str, neuron: dict[str, int | str] | None, log:
     if kind in ("conv", "input") and "delay" in names:
         log.append(Finding("changed", f"'delay' of a layer of type {kind}: netx ignores it"))
     for name, usual in (("refDelay", 1), ("wgtExp", 0)):
-        if given is not None and given.get(name, usual) != usual:
-            log.append(Finding("changed", f"neuron/{name} {given[name]}: netx ignores it, as if it were {usual}"))
-    return bool(missing), explained
+        if given is not None and np.any(given.get(name, usual) != usual):
+            log.append(Finding("changed", f"neuron/{name} {span(given[name])}: netx ignores it, as if it were {usual}"))
+    return explained
+
+
+def span(value: IntArray | str) -> int | str:
+    """A number, or smallest and largest of several."""
+    if isinstance(value, str):
+        return value
+    low, high = int(value.min()), int(value.max())
+    return low if low == high else f"{low}..{high}"

@@ -27,12 +27,10 @@ class Loaded:
 
     weights  one array for each given, int64
     notes    what changed, in words without the layer's name
-    refused  why netx fails on them; empty where it does not
     """
 
     weights: tuple[IntArray, ...]
     notes: tuple[str, ...]
-    refused: tuple[str, ...]
 
 
 def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
@@ -43,10 +41,9 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
             whose sums Lava rounds.
     """
     together = np.hstack([weights.reshape(len(weights), -1) for weights in stored]).astype(np.int64)
-    notes, refused = [], []
-    if not together.any():
-        refused.append("every weight is 0, on which netx fails; make one of them 1")
-        return Loaded(stored, (), tuple(refused))
+    notes: list[str] = []
+    if not together.any():  # netx fails on them
+        return Loaded(stored, ())
     clipped = together
     if together.max() > HIGHEST and together.min() < 0:
         clipped = clipped.clip(LOWEST, HIGHEST)
@@ -89,7 +86,7 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
             became = f"{given[first]} becomes {used[first]}"
             notes.append(f"{changed} of {used.size} weights, all of one sign, are cut by Lava: {became}")
         back.append(used)
-    return Loaded(tuple(back), tuple(notes), tuple(refused))
+    return Loaded(tuple(back), tuple(notes))
 
 
 def _as_lava(weights: Int32Array, width: int) -> Int32Array:

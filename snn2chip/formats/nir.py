@@ -32,7 +32,7 @@ import torch
 import snn2chip
 from snn2chip import ir
 from snn2chip.errors import InputError, SetupError, UnsupportedError
-from snn2chip.files import atomic_path
+from snn2chip.files import atomic_path, read_back
 from snn2chip.formats.nir_nodes import DT, bias_kernel, constant_image, continuous, pack
 from snn2chip.formats.nir_read import FORMAT_VERSION, convert, load
 
@@ -276,13 +276,14 @@ def save(
     """Write a folded network as a NIR file, whole or not at all; options as in `build`.
 
     Raises:
-        SetupError, InputError, UnsupportedError: as `build`; or the file cannot be written.
+        SetupError, InputError, UnsupportedError: as `build`; or the file cannot be written, or not be read back.
     """
     graph = build(network, dt=dt, integrator=integrator, unit_resistance=unit_resistance)
     memory = io.BytesIO()  # HDF5 crashes the process when a file it writes cannot grow
     package().write(memory, graph)
     with atomic_path(path) as part:
         part.write_bytes(memory.getbuffer())
+        read_back(path, part, load)
 
 
 def export_nir(model_path: str | Path, output: str | Path | None = None) -> Path:

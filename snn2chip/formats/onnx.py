@@ -31,9 +31,19 @@ import numpy as np
 
 from snn2chip.arith import DECAY_ONE, STATE_MAX, STATE_SHIFT
 from snn2chip.errors import UnsupportedError
-from snn2chip.files import atomic_path
 from snn2chip.formats.onnx_float import build_float
-from snn2chip.formats.onnx_graph import Graph, Make, Port, Value, about_input, input_port, linear, model, per_channel
+from snn2chip.formats.onnx_graph import (
+    Graph,
+    Make,
+    Port,
+    Value,
+    about_input,
+    input_port,
+    linear,
+    model,
+    per_channel,
+    write,
+)
 from snn2chip.formats.onnx_time import UNROLL_MOST, At, Step, timeline
 from snn2chip.ir import Chain, ChainLayer, IntArray, Network
 from snn2chip.simulate.dense import BINARY, FLOAT32_EXACT, check_steps, largest_sum
@@ -54,9 +64,7 @@ def save(path: str | Path, source: Chain | Network, *, trace: bool = False, unro
         made = build(source, trace=trace, unroll=unroll)
     else:
         made = build_float(source, trace=trace, unroll=unroll)
-    content = made.SerializeToString()
-    with atomic_path(path) as part:
-        part.write_bytes(content)
+    write(path, made)
 
 
 def labels(chain: Chain) -> dict[str, str]:

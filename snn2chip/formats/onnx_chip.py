@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snn2chip.arith import DECAY_ONE, STATE_SHIFT
-from snn2chip.errors import InputError
-from snn2chip.files import atomic_path
+from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx import neurons, weighted_sums
-from snn2chip.formats.onnx_graph import MOST_BYTES, Graph, Make, Port, model
+from snn2chip.formats.onnx_graph import MOST_BYTES, Graph, Make, Port, model, write
 from snn2chip.formats.onnx_later import later_timeline
 from snn2chip.formats.onnx_time import At, Step
 from snn2chip.ir import ChainLayer, IntArray, Shape
@@ -77,9 +76,7 @@ def save(
     Raises:
         InputError: the file cannot be written, or what `build` raises.
     """
-    content = build(net, timesteps, reset=reset, trace=trace, unroll=unroll).SerializeToString()
-    with atomic_path(path) as part:
-        part.write_bytes(content)
+    write(path, build(net, timesteps, reset=reset, trace=trace, unroll=unroll))
 
 
 def input_port(net: Netlist, timesteps: int) -> Port:
@@ -179,15 +176,21 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
             )
         which, inputs = np.divmod(pairs, weight.shape[1])
         weight = np.where(layer.delay[:, inputs] == np.array(delays)[which], weight[:, inputs], 0)
+    threshold, voltage_decay, current_decay = layer.threshold, layer.voltage_decay, layer.current_decay
+    if not (isinstance(threshold, int) and isinstance(voltage_decay, int) and isinstance(current_decay, int)):
+        raise UnsupportedError(
+            f"layer '{label}': decays or thresholds that differ by neuron have no place in the ONNX file; "
+            f"`simulate --clock chip` runs them"
+        )
     synapse = ChainLayer(
         label,
         "conv" if layer.kind == "conv" else "dense",
         weight,
         layer.bias,
         layer.shape,
-        layer.threshold,
-        layer.voltage_decay,
-        DECAY_ONE if layer.weight is None else layer.current_decay,  # no synapse: u stays 0 whatever its decay
+        threshold,
+        voltage_decay,
+        DECAY_ONE if layer.weight is None else current_decay,  # no synapse: u stays 0 whatever its decay
         layer.stride,
         layer.padding,
         layer.dilation,

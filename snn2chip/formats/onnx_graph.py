@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 import snn2chip
 from snn2chip.errors import InputError, SetupError
+from snn2chip.files import atomic_path
 from snn2chip.ir import ChainLayer, Conv, Dense, Shape
 
 try:
@@ -207,3 +209,15 @@ def model(
     helper.set_model_props(whole, texts)
     onnx.checker.check_model(whole, full_check=True)
     return whole
+
+
+def write(path: str | Path, made: onnx.ModelProto) -> None:
+    """Write a model, whole or not at all: what was written is read back before it takes its place.
+
+    Raises:
+        InputError: the file cannot be written, or what was written differs when it is read.
+    """
+    with atomic_path(path) as part:
+        part.write_bytes(made.SerializeToString())
+        if onnx.load(part) != made:
+            raise InputError(f"'{path}' is not written, what was read back differs; try another disk")

@@ -60,6 +60,7 @@ def run_chip_clock(
     message_bits: int = 0,
     reset_interval: int | None = None,
     reset_offset: int = 0,
+    input_shape: tuple[int, ...] = (),
     full: bool = False,
     timeout: float | None = None,
     progress: bool = True,
@@ -70,7 +71,7 @@ def run_chip_clock(
     `input` is an .npz with `input`, integers (T, *shape) or (1, T, *shape): what the port gets, or the bias mantissas
     of an input layer with neurons. `output` becomes an .npz as that of `run`, of shape (1, T, *shape). `layers`,
     `reset_interval` and `reset_offset` are netx's num_layers, reset_interval and reset_offset; `message_bits` those of
-    the integers at the port, 0 for spikes.
+    the integers at the port, 0 for spikes; `input_shape` (C, H, W) where a convolution comes first.
 
     Raises:
         InputError: a file that cannot be used, Lava could not load or run it, or the time ran out.
@@ -79,6 +80,7 @@ def run_chip_clock(
     flags = ["--message-bits", str(message_bits), "--reset-offset", str(reset_offset)]
     flags += ["--layers", str(layers)] if layers is not None else []
     flags += ["--reset-interval", str(reset_interval)] if reset_interval is not None else []
+    flags += ["--input-shape", *map(str, input_shape)] if input_shape else []
     _run("run_chip_clock.py", net, input, output, flags, full, timeout, progress, fast_convolution)
 
 

@@ -29,8 +29,8 @@ def require_weights(synapses: Sequence[ir.Synapse]) -> None:
     """
     if not any(item.weight.any() for item in synapses):
         raise UnsupportedError(
-            f"layer '{synapses[0].name}': every weight is 0, and netx cannot load such a layer; train it, or "
-            f"leave it out"
+            f"layer '{synapses[0].name}': every weight is 0, so nothing that comes in counts, and netx loads no dense "
+            f"layer of zeros; train it, or leave it out"
         )
 
 

@@ -142,6 +142,10 @@ class _Runner:
         self.current = torch.zeros(layer.shape, dtype=torch.int32)
         self.voltage = torch.zeros(layer.shape, dtype=torch.int32)
         self.bias = torch.from_numpy(layer.bias.astype(np.int32))
+        constants = (layer.threshold, layer.voltage_decay, layer.current_decay)
+        self.threshold, self.voltage_decay, self.current_decay = (
+            x if isinstance(x, int) else torch.from_numpy(x.astype(np.int32, order="C")) for x in constants
+        )
         self.products: dict[int, Product] = {}  # by delay
         self.recurrent: Tensor | None = None
         self.last: Tensor | None = None  # what the layer's own spikes of the last step weigh
@@ -181,9 +185,9 @@ class _Runner:
                 self.voltage,
                 activation,
                 bias[step],
-                threshold=self.layer.threshold,
-                voltage_decay=self.layer.voltage_decay,
-                current_decay=self.layer.current_decay,
+                threshold=self.threshold,
+                voltage_decay=self.voltage_decay,
+                current_decay=self.current_decay,
             )
             if self.recurrent is not None:
                 self.last = (self.recurrent @ fired.double()).to(torch.int64).to(torch.int32)
