@@ -67,12 +67,14 @@ class LayerQuantizer:
         if self.neuron is None:
             threshold = chip.threshold_max  # never reached: the readout only accumulates
         else:
+            ties = int(self.neuron.ties)  # of integers, v >= th is v > th - 1
             threshold = int(np.rint(scale * self.neuron.threshold))
-            if not 1 <= threshold <= chip.threshold_max:
+            if not 1 + ties <= threshold <= chip.threshold_max:
                 return None
             if self._largest_bias() * threshold / self.neuron.threshold > self.bias_max + 0.49:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
+            threshold -= ties
         floats = [item.weight.astype(np.float64) for item in self.synapses]
         weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
         even = any(
