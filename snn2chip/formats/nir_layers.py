@@ -118,7 +118,7 @@ def neuron(given: Given) -> list[ir.Node]:
 
     With v' = v - v_reset a membrane starts at and returns to 0, fires above v_threshold - v_reset, and is driven by
     ``(dt / tau) (v_leak - v_reset)`` at every step. What is left of gains, drifts and thresholds that differ by neuron
-    is a factor of its currents: ``gain I + drift > level`` is ``(gain / level) I + drift / level > 1``.
+    is a factor of its currents: ``gain I + drift > level`` is ``(Vth gain / level) I + Vth drift / level > Vth``.
     """
     fields, own, kind, shape, called = given.fields, given.own, given.kind, given.shape, given.called
     level = fields.each("threshold" if kind == "Threshold" else "v_threshold", shape)
@@ -149,17 +149,17 @@ def neuron(given: Given) -> list[ir.Node]:
     gain = gain if given.factor is None else gain * given.factor
     # a single step has nothing before it that could leak
     leak = float(leaks.flat[0]) if given.timesteps == 1 else one_of(called, "the leak 1 - dt / tau", leaks)
-    made: list[ir.Node] = []
-    driver = given.driver
     with np.errstate(over="ignore", divide="ignore"):
         levels = level / gain
-    if (gain > 0).all() and np.isfinite(levels).all() and (levels == levels.flat[0]).all() and not drift.any():
-        threshold = float(levels.flat[0])
-    else:
-        factor = by_channel(called, f"{kind}'s gain / threshold", gain / level)
-        shift = by_channel(called, f"{kind}'s (v_leak - v_reset) / threshold", drift / level)
+    threshold = float(abs(levels.flat[0])) if np.isfinite(levels.flat[0]) else 1.0
+    factor, shift = threshold / levels, drift * (threshold / level)
+    made: list[ir.Node] = []
+    driver = given.driver
+    if (factor != 1).any() or shift.any():
+        factor = by_channel(called, f"{kind}'s gain / threshold", factor)
+        shift = by_channel(called, f"{kind}'s (v_leak - v_reset) / threshold", shift)
         made.append(scale(f"{called}.scale", driver, factor, shift))
-        driver, threshold = made[0].name, 1.0
+        driver = made[0].name
     ties = given.ties
     if "leak" in own and "threshold" in own:  # as they were before they became constants of continuous time
         exact = own.number("leak"), own.number("threshold")
