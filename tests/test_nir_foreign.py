@@ -268,3 +268,90 @@ def test_ties_are_of_graphs_of_other_makers(tmp_path: Path) -> None:
     ours.save(tmp_path / "own.nir", network)
     with pytest.raises(InputError, match=r"own\.nir.*ties are for graphs of other makers"):
         ours.load(tmp_path / "own.nir", ties="fire")
+
+
+# ------------------------------------------------------------------------------------------- what is said and refused
+
+
+def small(threshold: float = 4.0) -> Any:
+    """IF neurons with R = 1, as programs that count time in steps write them, on digits."""
+    neurons = nir.IF(np.ones(6), np.full(6, threshold))
+    return foreign(flat(), nir.Linear(eighths(rng_of(2), 6, 64)), neurons, dense(6, 10), shape=(1, 8, 8), output=10)
+
+
+def test_what_a_graph_cannot_say_is_said(cli: Command, tmp_path: Path) -> None:
+    """Reset, ties, dt, normalization: in the network, on the screen, as JSON and in the file; ours say it themselves."""
+    path, report = tmp_path / "net.nir", tmp_path / "report.json"
+    nir.write(path, small())
+    whole = ("fold-and-export", path, "--timesteps", 3, "--high", 16, "--dt", 1)
+    printed = cli(*whole, "--json", report).ok()
+    words = (
+        "reset by subtraction or one step later", "right at its threshold does not fire", "--ties fire",
+        "integers 0..16 as they are, not normalized", "--mean 0 --std 1", "a step is 1 s, and membranes leak",
+    )  # fmt: skip
+    for word in words:
+        assert word in printed
+    notes = json.loads(report.read_text())["notes"]
+    assert all(any(word in note for note in notes) for word in words) and all(note in printed for note in notes)
+    assert netx.load(tmp_path / "net.net").made["notes"] == notes
+    network = ours.load(path, timesteps=3, high=16, dt=1)
+    assert list(network.notes) == notes
+    printed = cli(*whole, "--mean", 0.5, "--std", 0.25, "--ties", "fire").ok()
+    assert "(value / 16 - mean) / std with mean [0.5], std [0.25]" in printed and "as they are" not in printed
+    assert "said by --ties: a membrane right at its threshold fires" in printed
+    assert any("0.0001 s (the default)" in note for note in ours.load(path, timesteps=3, high=16).notes)
+    ours.save(tmp_path / "own.nir", network)
+    assert ours.load(tmp_path / "own.nir").notes == ()
+    assert "assumed" not in cli("fold-and-export", tmp_path / "own.nir").ok()
+
+
+def test_a_graph_that_cannot_fire_is_refused(cli: Command, tmp_path: Path) -> None:
+    """With the default step no IF of R = 1 reaches its threshold; the remedy is named, and nothing is written."""
+    nir.write(tmp_path / "net.nir", small())
+    whole = ("fold-and-export", tmp_path / "net.nir", "--timesteps", 3, "--high", 16)
+    cli(*whole).refused("layer 'n2'", "no input makes it fire", "threshold is 4e+04", "--dt 1")
+    assert not (tmp_path / "net.net").exists()
+    cli(*whole, "--dt", 1).ok()
+
+
+def test_recordings_are_binned_as_options_say(cli: Command, tmp_path: Path) -> None:
+    """Options named as a recipe's keys make the file one of recordings, which `simulate --recording` then takes."""
+    graph = foreign(kernel(3, 2), lif(3, 6, 8), flat(), dense(144), shape=(2, 6, 8))
+    path = tmp_path / "net.nir"
+    nir.write(path, graph)
+    options = ("--timesteps", 4, "--dt-us", 1000, "--max-count", 3, "--downsample", 2, "--sensor", "12,16")
+    printed = cli("fold-and-export", path, *options).ok()
+    assert "a frame of events a step" in printed
+    chain = netx.load(tmp_path / "net.net")
+    binning = BinSettings(4, dt_us=1000, max_count=3, downsample=2, sensor=(12, 16))
+    assert (chain.coding, chain.high, chain.timesteps, chain.made["events"]) == ("events", 3, 4, binning.as_json())
+    rng = rng_of(0)
+    events = {"x": rng.integers(0, 16, 500), "y": rng.integers(0, 12, 500), "p": rng.integers(0, 2, 500)}
+    np.savez(tmp_path / "recording.npz", t=np.sort(rng.integers(0, 4000, 500)), **events)
+    assert "decision" in cli("simulate", tmp_path / "net.net", "--recording", tmp_path / "recording.npz").ok().lower()
+    for wrong, *words in (
+        (("--dt-us", 1000), "--timesteps"),
+        (("--timesteps", 4, "--max-count", 3), "dt_us", "count"),
+        (("--timesteps", 4, "--count", 9, "--high", 2), "high 2", "binned to 1"),
+        (("--timesteps", 4, "--count", 9, "--sensor", "12"), "--sensor '12'", "HEIGHT,WIDTH"),
+    ):
+        cli("fold-and-export", path, *wrong).refused(*words)
+    nir.write(path, small())
+    cli("fold-and-export", path, "--timesteps", 4, "--count", 9).refused("2 channels")
+
+
+@pytest.mark.parametrize("version", ["0.2.0", "2.0.1"])
+def test_files_of_other_versions_are_not_called_damaged(version: str, tmp_path: Path) -> None:
+    """The version, what it does not read, and how to."""
+    path = tmp_path / "net.nir"
+    nir.write(path, small())
+    with h5py.File(path, "r+") as file:
+        del file["version"]
+        file["version"] = version
+    assert ours.load(path, timesteps=1, high=1, dt=1).of(ir.LIF)  # what is read is read
+    with h5py.File(path, "r+") as file:
+        del file["node/nodes/n2/type"]
+        file["node/nodes/n2/type"] = "IzhikevichIF"
+    with pytest.raises(InputError, match=rf"net\.nir' is of nir {version}, .*pip install nir=={version}") as caught:
+        ours.load(path, timesteps=1, high=1)
+    assert "damaged" not in str(caught.value) and "\n" not in str(caught.value)

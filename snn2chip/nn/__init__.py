@@ -5,6 +5,7 @@ from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, Poisson
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
+from snn2chip.nn.spikingjelly import load_spikingjelly
 
 __all__ = [
     "BNTT",
@@ -25,4 +26,5 @@ __all__ = [
     "SpikingNetwork",
     "TDBatchNorm",
     "build",
+    "load_spikingjelly",
 ]
