@@ -230,10 +230,10 @@ def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
     weight = torch.from_numpy(conv.weight.astype(np.float64))
     pixels = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *shape)
     matrix = F.conv2d(pixels, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups).flatten(1).T
-    bias = None
+    bias: ir.FloatArray | None = None
     if conv.bias is not None:
         wide = conv.bias.reshape(-1, 1, 1) if conv.bias.ndim == 1 else conv.bias
-        bias = np.broadcast_to(wide, made).flatten()
+        bias = np.broadcast_to(wide, made).astype(np.float64).flatten()
     return ir.Dense(conv.name, conv.inputs, matrix.numpy().copy(), bias)
 
 

@@ -23,7 +23,8 @@ def output_bounds(
     Borders only leave terms out; a term left out is a 0, which low..high is made to include.
     """
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight = weights.weight.astype(np.float64 if weights.weight.dtype.kind == "f" else np.int64, copy=False)
+    weight: ir.Array = weights.weight
+    weight = weight.astype(np.float64, copy=False) if weight.dtype.kind == "f" else weight.astype(np.int64, copy=False)
     axes = tuple(range(1, weight.ndim))
     if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
         return np.minimum(weight, 0).sum(axes), np.maximum(weight, 0).sum(axes)

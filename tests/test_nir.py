@@ -511,7 +511,12 @@ def test_images_that_are_refused() -> None:
     with pytest.raises(UnsupportedError, match=r"'n1': LIF's gain / threshold differs between the pixels"):
         ours.convert(foreign(conv(), lif(3, 4, 4, threshold=levels), flat(), dense(48)), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match=r"'n3': the scale of its input differs between the pixels"):
-        nodes = (conv(), lif(3, 4, 4), nir.Scale(levels), nir.Conv2d(None, np.ones((1, 3, 4, 4)), 1, 0, 1, 1, np.ones(1)))
+        nodes = (
+            conv(),
+            lif(3, 4, 4),
+            nir.Scale(levels),
+            nir.Conv2d(None, np.ones((1, 3, 4, 4)), 1, 0, 1, 1, np.ones(1)),
+        )
         ours.convert(foreign(*nodes, flat()), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match="'n0': padding 'same' with stride"):
         ours.convert(foreign(conv(padding="same", stride=2), lif(3, 2, 2), flat(), dense(12)), timesteps=1, high=1)

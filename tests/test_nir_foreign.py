@@ -18,7 +18,7 @@ from test_nir import assert_equal, dense, eighths, flat, foreign, lif
 from torch.nn import functional as F
 
 from snn2chip import chip, ir, pipeline
-from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
+from snn2chip.errors import ChipLimitError, InputError
 from snn2chip.formats import netx
 from snn2chip.formats import nir as ours
 from snn2chip.recordings import BinSettings
@@ -94,7 +94,7 @@ def same(nodes: list[Any], shape: tuple[int, ...], output: int, high: int, ties:
 
 def kernel(out: int, inputs: int, size: int = 3, seed: int = 0, **other: Any) -> Any:
     fields = {"stride": 1, "padding": 1, "dilation": 1, "groups": 1, "bias": eighths(rng_of(seed + 1), out), **other}
-    return nir.Conv2d(input_shape=None, weight=eighths(rng_of(seed), out, inputs, size, size), **fields)
+    return nir.Conv2d(**{"input_shape": None, "weight": eighths(rng_of(seed), out, inputs, size, size), **fields})
 
 
 def matrix(inputs: int, outputs: int, seed: int = 0) -> Any:
@@ -276,11 +276,12 @@ def test_ties_are_of_graphs_of_other_makers(tmp_path: Path) -> None:
 def small(threshold: float = 4.0) -> Any:
     """IF neurons with R = 1, as programs that count time in steps write them, on digits."""
     neurons = nir.IF(np.ones(6), np.full(6, threshold))
-    return foreign(flat(), nir.Linear(eighths(rng_of(2), 6, 64)), neurons, dense(6, 10), shape=(1, 8, 8), output=10)
+    flatten = nir.Flatten({"input": np.array([1, 8, 8])}, 0, -1)
+    return foreign(flatten, nir.Linear(eighths(rng_of(2), 6, 64)), neurons, dense(6, 10), shape=(1, 8, 8), output=10)
 
 
 def test_what_a_graph_cannot_say_is_said(cli: Command, tmp_path: Path) -> None:
-    """Reset, ties, dt, normalization: in the network, on the screen, as JSON and in the file; ours say it themselves."""
+    """Reset, ties, dt, normalization: in the network, on the screen, as JSON and in the file; ours say it all."""
     path, report = tmp_path / "net.nir", tmp_path / "report.json"
     nir.write(path, small())
     whole = ("fold-and-export", path, "--timesteps", 3, "--high", 16, "--dt", 1)
@@ -316,7 +317,8 @@ def test_a_graph_that_cannot_fire_is_refused(cli: Command, tmp_path: Path) -> No
 
 def test_recordings_are_binned_as_options_say(cli: Command, tmp_path: Path) -> None:
     """Options named as a recipe's keys make the file one of recordings, which `simulate --recording` then takes."""
-    graph = foreign(kernel(3, 2), lif(3, 6, 8), flat(), dense(144), shape=(2, 6, 8))
+    flatten = nir.Flatten({"input": np.array([3, 6, 8])}, 0, -1)
+    graph = foreign(kernel(3, 2, input_shape=(6, 8)), lif(3, 6, 8), flatten, dense(144), shape=(2, 6, 8))
     path = tmp_path / "net.nir"
     nir.write(path, graph)
     options = ("--timesteps", 4, "--dt-us", 1000, "--max-count", 3, "--downsample", 2, "--sensor", "12,16")
@@ -324,7 +326,8 @@ def test_recordings_are_binned_as_options_say(cli: Command, tmp_path: Path) -> N
     assert "a frame of events a step" in printed
     chain = netx.load(tmp_path / "net.net")
     binning = BinSettings(4, dt_us=1000, max_count=3, downsample=2, sensor=(12, 16))
-    assert (chain.coding, chain.high, chain.timesteps, chain.made["events"]) == ("events", 3, 4, binning.as_json())
+    assert (chain.coding, chain.high, chain.timesteps) == ("events", 3, 4)
+    assert BinSettings.from_json(chain.made["events"]) == binning
     rng = rng_of(0)
     events = {"x": rng.integers(0, 16, 500), "y": rng.integers(0, 12, 500), "p": rng.integers(0, 2, 500)}
     np.savez(tmp_path / "recording.npz", t=np.sort(rng.integers(0, 4000, 500)), **events)

@@ -77,7 +77,7 @@ def test_a_dead_network_is_refused_with_its_numbers() -> None:
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_threshold_that_is_only_met(ties: bool) -> None:
-    """In integers there is no rounding: what can only meet its threshold fires where ties fire, and is dead elsewhere."""
+    """In integers there is no rounding: what can only meet its threshold fires where ties fire, or is dead."""
     made = network(np.array([[1.0, 1.0]]), 6.0, tau=1.0, ties=ties)
     assert not reach.silent(made)
     if ties:

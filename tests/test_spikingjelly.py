@@ -84,7 +84,9 @@ def test_a_batch_norm_of_others_is_not_loaded_in_silence() -> None:
     """By count of batches or by version, alone or in a network, strict or not; ours load, and the shipped ones."""
     peer, norm = theirs()[1], nn.TDBatchNorm(4, threshold=0.5)
     state = peer.state_dict()
-    with pytest.raises(InputError, match=r"TDBatchNorm: the state of another batch norm.*load_spikingjelly.*Vth = 0\.5"):
+    with pytest.raises(
+        InputError, match=r"TDBatchNorm: the state of another batch norm.*load_spikingjelly.*Vth = 0\.5"
+    ):
         norm.load_state_dict(state, strict=False)
     del state["num_batches_tracked"]  # its version is left
     with pytest.raises(InputError, match="the state of another batch norm"):
