@@ -20,6 +20,7 @@ layer; with g = gamma * alpha * Vth / sqrt(var + eps) per output channel:
   currents add up; what is added once (a bias, a shift) stays with the first path. A path without a convolution
   or dense layer, an identity shortcut, is a convolution of one weight a channel. Paths from one source are one
   synapse, the sum of their kernels: a pixel and a neuron have one weight between them, which must fit the chip.
+- a flatten after a convolution, or between a convolution's neurons and the readout: the convolution as a matrix.
 - max pooling of spikes: a logical OR, a neuron that any spike under its window makes fire, and that is reset by it:
   weights 1, threshold 1/2. Exact at every step.
 - input ``scale * (p + center) + shift`` per channel: ``W' = W scale``, and the shift goes into the bias. The
@@ -216,6 +217,27 @@ def _sum_synapses(first: ir.Synapse, other: ir.Synapse) -> ir.Synapse | None:
     return replace(first, weight=weight, bias=bias, padding=padding, dilation=(1, 1), groups=groups)
 
 
+def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
+    """The matrix from all pixels of `shape` to all that the convolution makes of them, both flat."""
+    made = ir.output_shape(conv, shape)
+    inputs, outputs = (int(np.prod(side)) for side in (shape, made))
+    if inputs * outputs > _MATRIX:
+        raise UnsupportedError(
+            f"layer '{conv.name}': what it makes is flattened before the next layer of neurons or the readout, and as "
+            f"a matrix it has {inputs:,} x {outputs:,} weights, more than {_MATRIX:,}; put neurons between, and a "
+            f"dense layer after them"
+        )
+    weight = torch.from_numpy(conv.weight.astype(np.float64))
+    pixels = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *shape)
+    matrix = F.conv2d(pixels, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups).flatten(1).T
+    bias: ir.FloatArray | None = None
+    if conv.bias is not None:
+        wide = conv.bias.reshape(-1, 1, 1) if conv.bias.ndim == 1 else conv.bias
+        bias = np.broadcast_to(wide, made).astype(np.float64).flatten()
+    return ir.Dense(conv.name, conv.inputs, matrix.numpy().copy(), bias)
+
+
+_MATRIX = 2**26  # weights
 _ENDS = (ir.LIF, ir.Readout, ir.MaxPool)  # where paths end
 
 
@@ -269,8 +291,31 @@ class _Fold:
             reads = self.flattened[reads]
         return replace(synapse, name=self._name(synapse.name, neuron.name), inputs=(reads,))
 
+    def _flat(self, name: str) -> None:
+        """Neurons of an image that only the readout reads, flattened: neurons of a dense layer in their order."""
+        shape = self.network.shape(name)
+        lif = next(node for node in self.nodes if node.name == name)
+        drivers = {lif.inputs[0]}
+        drivers.update(*(node.inputs for node in self.nodes if isinstance(node, ir.Add) and node.name in drivers))
+        nodes: list[ir.Node] = []
+        for node in self.nodes:
+            if isinstance(node, ir.Conv) and node.name in drivers:
+                flat = ir.Flatten(self._name(f"{node.name}.flatten", name), node.inputs)
+                node = replace(_as_dense(node, self.network.shape(node.inputs[0])), inputs=(flat.name,))
+                nodes.append(flat)
+            elif node is lif and isinstance(node, ir.LIF) and node.steps is not None:
+                pixels = shape[1] * shape[2]
+                tables = (node.steps.gain, node.steps.leak, node.steps.bias, node.steps.threshold)
+                node = replace(node, steps=ir.StepConstants(*(np.repeat(table, pixels, axis=1) for table in tables)))
+            nodes.append(node)
+        self.nodes = nodes
+        self.steps.append((name, f"flattened, {shape} to {int(np.prod(shape))}, with what drives it"))
+
     def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
         """A neuron or the readout, with all that drives it."""
+        if isinstance(node, ir.Readout) and self._flattens(paths):
+            self._flat(paths[0].source)
+            paths = [_Path(paths[0].source)]
         norms = common_norm(node, paths)
         made = [self._synapse(path, node, len(paths) > 1) for path in paths]
         synapses: list[ir.Synapse] = []
@@ -297,6 +342,14 @@ class _Fold:
             node = time_varying(node, norms)
             self.steps.append((norms[0].name, f"tables of {len(norms[0].gamma)} steps in '{node.name}'"))
         self.nodes.append(replace(node, inputs=(driver,)))
+
+    def _flattens(self, paths: list[_Path]) -> bool:
+        """Whether the readout reads nothing but flattened neurons that no one else reads."""
+        source = self.network[paths[0].source]
+        readers = sum(source.name in node.inputs for node in self.network.nodes)
+        flat = bool(paths[0].nodes) and all(isinstance(node, ir.Flatten) for node in paths[0].nodes)
+        image = len(self.network.shape(source.name)) == 3
+        return len(paths) == 1 and flat and image and isinstance(source, ir.LIF) and readers == 1
 
     def max_pool(self, node: ir.MaxPool, paths: list[_Path]) -> None:
         """A layer of OR neurons under the name of the pooling."""
@@ -382,7 +435,7 @@ def _fold_path(
     flatten: ir.Flatten | None = None
     varying: str | None = None  # BNTT, which goes into the neuron
     waiting: list[ir.AvgPool] = []  # pools that come before the synapse
-    for node in segment:
+    for number, node in enumerate(segment):
         if isinstance(node, ir.AvgPool):
             if synapse is None:
                 waiting.append(node)
@@ -392,10 +445,13 @@ def _fold_path(
             else:
                 raise UnsupportedError(f"layer '{node.name}': pooling after the dense layer '{synapse.name}'")
         elif isinstance(node, ir.Flatten):
-            if synapse is not None:
-                raise UnsupportedError(
-                    f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
-                )
+            if isinstance(synapse, ir.Conv):
+                if any(isinstance(other, (ir.Conv, ir.Dense)) for other in segment[number:]):
+                    raise UnsupportedError(
+                        f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
+                    )
+                synapse = _as_dense(synapse, shape)
+                steps.append((node.name, f"makes a matrix of '{synapse.name}'"))
             flatten = node if flatten is None else flatten
         elif isinstance(node, (ir.Conv, ir.Dense)):
             if synapse is not None:

@@ -17,16 +17,17 @@ Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per chan
 def output_bounds(
     weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
 ) -> tuple[ir.IntArray, ir.IntArray]:
-    """Smallest and largest sum of w x of each output channel, for inputs within low..high per channel.
+    """Smallest and largest sum of w x of each output channel, of integers or real numbers, for inputs within low..high
+    per channel.
 
     Borders only leave terms out; a term left out is a 0, which low..high is made to include.
     """
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight = weights.weight.astype(np.int64, copy=False)
+    weight: ir.Array = weights.weight
+    weight = weight.astype(np.float64, copy=False) if weight.dtype.kind == "f" else weight.astype(np.int64, copy=False)
     axes = tuple(range(1, weight.ndim))
-    if not low.any() and (high == 1).all():  # spikes: the positive weights, and the negative ones
-        total, size = weight.sum(axes), np.abs(weight).sum(axes)
-        return (total - size) // 2, (total + size) // 2
+    if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
+        return np.minimum(weight, 0).sum(axes), np.maximum(weight, 0).sum(axes)
     if weight.ndim == 4:
         groups = 1 if isinstance(weights, ir.Dense) else weights.groups
         channel = ir.input_channels(weight, groups)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import snn2chip
-from snn2chip import ir
+from snn2chip import ir, reach
 from snn2chip.capture import capture
 from snn2chip.chip import Chip
 from snn2chip.data import ImageSet
@@ -19,12 +19,13 @@ from snn2chip.fold import FoldReport, fold
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
 from snn2chip.quantize import QuantizeReport, Strategy, quantize
+from snn2chip.recordings import BinSettings
 from snn2chip.schedule import Relays, Schedule, schedule
 
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A network at every stage, and what each stage reported."""
+    """A network at every stage, and what each stage reported; `notes`: what was assumed, and layers that never fire."""
 
     captured: ir.Network
     folded: ir.Network
@@ -34,6 +35,7 @@ class Export:
     fold_report: FoldReport
     quantize_report: QuantizeReport
     lower_report: LowerReport
+    notes: tuple[str, ...]
 
 
 def export(
@@ -68,13 +70,15 @@ def export_folded(
     *,
     name: str,
     dataset: str | None = None,
+    events: BinSettings | None = None,
     calibration: ImageSet | None = None,
     strategy: Strategy = "auto",
     relays: Relays = "auto",
 ) -> Export:
     """Take a folded network, one that `snn2chip.formats.nir` read say, to a chain for `chip`; see `export`.
 
-    `name` and `dataset` (the data that `simulate` takes without being told) go into the file.
+    `name`, `dataset` and `events` (the data that `simulate` takes without being told, and how recordings are binned)
+    go into the file.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
@@ -86,7 +90,8 @@ def export_folded(
             f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
             f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
         )
-    made = {"model": name, "dataset": dataset, "image_size": None}
+    binned = {} if events is None else {"events": events.as_json()}
+    made = {"model": name, "dataset": dataset, "image_size": None, **binned}
     return _to_chain(folded, folded, FoldReport(()), chip, made, calibration, strategy, relays)
 
 
@@ -102,8 +107,10 @@ def _to_chain(
 ) -> Export:
     """The stages behind the fold; `about` is what the file says of its source."""
     raw = None if calibration is None else encoder_of(captured)(calibration.images)
+    notes = (*folded.notes, *reach.check(folded))
     plan = schedule(folded, chip, relays)
     quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
+    notes += reach.check(quantized)
     chain, lower_report = lower(quantized, plan, chip)
     made = {
         "snn2chip": snn2chip.__version__,
@@ -119,6 +126,7 @@ def _to_chain(
         # those of time-varying neurons are one a channel, and stand beside their tables
         "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
         "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
+        **({"notes": list(notes)} if notes else {}),
     }
     return Export(
         captured,
@@ -129,4 +137,5 @@ def _to_chain(
         fold_report,
         quantize_report,
         lower_report,
+        notes,
     )

@@ -149,6 +149,7 @@ def export_notes(export: Export) -> list[str]:
         steps = tuple(step for step in steps if step not in plain)
     else:
         lines = []
+    lines += [f"note: {note}" for note in export.notes]
     lines += [f"folded: {name}: {what}" for name, what in steps]
     kind = f"graded spikes of {bits} bits, signed" if bits else "binary spikes"
     lines.append(f"input: pixel minus {list(chain.center)}, {low.min()}..{high.max()}: {kind}")

@@ -268,7 +268,9 @@ def test_the_neuron_there_and_back(tau: float, threshold: float, dt: float, unit
     made = nir_nodes.continuous("lif", tau, threshold, dt, unit_resistance=unit)
     if made.tau is not None and unit and 1 - tau < 1e-9:
         return  # a threshold of (1 - tau) Vth has no digits left
-    leak, gain, level = nir_nodes.discrete(made, dt)
+    tau_of = None if made.tau is None else np.array(made.tau)
+    leak, gain = nir_nodes.discrete(tau_of, np.array(made.resistance), dt)
+    level = made.threshold / gain
     assert abs(leak - tau) <= 2**-52 and abs(gain - (1 - tau if unit and made.tau is not None else 1)) < 2e-6
     assert level == threshold if not unit or tau == 1 else abs(level / threshold - 1) < 3e-6
 
@@ -396,7 +398,7 @@ def foreign(*nodes: Any, shape: tuple[int, ...] = (2, 4, 4), output: int = 2) ->
     return nir.NIRGraph(made, list(zip(list(made)[:-1], list(made)[1:], strict=True)), type_check=False)
 
 
-def lif(*shape: int, tau: float = 2e-4, r: float = 2.0, threshold: float = 1.0, **other: float) -> Any:
+def lif(*shape: int, tau: Any = 2e-4, r: Any = 2.0, threshold: Any = 1.0, **other: Any) -> Any:
     constants = {"v_leak": 0.0, "v_reset": 0.0, **other}
     return nir.LIF(
         tau=np.full(shape, tau), r=np.full(shape, r), v_threshold=np.full(shape, threshold),
@@ -468,21 +470,19 @@ def test_if_neurons_and_the_time_step() -> None:
     assert network.of(ir.LIF)[0].threshold == pytest.approx(3e4)
 
 
-SCALE = nir.Scale(np.ones(4))
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "scale": ((SCALE, dense(4)), "'n0': a node of type Scale.*multiply it into the weights"),
     "leaky readout": (
         (dense(4), nir.LI(np.ones(2), np.ones(2), np.zeros(2))),
         "'n1': a node of type LI has no counterpart.*read out the currents",
     ),
-    "delay": ((dense(4), nir.Delay(np.ones(2))), "'n1': a node of type Delay.*what is read: Conv2d, Affine"),
-    "v_leak": ((dense(4), lif(2, v_leak=0.1)), r"'n1': LIF with v_leak 0\.1"),
-    "v_reset": ((dense(4), lif(2, v_reset=-1.0)), "'n1': LIF with v_reset -1"),
+    "delay": ((dense(4), nir.Delay(np.ones(2))), "'n1': a node of type Delay.*train without delays"),
+    "threshold": ((dense(4), lif(2, v_reset=1.0)), r"'n1': LIF with a threshold 0 above v_reset.*raise v_threshold"),
+    "leaks": ((dense(4), lif(2, tau=np.array([2e-4, 4e-4]))), r"'n1': the leak .* is 0\.5 to 0\.75.*split it"),
     "tau": ((dense(4), lif(2, tau=5e-5)), "'n1': LIF, tau 5e-05 s is shorter than the time step"),
     "negative tau": ((dense(4), lif(2, tau=-1.0)), "'n1': LIF, tau -1 is not a positive time"),
     "resistance": ((dense(4), lif(2, r=0.0)), "'n1': LIF, R 0 is not a positive resistance"),
-    "nan": ((dense(4), lif(2, threshold=float("nan"))), "'n1': v_threshold is nan to nan"),
-    "shape": ((dense(4), lif(3)), r"'n1': v_reset .* is not an array \(2,\)"),
+    "nan": ((dense(4), lif(2, threshold=float("nan"))), "'n1': v_threshold holds 2 NaN or infinite"),
+    "shape": ((dense(4), lif(3)), r"'n1': v_threshold .* is not an array \(2,\)"),
     "two layers": ((dense(4, 3), dense(3)), "'n1': no neuron between it and 'n0'"),
     "no synapse": ((lif(4), dense(4)), "'n0': a neuron needs a conv or dense layer"),
     "weights": ((dense(5),), r"'n0': input of shape \(4,\) does not fit its 5 inputs"),
@@ -502,13 +502,22 @@ def test_other_nodes_are_refused_by_name_and_type(what: str) -> None:
 
 
 def test_images_that_are_refused() -> None:
-    """Pooling that overlaps, padding 'same' of a stride, part of an image flattened."""
-    pool = nir.AvgPool2d(np.array([3, 3]), np.array([2, 2]), np.array([1, 1]))
-    with pytest.raises(UnsupportedError, match=r"'n2': AvgPool2d of kernel \(3, 3\), stride \(2, 2\)"):
-        ours.convert(foreign(conv(), lif(3, 4, 4), pool, flat(), dense(12)), timesteps=1, high=1)
-    with pytest.raises(UnsupportedError, match=r"'n2': a node of type SumPool2d.*AvgPool2d"):
-        sums = nir.SumPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
-        ours.convert(foreign(conv(), lif(3, 4, 4), sums, flat(), dense(12)), timesteps=1, high=1)
+    """Pooling that overlaps, padding 'same' of a stride, part of an image flattened, factors that pixels differ in."""
+    for kind in (nir.AvgPool2d, nir.SumPool2d):
+        pool = kind(np.array([3, 3]), np.array([2, 2]), np.array([1, 1]))
+        with pytest.raises(UnsupportedError, match=rf"'n2': {kind.__name__} of kernel \(3, 3\), stride \(2, 2\)"):
+            ours.convert(foreign(conv(), lif(3, 4, 4), pool, flat(), dense(12)), timesteps=1, high=1)
+    levels = np.linspace(1, 2, 48).reshape(3, 4, 4)
+    with pytest.raises(UnsupportedError, match=r"'n1': LIF's gain / threshold differs between the pixels"):
+        ours.convert(foreign(conv(), lif(3, 4, 4, threshold=levels), flat(), dense(48)), timesteps=1, high=1)
+    with pytest.raises(UnsupportedError, match=r"'n3': the scale of its input differs between the pixels"):
+        nodes = (
+            conv(),
+            lif(3, 4, 4),
+            nir.Scale(levels),
+            nir.Conv2d(None, np.ones((1, 3, 4, 4)), 1, 0, 1, 1, np.ones(1)),
+        )
+        ours.convert(foreign(*nodes, flat()), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match="'n0': padding 'same' with stride"):
         ours.convert(foreign(conv(padding="same", stride=2), lif(3, 2, 2), flat(), dense(12)), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match=r"'output': an output of shape \(3, 4, 4\)"):
@@ -547,7 +556,7 @@ def test_graphs_that_are_no_network() -> None:
         (lambda g: g.edges.remove(("n0", "n1")), "'n1': LIF reads nothing"),
         (lambda g: g.nodes.update(sub=foreign(dense(4), shape=(4,))), "'sub': a node of type NIRGraph"),
         (lambda g: g.nodes.update(more=dense(2)) or g.edges.append(("n1", "more")), "'more' feeds nothing"),
-        (lambda g: g.nodes["input"].input_type.update(input=np.array([4, 4])), r"\(C, H, W\) or \(F,\)"),
+        (lambda g: g.nodes["input"].input_type.update(input=np.array([4, 4, 1, 1])), r"\(C, W\) or \(F,\)"),
         (lambda g: g.nodes["input"].input_type.update(input=np.array([2**13, 2**13, 9])), "more than"),
     ]
     for change, message in changes:

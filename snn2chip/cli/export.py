@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,14 @@ from snn2chip.files import write_json
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
     from snn2chip.ir import Network
+    from snn2chip.recordings import BinSettings
+
+
+class Ties(StrEnum):
+    """Choices of --ties."""
+
+    HOLD = "hold"
+    FIRE = "fire"
 
 
 @app.command("fold-and-export")
@@ -50,13 +59,31 @@ def fold_and_export(
     ] = None,
     std: Annotated[str | None, typer.Option(help="NIR: standard deviation of that input, likewise.")] = None,
     dt: Annotated[float | None, typer.Option(help="NIR: seconds of a time step; default 0.0001.")] = None,
+    ties: Annotated[
+        Ties | None, typer.Option(help="NIR: what a membrane right at its threshold does; default hold.")
+    ] = None,
+    dt_us: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: microseconds a time step, as in a recipe.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="NIR of recordings: or events a time step.")] = None,
+    max_count: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: largest value of a pixel at a step; default 1.")
+    ] = None,
+    downsample: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: sensor pixels a side that share one; default 1.")
+    ] = None,
+    sensor: Annotated[
+        str | None, typer.Option(help="NIR of recordings: HEIGHT,WIDTH where their files do not say it.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
 
     A NIR graph is folded already (only pooling is left to fold). One of another simulator does not say how many time
     steps a sample has, nor its largest pixel: give --timesteps and --high, and, where the pixels that it was trained on
-    were normalized, --mean and --std (--mean 0 --std 1 for pixels in 0..1).
+    were normalized, --mean and --std (--mean 0 --std 1 for pixels in 0..1). For recordings of an event camera give
+    --timesteps and --dt-us or --count, as a recipe's [data.events] does. What the graph cannot say and is assumed is
+    printed.
     """
     from dataclasses import asdict
 
@@ -65,10 +92,13 @@ def fold_and_export(
     from snn2chip.formats import model_file, netx
 
     profile = chips.load(chip).with_weight_bits(weight_bits)
-    graph = None
-    asked = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean, "--std": std, "--dt": dt}
+    graph, events = None, None
+    asked: dict[str, object] = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean}
+    asked |= {"--std": std, "--dt": dt, "--ties": ties, "--dt-us": dt_us, "--count": count, "--max-count": max_count}
+    asked |= {"--downsample": downsample, "--sensor": sensor}
     if is_hdf5(model):
-        graph = _read_graph(model, timesteps, high, mean, std, dt)
+        events = _binning(timesteps, dt_us, count, max_count, downsample, sensor)
+        graph = _read_graph(model, timesteps, high, mean, std, dt, ties, events)
     elif given := [option for option, value in asked.items() if value is not None]:
         raise InputError(
             f"{given[0]} is for NIR graphs; '{model}' is none, and a model.pt says it itself; leave it out"
@@ -81,7 +111,7 @@ def fold_and_export(
     images: ImageSet | None = None
     if calibration:
         if trained is None:
-            images, why = some_images(dataset, "train", data, None, calibration)
+            images, why = some_images(dataset, "train", data, None, calibration, events)
         else:
             spec = trained.recipe.data
             images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
@@ -92,7 +122,7 @@ def fold_and_export(
         export = pipeline.export(trained, profile, **options)
     else:
         assert graph is not None
-        export = pipeline.export_folded(graph, profile, name=model.stem, dataset=dataset, **options)
+        export = pipeline.export_folded(graph, profile, name=model.stem, dataset=dataset, events=events, **options)
     netx.save(output, export.chain)
     if json_file is not None:
         write_json(
@@ -101,6 +131,7 @@ def fold_and_export(
                 "fold": asdict(export.fold_report),
                 "quantize": asdict(export.quantize_report),
                 "lower": asdict(export.lower_report),
+                "notes": export.notes,
                 "made": export.chain.made,
             },
         )
@@ -111,8 +142,39 @@ def fold_and_export(
     console.print(f"wrote {output}")
 
 
+def _binning(
+    timesteps: int | None,
+    dt_us: int | None,
+    count: int | None,
+    max_count: int | None,
+    downsample: int | None,
+    sensor: str | None,
+) -> BinSettings | None:
+    """How recordings become frames, from the options named as a recipe's keys; None where none is given."""
+    from snn2chip.recordings import BinSettings
+
+    if all(value is None for value in (dt_us, count, max_count, downsample, sensor)):
+        return None
+    if timesteps is None:
+        raise InputError("recordings are binned to --timesteps T steps; give them")
+    sides = None
+    if sensor is not None:
+        parts = sensor.split(",")
+        if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 6 for part in parts):
+            raise InputError(f"--sensor '{sensor}': expected HEIGHT,WIDTH")
+        sides = (int(parts[0]), int(parts[1]))
+    return BinSettings(timesteps, dt_us, count, max_count or 1, downsample or 1, sides)
+
+
 def _read_graph(
-    path: Path, timesteps: int | None, high: int | None, mean: str | None, std: str | None, dt: float | None
+    path: Path,
+    timesteps: int | None,
+    high: int | None,
+    mean: str | None,
+    std: str | None,
+    dt: float | None,
+    ties: Ties | None,
+    events: BinSettings | None,
 ) -> Network:
     """A NIR graph as a folded network; what is missing is asked for by the names of the options."""
     from snn2chip.formats import nir
@@ -122,4 +184,11 @@ def _read_graph(
         raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give a model.pt or a NIR graph")
     numbers_of = {"--mean": mean, "--std": std}
     found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
-    return nir.load(path, timesteps=timesteps, high=high, dt=dt, mean=found["--mean"], std=found["--std"])
+    normal: dict[str, Any] = {"mean": found["--mean"], "std": found["--std"]}
+    asked: dict[str, Any] = {
+        "timesteps": timesteps,
+        "high": high,
+        "dt": dt,
+        "ties": None if ties is None else ties.value,
+    }
+    return nir.load(path, **normal, **asked, events=events)

@@ -22,6 +22,7 @@ import importlib
 import io
 import json
 import keyword
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,8 +164,11 @@ class _Builder:
             )
         made = continuous(node.name, node.tau, node.threshold, self.dt, unit_resistance=self.unit_resistance)
         shape = self.network.shape(node.name)
-        fields = {"r": np.full(shape, made.resistance), "v_threshold": np.full(shape, made.threshold)}
+        # NIR's neurons fire above their threshold: of ours that fire at it, the next number below
+        level = math.nextafter(made.threshold, -math.inf) if node.ties else made.threshold
+        fields = {"r": np.full(shape, made.resistance), "v_threshold": np.full(shape, level)}
         metadata = {"leak": float(node.tau), "threshold": float(node.threshold), **self._add(node)}
+        metadata |= {"ties": 1} if node.ties else {}
         if made.tau is None:
             neuron = self.nir.IF(**fields, v_reset=np.zeros(shape), metadata=metadata)
         else:

@@ -65,18 +65,41 @@ class Fields:
             raise self.fail(field, f"an array of {axes} axes")
         return value.astype(np.float64, copy=False)
 
+    def each(self, field: str, shape: ir.Shape) -> ir.FloatArray:
+        """One value a neuron of `shape`, from as many, with or without axes of length 1, or from one for all."""
+        value = np.asarray(self.values.get(field))
+        same = tuple(n for n in value.shape if n != 1) == tuple(n for n in shape if n != 1)
+        if value.dtype.kind not in "iuf" or not (same or value.size == 1):
+            raise self.fail(field, f"an array {shape}, one value a neuron")
+        if not np.isfinite(value).all():
+            raise InputError(f"layer '{self.name}': {field} holds {(~np.isfinite(value)).sum()} NaN or infinite values")
+        wide = value.astype(np.float64)
+        return wide.reshape(shape) if same else np.full(shape, wide.item())
+
     def uniform(self, field: str, shape: ir.Shape) -> float:
         """The one value of all neurons."""
-        value = np.asarray(self.values.get(field))
-        if value.dtype.kind not in "iuf" or (value.shape != shape and value.size != 1):
-            raise self.fail(field, f"an array {shape}, one value a neuron")
-        low, high = float(value.min()), float(value.max())
-        if not low == high:
-            raise UnsupportedError(
-                f"layer '{self.name}': {field} is {low:g} to {high:g}; a layer of ours has one for all its neurons, "
-                f"so split it"
-            )
-        return low
+        return one_of(self.name, field, self.each(field, shape))
+
+
+def one_of(layer: str, what: str, values: ir.FloatArray) -> float:
+    """The one value that a layer has for all its neurons."""
+    low, high = float(values.min()), float(values.max())
+    if low != high:
+        raise UnsupportedError(
+            f"layer '{layer}': {what} is {low:g} to {high:g}; a layer of ours has one for all its neurons, so split it"
+        )
+    return low
+
+
+def by_channel(layer: str, what: str, values: ir.FloatArray) -> ir.FloatArray:
+    """The values (C,) or (F,) of an array of a layer's shape, which weights of a convolution or matrix can take in."""
+    rows = values.reshape(len(values), -1)
+    if (rows != rows[:, :1]).any():
+        raise UnsupportedError(
+            f"layer '{layer}': {what} differs between the pixels of a channel, whose weights a convolution shares; "
+            f"give it one value a channel, or use a dense layer"
+        )
+    return rows[:, 0].copy()
 
 
 def short(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +36,15 @@ def checked(path: Path) -> io.BytesIO:
             _walk(file, str(path), memory, Budget(len(content), _FREE))
     memory.seek(0)
     return memory
+
+
+def version_of(content: io.BytesIO) -> str | None:
+    """The version of the nir package that wrote a file, in letters that a version has; None where none is said."""
+    with h5py.File(content, "r") as file:
+        said = file["version"] if isinstance(file.get("version"), h5py.Dataset) else None
+        value = None if said is None else said[()]
+    text = value.decode("utf8", "replace") if isinstance(value, bytes) else ""
+    return text if re.fullmatch(r"\d+(\.\w+)*", text) else None
 
 
 def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:

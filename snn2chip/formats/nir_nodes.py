@@ -60,25 +60,22 @@ def continuous(name: str, tau: float, threshold: float, dt: float, *, unit_resis
     return Constants(best, 1.0, (1 - tau) * threshold) if unit_resistance else Constants(best, best / dt, threshold)
 
 
-def discrete(constants: Constants, dt: float) -> tuple[float, float, float]:
-    """(leak, gain, threshold of ours) of a neuron of NIR, see the module's text.
+def discrete(tau: ir.FloatArray | None, resistance: ir.FloatArray, dt: float) -> tuple[ir.FloatArray, ir.FloatArray]:
+    """(leak, gain) of neurons of NIR, see the module's text; `tau` is None for ones without a leak.
 
     Raises:
         InputError: numbers that make no neuron; the caller names the layer.
     """
-    if constants.tau is not None and not constants.tau > 0:
-        raise InputError(f"tau {constants.tau:g} is not a positive time")
-    leak = 1.0 if constants.tau is None else 1 - dt / constants.tau
-    gain = dt * constants.resistance / (1.0 if constants.tau is None else constants.tau)
-    if leak < -CLOSE:
-        raise InputError(f"tau {constants.tau:g} s is shorter than the time step of {dt:g} s; give a smaller dt")
-    if not (math.isfinite(gain) and gain > 0):
-        raise InputError(f"R {constants.resistance:g} is not a positive resistance")
-    if abs(gain - 1) < CLOSE:
-        gain = 1.0
-    if not math.isfinite(constants.threshold / gain):
-        raise InputError(f"v_threshold {constants.threshold:g} is not a number")
-    return max(leak, 0.0), gain, constants.threshold / gain
+    if tau is not None and not (tau > 0).all():
+        raise InputError(f"tau {tau.min():g} is not a positive time")
+    leak = np.ones_like(resistance) if tau is None else 1 - dt / tau
+    with np.errstate(over="ignore"):
+        gain = dt * resistance / (1.0 if tau is None else tau)
+    if tau is not None and (leak < -CLOSE).any():
+        raise InputError(f"tau {tau.min():g} s is shorter than the time step of {dt:g} s; give a smaller dt")
+    if not (np.isfinite(gain) & (gain > 0)).all():
+        raise InputError(f"R {resistance.min():g} is not a positive resistance")
+    return np.maximum(leak, 0.0), np.where(np.abs(gain - 1) < CLOSE, 1.0, gain)
 
 
 # ------------------------------------------------------------------------------------------------- convolutions

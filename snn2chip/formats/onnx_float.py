@@ -133,7 +133,7 @@ def _lif(graph: Graph, node: ir.LIF, shape: Shape, dtype: DTypeLike, trace: bool
         threshold = graph.scalar(node.threshold, dtype) if tables is None else row("threshold", tables.threshold)
         if trace:
             membrane = v if tables is None else at.op("Mul", [v, row("gain", tables.gain)], "membrane")
-        spikes = at.op("Greater", [v, threshold], "spikes")
+        spikes = at.op("GreaterOrEqual" if node.ties else "Greater", [v, threshold], "spikes")
         return {"voltage": at.op("Where", [spikes, zero, v], "voltage"), "spikes": spikes, "membrane": membrane}
 
     return step

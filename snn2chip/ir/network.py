@@ -89,6 +89,9 @@ _ALLOWED: dict[Stage, tuple[type[Node], ...]] = {
 class Network:
     """A network at one stage: nodes in topological order, the Input first and the Readout last.
 
+    `notes` say what the file that it was read from cannot say, and what was assumed; they go with it from stage to
+    stage.
+
     Raises:
         InputError, UnsupportedError: at construction, if the nodes do not make such a network.
     """
@@ -97,6 +100,7 @@ class Network:
     timesteps: int
     classes: tuple[str, ...]
     nodes: tuple[Node, ...]
+    notes: tuple[str, ...] = ()
     _shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
     _by_name: dict[str, Node] = field(default_factory=dict, repr=False)
 

@@ -163,12 +163,14 @@ class StepConstants:
 class LIF(Node):
     """``u[t] = tau u[t-1] (1 - o[t-1]) + I[t]``, ``o[t] = u[t] > threshold``; u[-1] = 0.
 
+    With `ties` it fires at ``u[t] >= threshold``, as neurons of some other simulators do.
     With `steps` the neuron is the time-varying one of `StepConstants`; tau and threshold stay those of u.
     """
 
     tau: float
     threshold: float
     steps: StepConstants | None = None
+    ties: bool = False
 
 
 @dataclass(frozen=True, eq=False)

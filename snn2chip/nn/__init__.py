@@ -6,6 +6,7 @@ from snn2chip.nn.constants import in_float64
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
+from snn2chip.nn.spikingjelly import load_spikingjelly
 
 __all__ = [
     "BNTT",
@@ -27,5 +28,6 @@ __all__ = [
     "TDBatchNorm",
     "build",
     "in_float64",
+    "load_spikingjelly",
     "unwrapped",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ class TDBatchNorm(nn.Module):
     of all processes together.
 
     Raises:
-        InputError: alpha, threshold or eps is not positive.
+        InputError: alpha, threshold or eps is not positive; in load_state_dict, the state of another batch norm.
     """
 
     def __init__(
@@ -147,6 +148,19 @@ class TDBatchNorm(nn.Module):
         self.running_var: Tensor
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any], *others: Any
+    ) -> None:
+        # torch's batch norms, and SpikingJelly's tdBN among them, count batches and are of version 2
+        if f"{prefix}num_batches_tracked" in state_dict or local_metadata.get("version", 1) > 1:
+            where = f"layer '{prefix[:-1]}'" if prefix else "TDBatchNorm"
+            raise InputError(
+                f"{where}: the state of another batch norm, whose "
+                f"weight is gamma alpha Vth, here it is gamma: load SpikingJelly's by snn2chip.nn.load_spikingjelly, "
+                f"or divide the weight by alpha Vth = {self.alpha * self.threshold:g} and leave num_batches_tracked out"
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         gamma = self.weight * (self.alpha * self.threshold)

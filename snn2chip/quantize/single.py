@@ -67,12 +67,14 @@ class LayerQuantizer:
         if self.neuron is None:
             threshold = chip.threshold_max  # never reached: the readout only accumulates
         else:
+            ties = int(self.neuron.ties)  # of integers, v >= th is v > th - 1
             threshold = int(np.rint(scale * self.neuron.threshold))
-            if not 1 <= threshold <= chip.threshold_max:
+            if not 1 + ties <= threshold <= chip.threshold_max:
                 return None
             if self._largest_bias() * threshold / self.neuron.threshold > self.bias_max + 0.49:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
+            threshold -= ties
         floats = [item.weight.astype(np.float64) for item in self.synapses]
         weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
         even = any(
@@ -136,12 +138,34 @@ class LayerQuantizer:
             self.proved = found, _ = low, scale
         return min(scale, found)
 
+    def _exact_scale(self) -> float | None:
+        """The largest scale at which weights, biases and threshold are integers as they are; None where none is."""
+        weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
+        others = [] if self.bias is None else [self.bias.ravel()]
+        others += [] if self.neuron is None else [np.array([self.neuron.threshold])]
+        values = np.concatenate([weights, *others])
+        values = values[values != 0]
+        mantissas, exponents = np.frexp(values)
+        digits = (mantissas * 2.0**53).astype(np.int64)
+        unit = int((np.frexp((digits & -digits).astype(np.float64))[1] - 54 + exponents).min())  # 2^unit divides all
+        if exponents.max() - unit > 31:
+            return None
+        step = float(np.ldexp(np.gcd.reduce(np.ldexp(values, -unit).astype(np.int64)), unit))
+        sizes = np.abs(weights / step).astype(np.int64)
+        largest, all_even = int(sizes.max()), not (sizes % 2).any()
+        for times in range(int(min(self.chip.weight_max // largest, self.scale_limit() * step)), 0, -1):
+            if all_even or times % 2 == 0 or times * largest <= self.chip.weight_odd_max:
+                return times / step
+        return None
+
     def candidates(self, strategy: Strategy, calibrated: bool) -> Iterator[Candidate]:
         """Everything worth trying, most precise first."""
         chip, limit = self.chip, self.scale_limit()
         size = self.size
         fulls = [chip.weight_max / float(size.max()), chip.weight_odd_max / float(size.max())]
         plan = [("max", scale) for scale in fulls]
+        if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self._exact_scale()):
+            plan.insert(0, ("exact", exact_scale))
         if calibrated and strategy in ("auto", "percentile"):
             for share in _PERCENTILES:
                 top = float(np.percentile(size[size > 0], share))
@@ -151,7 +175,7 @@ class LayerQuantizer:
         tried: set[tuple[str, float]] = set()
         for rule, wanted in plan:
             scale = min(wanted, limit)
-            for value in (scale, None):
+            for value in (scale,) if rule == "exact" else (scale, None):
                 exact = self._proved_scale(scale) if value is None else value
                 if (rule, round(exact, 9)) in tried or exact <= 0:
                     continue

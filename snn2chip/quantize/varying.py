@@ -115,7 +115,7 @@ class StepQuantizer:
             np.rint(constants.leak * 2.0**self.leak_shift).astype(np.int64),
             self.leak_shift,
             np.rint(64 * scale * (self.base + constants.bias)).astype(np.int64),
-            threshold.astype(np.int64),
+            threshold.astype(np.int64) - int(self.neuron.ties),
             scale,
         )
 

@@ -63,17 +63,21 @@ def _step_norm(node: ir.StepNorm, x: Tensor, step: int) -> Tensor:
     return gamma * ((x - mean) / torch.sqrt(var + node.eps))
 
 
+def _fires(node: ir.LIF, membrane: Tensor, threshold: Tensor | float) -> Tensor:
+    return membrane >= threshold if node.ties else membrane > threshold
+
+
 def _neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """One step: (spikes, what is kept for the next step, the membrane u before reset)."""
     if node.steps is None:
         membrane = x if kept is None else x + node.tau * kept
-        fired = membrane > node.threshold
+        fired = _fires(node, membrane, node.threshold)
         return fired, membrane.masked_fill(fired, 0), membrane
     table = node.steps
     v = x + _at(table.bias, step, x)
     if kept is not None:
         v = v + _at(table.leak, step, x) * kept
-    fired = v > _at(table.threshold, step, x)
+    fired = _fires(node, v, _at(table.threshold, step, x))
     return fired, v.masked_fill(fired, 0), v * _at(table.gain, step, x)
 
 
