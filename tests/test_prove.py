@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from test_branches import Does
 
 from snn2chip import chip, ir, lower, relay
+from snn2chip import verify as ladder
 from snn2chip.capture import capture
+from snn2chip.comparison import Difference
 from snn2chip.errors import ChipLimitError, UnsupportedError
 from snn2chip.fold import fold
 from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, SpikingNetwork
@@ -82,6 +84,21 @@ def test_it_holds_of_a_network_with_relays(stages: Stages) -> None:
         ["accumulator"],
     ]
     assert prove(stages.quantized, stages.chain) == Proof(True, 5, 1)
+
+
+def test_the_rung_that_runs_compares_relays_too(stages: Stages) -> None:
+    """Spikes and voltages of every trained neuron, spikes of every relay; a relay's spike that is wrong is named."""
+    port = stages.chain.port(inputs(stages.quantized, 2, 1))
+    dense = DenseEngine(stages.chain).run(port)
+    found = ladder._graph(stages.quantized, stages.report, dense, stages.chain, port)
+    trained = sum(int(np.prod(stages.quantized.shape(unit.name))) for unit in stages.quantized.of(ir.CubaNeuron))
+    relays = sum(item.neurons for item in stages.report.placed if item.relay is not None)
+    assert (found.passed, found.proved, found.mismatches) == (True, True, 0)
+    assert found.compared == 2 * 4 * (2 * trained + relays)
+    dense.spikes["2"][1, 3, 5, 2, 1] ^= 1
+    found = ladder._graph(stages.quantized, stages.report, dense, stages.chain, port)
+    assert (found.passed, found.proved, found.mismatches) == (False, False, 1)
+    assert found.first == Difference("net.lif1.relay1", 1, 3, [1, 2, 1])
 
 
 CHANGES: dict[str, tuple[Callable[[Stages], ir.Chain], str, list[int], str]] = {

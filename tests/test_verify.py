@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from snn2chip import arith, chip, fold, ir, lava, pipeline
 from snn2chip import verify as ladder
+from snn2chip.capture import capture
 from snn2chip.comparison import Difference, Rung, Verdict, compare
 from snn2chip.errors import InputError
 from snn2chip.formats import model_file, netx
@@ -310,6 +311,25 @@ def test_a_wrong_capture_is_caught(
     decay = rung(verdict, "integers = file")
     assert decay.first == Difference("lif3", None, None, [0])
     assert "decay of 'lif3'" in decay.detail
+
+
+def test_every_number_of_a_layer_is_compared(model: model_file.Model) -> None:
+    """Geometry that changes nothing (a dilation of one tap), groups and decays: each is a difference, and named."""
+    folded, _ = fold.fold(capture(model.network, model.classes))
+    chain = export(model)
+    for what, value in (
+        ("stride", (2, 1)),
+        ("padding", (1, 2)),
+        ("dilation", (1, 2)),
+        ("groups", 2),
+        ("current_decay", 4095),
+        ("voltage_decay", 1),
+    ):
+        layers = (chain.layers[0], replace(chain.layers[1], **{what: value}), *chain.layers[2:])  # type: ignore[arg-type]
+        found = ladder._same_integers(folded, chain, replace(chain, layers=layers))
+        assert (found.passed, found.proved, found.mismatches) == (False, False, 1), what
+        assert what.rpartition("_")[2] in found.detail
+    assert ladder._same_integers(folded, chain, chain).proved
 
 
 # ------------------------------------------------------------------------------------------ altered files
