@@ -24,7 +24,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest."""
+    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest.
+
+    `proved`: it holds for every input, not only for the samples that were run.
+    """
 
     name: str
     passed: bool
@@ -32,6 +35,7 @@ class Rung:
     compared: int
     first: Difference | None
     detail: str
+    proved: bool = False
 
 
 @dataclass(frozen=True)

@@ -225,12 +225,18 @@ def _first(rung: Rung) -> str:
     return ", ".join(place)
 
 
+def _holds(rung: Rung) -> str:
+    if not rung.passed:
+        return "FAILED"
+    return "differs" if rung.mismatches else "proved" if rung.proved else "equal"
+
+
 def verdict_table(verdict: Verdict) -> Table:
     """The table of `verify`."""
     rows = [
         [
             rung.name,
-            "differs" if rung.passed and rung.mismatches else ("equal" if rung.passed else "FAILED"),
+            _holds(rung),
             f"{rung.mismatches:,}",
             f"{rung.compared:,}",
             rung.detail + (f"; first: {_first(rung)}" if rung.first else ""),

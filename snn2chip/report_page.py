@@ -155,7 +155,7 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             rows = [
                 [
                     rung["name"],
-                    "yes" if rung["passed"] else "NO",
+                    ("proved" if rung.get("proved") else "yes") if rung["passed"] else "NO",
                     f"{rung['mismatches']:,}",
                     f"{rung['compared']:,}",
                     rung["detail"],

@@ -4,9 +4,11 @@ torch = captured       the trained module and the captured network, both float64
 captured = folded      float64: the same spikes, and membranes and scores but for float64's rounding
 folded ~ integers      decisions and accuracy; the one rung that may differ, as rounding is lossy
 integers = file        every weight, bias, threshold and decay of the file is the folded network's,
-                       rounded at the file's scales, and so is what the file says of input and readout
-graph = chain          the rounded network as it branches, and the file's chain in the dense engine: every spike and
-                       voltage of every trained layer, and every relay's spikes those of its source
+                       rounded at the file's scales, and so is what the file says of input and readout: proved, as
+                       no number is left out
+graph = chain          the rounded network as it branches, and the file's chain: proved for every input (see
+                       `snn2chip.prove`); and run in the dense engine, every spike and voltage of every trained layer,
+                       and every relay's spikes those of its source
 reference = dense      the slow engine and the dense one on the file: every spike and voltage
 dense = events         and the event-driven one, where it is compiled
 dense = ONNX Runtime   the file's ONNX, when asked for: every spike, voltage and score
@@ -18,6 +20,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
 from snn2chip.lower import LowerReport, lower
 from snn2chip.nn import LIF, in_float64, unwrapped
+from snn2chip.prove import prove
 from snn2chip.quantize import quantize_at
 from snn2chip.rounding import Rounding
 from snn2chip.schedule import RELAYS, Relay, schedule
@@ -233,7 +237,7 @@ def _same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> R
                 f"{right[place]} in the file, {left[place]} expected"
             )
     text = "; ".join(detail[:4]) or "every weight, bias, threshold and decay, input and readout"
-    return _rung(name, (mismatches, compared, first), text)
+    return replace(_rung(name, (mismatches, compared, first), text), proved=not mismatches)
 
 
 def _fan(folded: ir.Network, neuron: str) -> str:
@@ -308,7 +312,13 @@ def _graph(quantized: ir.Network, report: LowerReport, dense: Trace, chain: ir.C
     detail = f"{len(branching.spikes)} trained layers"
     if passed:
         detail += f" and {len(passed)} relays"
-    return _rung("graph = chain", (sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail)
+    ran = _rung("graph = chain", (sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail)
+    proof = prove(quantized, chain)
+    if proof.place is None:
+        return replace(ran, proved=ran.passed, detail=f"{detail}, for every input")
+    layer, neuron = proof.place
+    detail += f"; not for every input: layer '{layer}', neuron {neuron}: {proof.reason}"
+    return replace(ran, passed=False, first=first or Difference(layer, None, None, neuron), detail=detail)
 
 
 def verify(

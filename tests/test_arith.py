@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import py_current, py_decay, py_voltage
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
 from torch import Tensor
@@ -152,6 +152,23 @@ def test_a_voltage_exactly_at_threshold_does_not_fire() -> None:
     got, fired = arith.voltage_step(int32([0, 0, 0]), int32([640, 641, 639]), 0, 10, 0)
     assert fired.tolist() == [False, True, False]
     assert got.tolist() == [640, 0, 639]
+
+
+@settings(max_examples=300)
+@given(
+    rows=st.lists(st.tuples(states, states, biases, st.integers(0, 65535), states, states), min_size=1, max_size=40),
+    shift=st.integers(0, 16),
+)
+@example([(-1, 0, 0, 1, 0, -1), (-3, 0, 0, 32768, -63, -64), (5, 0, 1, 0, 0, 64), (0, 0, -1, 0, -(2**23), 0)], 16)
+def test_a_step_of_a_time_varying_neuron_is_exact(rows: list[tuple[int, ...]], shift: int) -> None:
+    """Leak, lift and threshold of a step, in unbounded integers."""
+    v, current, bias, leak, lift, threshold = (int32(list(column)) for column in zip(*rows, strict=True))
+    voltage, spikes = arith.step_voltage(v, current, bias, leak, shift, lift, threshold)
+    for row, found, fired in zip(rows, voltage.tolist(), spikes.tolist(), strict=True):
+        size = abs(row[0]) * row[3] // 2**shift
+        total = (size if row[0] >= 0 else -size) + row[1] + 64 * row[2] + row[4]
+        total = max(-(2**23) + 1, min(2**23 - 1, total))
+        assert (found, fired) == (0 if total > row[5] else total, total > row[5])
 
 
 def test_inputs_are_left_as_they_were() -> None:

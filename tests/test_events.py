@@ -265,6 +265,59 @@ def test_weights_beyond_the_chip(simd: str, largest: int) -> None:
     assert_same(EventEngine(chain, 1, simd=simd).run(port), reference.run(chain, port))
 
 
+def of_dense(weight: list[list[int]], decay: int = 4096, bias: int = 0, *, high: int = 1, steps: int = 2) -> ir.Chain:
+    """One dense layer that never fires, of these weights, over inputs 0..high."""
+    outputs, inputs = len(weight), len(weight[0])
+    layer = ir.ChainLayer(
+        "1", "dense", np.array(weight), np.full(outputs, bias), (outputs,), 131071, decay
+    )  # fmt: skip
+    coding: ir.Coding = "poisson" if high == 1 else "direct"
+    return ir.Chain((inputs,), (inputs,), coding, high, 0, high, (0,), steps, "membrane", ("c",) * outputs, (layer,))
+
+
+# what a layer is laid out as, just within and just beyond each limit of `plan`: weights, options, and numbers
+EDGES: dict[str, tuple[list[int], dict[str, int], dict[str, int]]] = {
+    "int8, sums of 32766": ([127] * 258, {}, {"kind": plan.EVENTS8, "limit": 0, "scale": 0}),
+    "int8, sums of 32767": ([127] * 258 + [1], {}, {"kind": plan.EVENTS8, "limit": 0}),
+    "int8, sums of 32768": ([127] * 258 + [2], {}, {"kind": plan.EVENTS8, "limit": 255}),
+    "int8, sums of -32768": ([-127] * 258 + [-2], {}, {"kind": plan.EVENTS8, "limit": 255}),
+    "int8, sums far beyond": ([127] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255}),
+    "halves, far beyond": ([-256] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255, "scale": 1}),
+    "halves, the largest": ([254] * 40 + [-256] * 40, {}, {"kind": plan.EVENTS8, "limit": 0, "scale": 1}),
+    "halves are too large": ([256, -2], {}, {"kind": plan.EVENTS16, "scale": 0}),
+    "128 and an odd one": ([128, 1], {}, {"kind": plan.EVENTS16}),
+    "-128 and an odd one": ([-128, 1], {}, {"kind": plan.EVENTS16}),
+    "int16, sums of 32767": ([4095] * 8 + [7], {}, {"kind": plan.EVENTS16, "limit": 0}),
+    "int16, sums of 32768": ([4095] * 8 + [8], {}, {"kind": plan.EVENTS16, "limit": 8}),
+    "int16, far beyond": ([4095] * 50, {}, {"kind": plan.EVENTS16, "limit": 8}),
+    "int32": ([4097] * 50, {}, {"kind": plan.EVENTS32, "limit": 0}),
+    "graded, 15 bits": ([32767, -32767], {"high": 32767, "steps": 1}, {"kind": plan.GRADED16}),
+    "graded, an input of 32768": ([3, -1], {"high": 32768}, {"kind": plan.GRADED32}),
+    "graded, a weight of 32768": ([32768, 1], {"high": 3}, {"kind": plan.GRADED32}),
+    "u fits": ([-128] * 1023 + [-127], {"decay": 2048}, {"current": plan.FITS}),
+    "u is -2^23": ([-128] * 1024, {}, {"current": plan.WRAPS}),
+    "u is beyond": ([128] * 1024 + [1], {}, {"current": plan.WRAPS}),
+    "v needs no clipping": ([-127] * 516, {"decay": 2048, "steps": 30}, {"current": plan.FREE}),
+    "v is clipped": ([-127] * 517, {"decay": 2048, "steps": 30}, {"current": plan.FITS}),
+    "v is clipped with its bias": ([-127] * 484, {"decay": 2048, "bias": -4096, "steps": 30}, {"current": plan.FITS}),
+    "v is clipped, slowly": ([-100] * 100, {"decay": 64, "steps": 200}, {"current": plan.FITS}),
+    "v keeps everything": ([-127] * 300, {"decay": 0, "steps": 9}, {"current": plan.FITS}),
+}
+
+
+@pytest.mark.parametrize("simd", SETS)
+@pytest.mark.parametrize("name", EDGES)
+def test_at_the_limits_of_every_layout(name: str, simd: str) -> None:
+    """All inputs at their largest, and random ones: where 16 bits end, where u wraps, where v must be clipped."""
+    weights, options, numbers = EDGES[name]
+    chain = of_dense([weights, [-w for w in weights] if "halves" not in name else weights], **options)  # type: ignore[arg-type]
+    (layer,) = plan.plan(chain)
+    assert {key: layer.numbers[key] for key in numbers} == numbers
+    port = port_input(chain, 3, 1, extreme=True)
+    port[0] = chain.high
+    assert_same(EventEngine(chain, 1, simd=simd).run(port), reference.run(chain, port))
+
+
 def vgg(steps: int = 4) -> tuple[ir.Chain, ir.IntArray]:
     """Five convolutions and two dense layers that spike at some 15 %, and four samples."""
     rng = rng_of(5)

@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from snn2chip import native
 from snn2chip.nn import BNTT, LIF, Conv2d, DirectInput, Flatten, Linear, MaxPool2d, TDBatchNorm, kernels
 from snn2chip.nn.bits import is_marked, mark_spikes
-from snn2chip.nn.surrogate import SurrogateName
+from snn2chip.nn.surrogate import SURROGATES, SurrogateName
 
 NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
 LAYOUTS = ("contiguous", "channels_last", "every_other", "repeated", "transposed")
@@ -193,6 +193,33 @@ def test_threads_do_not_change_a_bit() -> None:
     assert len(results[0]) == 4
     for one, three in zip(*results, strict=True):
         assert torch.equal(one, three)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("detach", [False, True])
+def test_exactly_at_threshold(name: SurrogateName, detach: bool) -> None:
+    """A membrane at the threshold does not fire and is not reset, forward and backward: by hand, and in every way."""
+    tau, threshold = 0.5, 0.75
+    current = torch.tensor([[0.75, 1.0], [0.5, 0.25], [0.25, 0.75]])  # u = 0.75, 0.875, 0.25; 1.0, 0.25, 0.875
+    above = torch.tensor([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]])
+    made = kernels.load()
+    assert isinstance(made, kernels.Kernels)
+    constants = torch.tensor(tau), torch.tensor(threshold)
+    assert made.lif_forward(current, *constants).tolist() == [[0, 1], [1, 0], [0, 1]]
+    grad, sums = made.lif_backward(above, current, *constants, name, 1.0, detach, True)
+    membranes = torch.tensor([[0.75, 1.0], [0.875, 0.25], [0.25, 0.875]])
+    slope = SURROGATES[name](membranes - threshold, 1.0)
+    later = above[2] * slope[2]
+    wanted = [later]
+    for step in (1, 0):
+        carried = tau * later
+        kept = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[step]  # at the threshold: kept
+        later = (above[step] - (0 if detach else carried * membranes[step])) * slope[step] + kept * carried
+        wanted.insert(0, later)
+    assert torch.equal(grad, torch.stack(wanted))
+    assert sums is not None
+    assert float(sums[0]) == float(wanted[1][0] * membranes[0, 0]) + float(wanted[2][1] * membranes[1, 1])
 
 
 def test_not_a_number_stays_silent_in_every_way() -> None:

@@ -35,6 +35,22 @@ def test_digits_are_the_number(values: list[int], shift: int) -> None:
     assert torch.equal(sum(factor * digit.long() for factor, digit in again), torch.from_numpy(numbers))  # type: ignore[arg-type]
 
 
+def test_an_int8_ends_at_127() -> None:
+    """128 takes a second digit where no power of two leaves it, -128 takes none."""
+    assert [(f, d.tolist()) for f, d in int8.digits_of(np.array([127, -128, 1]))] == [(1, [127, -128, 1])]
+    for values in ([128, 1], [-129, 1]):
+        found = int8.digits_of(np.array(values))
+        assert [factor for factor, _ in found] == [1, 128]
+        assert sum(factor * digit.astype(int) for factor, digit in found).tolist() == values  # type: ignore[attr-defined]
+        again = int8._digits(torch.tensor(values))
+        assert sum(factor * digit.long() for factor, digit in again).tolist() == values  # type: ignore[attr-defined]
+    layer = ir.Dense("dense", (), np.array([[1, 1]]), None)
+    for high in (127, 128):
+        made = int8.Int8Product(layer, np.array([0]), np.array([high]), CPU)
+        assert made.small == (high == 127)
+        assert made(torch.tensor([[high, high]], dtype=torch.int32)).tolist() == [[2 * high]]
+
+
 def in_int8(engine: DenseEngine) -> int:
     """Give the products of `engine` that int8 takes to it; returns how many."""
     changed = 0

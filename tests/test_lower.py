@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +391,37 @@ def test_a_threshold_beyond_the_relays_is_named() -> None:
     quantized, _ = quantize(folded, LOIHI)
     with pytest.raises(ChipLimitError, match=r"'block1.branch.lif1': threshold \d+ exceeds .*\(253, loihi2\)"):
         lower(quantized, plan, LOIHI)
+
+
+def test_a_relay_beside_odd_weights_is_odd() -> None:
+    """The chip stores even weights to 254, or any to 127: a relay beside one odd weight has 127, or there is none."""
+    folded, _ = fold(capture(residual_network({"type": "residual", "channels": 3})))
+    plan = schedule(folded, LOIHI, "plain")
+    quantized, _ = quantize(folded, LOIHI, plan)
+    place = next(number for number, level in enumerate(plan.levels) if level.relays)
+    unit = quantized[plan.levels[place].neuron]
+    (synapse,) = quantized.synapses_of(unit)
+
+    def made(weight: int, threshold: int) -> ir.IntArray:
+        """The relay's weights beside some of 126 and this one, at this threshold."""
+        weights = np.full(synapse.weight.shape, 126)
+        weights.flat[0] = weight
+        changed = {
+            synapse.name: replace(synapse, weight=weights, bias=None),
+            unit.name: replace(unit, threshold=threshold),  # type: ignore[call-arg]
+        }
+        nodes = [changed.get(node.name, node) for node in quantized.nodes]
+        chain, report = lower(quantized.with_nodes("quantized", nodes), plan, LOIHI)
+        item = next(item for item in report.placed if item.relay is not None)
+        relays: ir.IntArray = chain.layers[place].weight[item.start : item.stop]
+        return np.unique(relays)
+
+    assert made(125, 126).tolist() == [0, 127]
+    assert made(124, 126).tolist() == [0, 127]
+    assert made(124, 253).tolist() == [0, 254]
+    assert made(254, 126).tolist() == [0, 254]
+    with pytest.raises(ChipLimitError, match="threshold 253 exceeds"):
+        made(125, 253)
 
 
 # ----------------------------------------------------------------------------------------------------------- Lava

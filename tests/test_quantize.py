@@ -586,6 +586,30 @@ def one_layer(weight: np.ndarray, bias: np.ndarray | None, *, tau: float = 0.25,
     )
 
 
+def test_a_sum_seen_beyond_the_limit_is_refused() -> None:
+    """Inputs that any weight at all carries past the limit: refused where the data has them, taken where it has not."""
+    top = LIMIT + 1
+    nodes: list[ir.Node] = [
+        ir.Input("input", (), (1, 1, 1), "direct", top, 0, top, np.zeros(1, int), np.ones(1), np.zeros(1)),
+        ir.Flatten("flatten", ("input",)),
+        ir.Dense("dense", ("flatten",), np.array([[1.0]]), None),
+        ir.LIF("lif", ("dense",), 0.25, 0.5),
+        ir.Readout("readout", ("lif",), "spike_count"),
+    ]
+    folded = ir.Network("folded", 1, ("a",), tuple(nodes))
+    for rejected in (top, 2 * LIMIT // 3):
+        images = np.full((1, 1, 1, 1, 1), rejected)
+        if rejected > LIMIT:
+            with pytest.raises(ChipLimitError, match="layer 'dense': no scale fits loihi2"):
+                quantize(folded, LOIHI2, calibration=images)
+    made, report = quantize(folded, LOIHI2, calibration=np.full((1, 1, 1, 1, 1), 100))
+    assert not report.layers[0].proved and report.layers[0].seen is not None
+    assert 100 <= report.layers[0].seen <= LIMIT // 2
+    assert made.of(ir.CubaNeuron)[0].threshold >= 1
+    with pytest.raises(ChipLimitError, match="no scale fits"):
+        quantize(folded, LOIHI2)
+
+
 def test_loihi1_refuses_graded_input() -> None:
     """Loihi 1 has binary spikes: graded input is refused with both remedies; Poisson input is taken."""
     folded, _ = trained(0)

@@ -398,6 +398,23 @@ def test_paths_that_do_not_pass_one_bntt() -> None:
     assert said == "layer 'after1': a normalization after the BNTT 'block.branch.1'; one of them is enough"
 
 
+@pytest.mark.parametrize("what", ["running_var", "eps", "log_weight"])
+def test_two_bntt_that_differ_in_one_number(what: str) -> None:
+    """Two of them with the same gamma, variance and eps have the same gain, and fold; with one of these other, none."""
+    network = meeting([conv3(), BNTT(3, 4)], [conv3(), BNTT(3, 4)])
+    first, second = (module for module in network.modules() if isinstance(module, BNTT))
+    with torch.no_grad():
+        second.log_weight.copy_(first.log_weight)
+        second.running_var.copy_(first.running_var)
+        held_equal(network, raw_for(network, 3, 5))  # other means alone: one gain
+        if what == "eps":
+            second.eps *= 2
+        else:
+            getattr(second, what)[1, 2] += 0.125
+    said = message(lambda: fold(capture(network)), UnsupportedError)
+    assert said.startswith("layer 'lif2': the currents that meet in it do not all pass one BNTT")
+
+
 def test_one_bntt_after_the_add() -> None:
     """What the message asks for: tdBN on any way, BNTT after the add; exact, its mean taken off once."""
     ways: list[list[nn.Module]] = [[], [conv3()], [conv3(), TDBatchNorm(3)], [TDBatchNorm(3)]]

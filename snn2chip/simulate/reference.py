@@ -55,6 +55,21 @@ def _varying(tables: StepTables, step: int, v: IntArray, driven: IntArray) -> tu
     return updated, updated > threshold
 
 
+def neuron_step(
+    layer: ChainLayer, step: int, u: IntArray, v: IntArray, sums: IntArray, bias: IntArray
+) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
+    """One step of a layer's neurons: (u, v, sums) to (u, v after the reset, spikes)."""
+    u = _int32(_toward_zero(u, 4096 - layer.current_decay) + sums * 64)
+    u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
+    if layer.steps is None:
+        v = _int32(_toward_zero(v, 4096 - layer.voltage_decay) + u + bias * 64)
+        v = np.clip(v, -(2**23) + 1, 2**23 - 1)
+        spike = v > layer.threshold * 64
+    else:
+        v, spike = _varying(layer.steps, step, v, u + bias * 64)
+    return u, np.where(spike, 0, v), spike
+
+
 def run(chain: Chain, port: IntArray) -> Trace:
     """Run port integers (samples, T, ...) and keep everything.
 
@@ -75,15 +90,7 @@ def run(chain: Chain, port: IntArray) -> Trace:
         for step in range(x.shape[1]):
             sums = weighted_sums(layer, x[:, step])
             seen = max(seen, int(np.abs(sums).max()))
-            u = _int32(_toward_zero(u, 4096 - layer.current_decay) + sums * 64)
-            u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
-            if layer.steps is None:
-                v = _int32(_toward_zero(v, 4096 - layer.voltage_decay) + u + layer.bias * 64)
-                v = np.clip(v, -(2**23) + 1, 2**23 - 1)
-                spike = v > layer.threshold * 64
-            else:
-                v, spike = _varying(layer.steps, step, v, u + layer.bias * 64)
-            v = np.where(spike, 0, v)
+            u, v, spike = neuron_step(layer, step, u, v, sums, layer.bias)
             fired.append(spike)
             kept.append(v)
         x = np.stack(fired, 1).astype(np.int64)

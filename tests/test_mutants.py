@@ -1,0 +1,502 @@
+"""Mutation testing of the core: each one-line fault is made in a copy of the tree, and the tests named must fail.
+
+A mutant that no test can kill because it changes nothing is in `EQUIVALENT`, with the reason. C++ is compiled in the
+copy; nothing of the tree itself, or of the user's cache, is touched. A mutant alone:
+
+    pytest -m slow tests/test_mutants.py -k "relay and 2"
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+EVENTS = "simulate/events/"
+LIBRARY = f"snn2chip/{EVENTS}events_engine.so"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`old`, which stands once in a file of snn2chip/, becomes `new`; `tests` is a file of tests/ and what of it."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.old.strip()[:60]} -> {self.new.strip()[:60]}"
+
+
+def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
+    return [Mutant(file, old, new, tests) for old, new in changes]
+
+
+MUTANTS = [
+    *of(
+        "arith.py",
+        "test_arith.py",
+        ("+ (((size & 4095) * keep) >> 12)", ""),
+        ("torch.where(state < 0, -size, size)", "size"),
+        ("total > STATE_MAX,", "total >= STATE_MAX,"),
+        ("total <= -STATE_MAX,", "total < -STATE_MAX,"),
+        ("(activation << STATE_SHIFT)", "(activation << 5)"),
+        (
+            "+ current + shifted).clamp_(-(STATE_MAX - 1), STATE_MAX - 1)",
+            "+ current + shifted).clamp_(-STATE_MAX, STATE_MAX - 1)",
+        ),
+        (
+            "+ current + shifted).clamp_(-(STATE_MAX - 1), STATE_MAX - 1)",
+            "+ current + shifted).clamp_(-(STATE_MAX - 1), STATE_MAX)",
+        ),
+        ("updated > (threshold << STATE_SHIFT)", "updated >= (threshold << STATE_SHIFT)"),
+        ("shifted = bias << bias_exp", "shifted = bias << 6"),
+    ),
+    *of(
+        "arith.py",
+        "test_arith.py -k time_varying",
+        (".trunc_()", ".floor_()"),
+        ("(bias << STATE_SHIFT) + lift", "bias + lift"),
+        ("spikes = updated > threshold\n", "spikes = updated >= threshold\n"),
+        ("total.clamp_(-(STATE_MAX - 1), STATE_MAX - 1)", "total.clamp_(-STATE_MAX, STATE_MAX - 1)"),
+    ),
+    *of(
+        "chip.py",
+        "test_quantize.py -k 'chip_limits or out_of_range'",
+        ("2**self.weight_bits - 2", "2**self.weight_bits - 1"),
+        ("2 ** (self.weight_bits - 1) - 1", "2 ** (self.weight_bits - 1)"),
+        ("2 ** (self.bias_bits - 1) - 1", "2 ** (self.bias_bits - 1)"),
+        ("2**self.threshold_bits - 1", "2**self.threshold_bits"),
+        ("(self.state_bits - 1 - 6) - 1", "(self.state_bits - 1 - 6)"),
+        ("2 ** (self.state_bits - 1) - 1", "2 ** (self.state_bits - 1)"),
+        ("2 <= bits <=", "1 <= bits <="),
+    ),
+    *of(
+        "fold.py",
+        "test_fold.py -k 'every_combination or formula or padded_input or dense_first or left_out or does_not_divide'",
+        ("np.sqrt(norm.var + norm.eps)\n    return gain", "np.sqrt(norm.var)\n    return gain"),
+        ("(bias - norm.mean", "(bias + norm.mean"),
+        (
+            "weight = conv.weight.repeat(k0, axis=2).repeat(k1, axis=3) / (k0 * k1)",
+            "weight = conv.weight.repeat(k0, axis=2).repeat(k1, axis=3) / k0",
+        ),
+        ("padding=(conv.padding[0] * k0,", "padding=(conv.padding[0],"),
+        ("i * s0 : i * s0 + h", "i : i + h"),
+        ("stride=(s0 * k0, s1 * k1)", "stride=(k0, k1)"),
+        ("source.scale * center + source.shift", "source.scale * center - source.shift"),
+        ("reach > pooled:", "reach > pooled + 1:"),
+        ("np.repeat(source.scale, pixels)\n", "np.tile(source.scale, pixels)\n"),
+    ),
+    *of(
+        "fold.py",
+        "test_branches.py -k 'counts_once or every_kind or maximum_at_every'",
+        ("return replace(node, mean=zero, beta=zero)", "return replace(node, mean=zero)"),
+        ("return replace(node, bias=None)", "return node"),
+        ("tau=0.25, threshold=0.5)", "tau=0.25, threshold=1.5)"),
+        ("max(conv.padding[axis]", "min(conv.padding[axis]"),
+    ),
+    *of(
+        "varying.py",
+        "test_varying.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
+        ("neuron.tau * gain[:-1] / gain[1:]", "neuron.tau * gain[1:] / gain[:-1]"),
+        ("neuron.threshold / gain)", "neuron.threshold * gain)"),
+        ("-np.sum([item.mean", "np.sum([item.mean"),
+        ("np.array_equal(item.var, norms[0].var) and item.eps", "item.eps"),
+        (" and item.eps == norms[0].eps", ""),
+        (" and np.array_equal(items[0].gamma, norms[0].gamma)", ""),
+        ("if not (norm.gamma > 0).all()", "if not (norm.gamma >= 0).all()"),
+        ("norm.gamma[0], 0 * norm.mean[0]", "norm.gamma[0], norm.mean[0]"),
+    ),
+    *of(
+        "schedule.py",
+        "test_lower.py -k 'phases or bottleneck or copies or shared or no_chain or shrinks or beyond_the_relays'",
+        ("(y % stride[0], x % stride[1])", "(0, 0)"),
+        ("min(pixel, shape[1 + axis] - 1)", "pixel"),
+        ("// stride[axis] >= size[axis]", "// stride[axis] > size[axis]"),
+        ("limits[n] * _WORTH >= wanted", "limits[n] >= 4 * wanted"),
+        ("n * _WORTH >= ratio", "n >= ratio"),
+        ('bias_max = 0 if relays == "plain" else chip.bias_max', "bias_max = chip.bias_max"),
+        ("max(copies, wanted.get(source, 1))", "copies"),
+        ("conv.dilation[axis] * tap - conv.padding[axis]", "tap - conv.padding[axis]"),
+    ),
+    *of(
+        "relay.py",
+        "test_relay.py",
+        ("weight + bias <= threshold", "weight + bias < threshold"),
+        ("voltage > threshold << _SHIFT", "voltage >= threshold << _SHIFT"),
+        ("threshold + 1 - weight", "threshold - weight"),
+        ("bias < 0 or ", ""),
+        ("(bias << _SHIFT)", "(bias << 5)"),
+        ("if bias <= bias_max and", "if"),
+        ("chip.weight_max if even else chip.weight_odd_max", "chip.weight_max"),
+        ("chip.bias_max if with_bias else 0", "chip.bias_max"),
+    ),
+    *of(
+        "lower.py",
+        "test_lower.py -k 'beside_odd or basic or phases or bottleneck or copies or shared or shrinks or test_fit'",
+        ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
+        ("> copies * self.chip.weight_odd_max", "> self.chip.weight_odd_max"),
+        ("left = left - part", "left = left + 0"),
+        ("+ block.start * (pixels - 1)", ""),
+        ("= weight_bias[1]", "= 0"),
+        ("copies.get(source, 1)", "1"),
+        ("[: level.copies]", "[:1]"),
+        ("(place[0] + padding[0]) // dilation[0]", "(place[0] + padding[0])"),
+        ("range(least, least + stride", "range(0, stride"),
+        ("taps_needed, -(-(room - stride + 1) // dilation) + 1", "taps_needed, 1"),
+        ("weight_bias[0] > self.chip.weight_odd_max or", "False or"),
+    ),
+    *of(
+        "lower.py",
+        "test_prove.py -k 'tables or fault'",
+        ("return 1, 0  # with", "return 0, 0  # with"),
+        ("wide = np.zeros((len(table), channels)", "wide = np.ones((len(table), channels)"),
+    ),
+    *of(
+        "prove.py",
+        "test_prove.py -k 'not random'",
+        ("(u <= -(2**23)) * 2**24", "(u < -(2**23)) * 2**24"),
+        ("0 if v > threshold else v), v > threshold", "0 if v >= threshold else v), v >= threshold"),
+        ("if fired != bool(spike):", "if fired and not spike:"),
+        ("known |= reached", "known = reached"),
+        ("for at in np.argwhere(bias != layer.bias[rows])[:1]:", "for at in []:"),
+        ("if end != layer.shape[0]:", "if False:"),
+        ("if start != end:", "if False:"),
+        ("or hop != str(place - levels[source])", ""),
+        ("if len(reads) > 1 or not binary:", "if not binary:"),
+        ("if list(chain.layers[-1].origin) != [last]:", "if False:"),
+        (
+            'if wanted != found:\n                raise _DifferenceError("input"',
+            'if False:\n                raise _DifferenceError("input"',
+        ),
+        ("y * dy : ends[0] : sy", "y : ends[0] - y * dy + y : sy"),
+        ("group * per_group : (group + 1) * per_group", "0 : per_group"),
+    ),
+    *of(
+        "quantize/__init__.py",
+        "test_quantize.py -k 'seen_beyond or empty or missing_scale or layer_of_zeros'",
+        ("        if seen > limit:\n", "        if False:\n"),
+        ("if calibration is not None and not len(calibration)", "if False"),
+    ),
+    *of(
+        "quantize/single.py",
+        "test_quantize.py -k 'rounded_floats or large_bias or out_of_range or too_small or hold_what or percentile'",
+        ("int(np.rint((1 - neuron.tau) * 4096))", "int((1 - neuron.tau) * 4096)"),
+        ("threshold -= 1", "threshold -= 0"),
+        ("np.abs(bias).max(initial=0) > self.bias_max", "np.abs(bias).max(initial=0) > 2 * self.bias_max"),
+        ("if self.decay > chip.decay_max", "if self.decay > chip.decay_max + 1"),
+        ("bias if number == 0 else None", "bias"),
+        ('if rule == "percentile":', "if False:"),
+    ),
+    *of(
+        "quantize/candidate.py",
+        "test_quantize.py -k 'room_to_spare or least_error or measured'",
+        ("r.peak * _SEEN_MARGIN <= limit", "r.peak <= limit"),
+        ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
+        ("error = float((spikes != wanted)", "error = -float((spikes != wanted)"),
+    ),
+    *of(
+        "quantize/varying.py",
+        "test_varying_integers.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
+        ("LEAK_MAX = 2**16 - 1", "LEAK_MAX = 2**16"),
+        ("range(LEAK_SHIFT_MAX, -1, -1)", "range(LEAK_SHIFT_MAX, 0, -1)"),
+        ("np.rint(64 * scale * (self.base + constants.bias))", "np.rint(64 * scale * constants.bias)"),
+        ("np.rint(constants.leak * 2.0**self.leak_shift)", "np.floor(constants.leak * 2.0**self.leak_shift)"),
+        ("np.minimum(np.rint(64 * scale * constants.threshold), most)", "np.rint(64 * scale * constants.threshold)"),
+    ),
+    *of(
+        "rounding.py",
+        "test_quantize.py -k 'sum_rounding or rounded_floats'",
+        ("moves = np.rint(errors.sum(1))", "moves = np.floor(errors.sum(1))"),
+        ("steps[single[positive], worst[positive]] = -np.sign", "steps[single[positive], worst[positive]] = np.sign"),
+        ("rank < np.abs(moves", "rank <= np.abs(moves"),
+        ("2 * rounded(weight * (scale / 2), rounding)", "rounded(weight * scale, rounding)"),
+        ("odd = [n * chip.weight_odd_max for n in reads]", "odd = [n * chip.weight_max for n in reads]"),
+    ),
+    *of(
+        "overflow.py",
+        "test_quantize.py -k 'proved or proof'",
+        ("low, high = np.minimum(low, 0), np.maximum(high, 0)", "low, high = low, high"),
+        ("return bound <= limit and down <= limit and up <= limit", "return bound <= limit and up <= limit"),
+        ("return bound <= limit and down <= limit and up <= limit", "return bound <= limit and down <= limit"),
+        ("bound <= limit and down", "bound <= limit + 1 and down"),
+        ("keep * gathered * max(0, most + bias_high)", "0"),
+        ("np.minimum(weight * hi, weight * lo)", "np.minimum(weight * lo, weight * lo)"),
+    ),
+    *of(
+        "overflow.py",
+        "test_varying_integers.py -k peaks",
+        ("np.maximum(0, np.minimum(high, threshold))", "np.maximum(0, 0 * high)"),
+        ("np.minimum(low, 0)\n    return peaks", "0 * low\n    return peaks"),
+    ),
+    *of(
+        "encode.py",
+        "test_nn.py -k encoder",
+        ("pixels.min() < 0 or ", ""),
+        ("pixels.max() > self.pixel_max)", "pixels.max() > self.pixel_max + 1)"),
+        ('not in "iub"', 'not in "iubf"'),
+        ("self.timesteps, axis=1)", "1, axis=1)"),
+    ),
+    *of(
+        "simulate/dense.py",
+        "test_simulate.py",
+        ("FLOAT32_EXACT = 2**24", "FLOAT32_EXACT = 2**26"),
+        ("np.maximum(np.abs(low), np.abs(high))", "np.abs(high)"),
+        ("volts[:, -1].long() if", "volts[:, 0].long() if"),
+        ("largest[name] = max(largest[name], seen)", "largest[name] = seen"),
+        ("current_decay=neuron.current_decay,", ""),
+    ),
+    *of(
+        "simulate/dense.py",
+        "test_streaming.py",
+        ("state.steps += 1", "state.steps += 0"),
+    ),
+    *of(
+        "simulate/streaming.py",
+        "test_streaming.py",
+        ("self.window - self.steps", "self.window"),
+        ("self._spikes + x[0]", "x[0]"),
+    ),
+    *of(
+        "simulate/reference.py",
+        "test_simulate.py",
+        ("u > 2**23,", "u >= 2**23,"),
+        ("u <= -(2**23),", "u < -(2**23),"),
+        ("np.sign(values) * ((np.abs(values) * keep) // 4096)", "(values * keep) // 4096"),
+        ("np.clip(v, -(2**23) + 1, 2**23 - 1)\n        spike", "np.clip(v, -(2**23), 2**23 - 1)\n        spike"),
+        ("v > layer.threshold * 64", "v >= layer.threshold * 64"),
+        ("rows = slice(i * d0,", "rows = slice(i,"),
+        ("scores = x.sum(1)", "scores = x[:, -1]"),
+    ),
+    *of(
+        "simulate/graph.py",
+        "test_lower.py -k basic_block",
+        ("sums = made if number == 0 else sums + made", "sums = made"),
+    ),
+    *of(
+        "simulate/int8.py",
+        "test_int8.py -k 'not gpu'",
+        (
+            "rest.size and (rest.min() < -128 or rest.max() > 127)",
+            "rest.size and (rest.min() < -128 or rest.max() > 128)",
+        ),
+        (
+            "rest.size and (rest.min() < -128 or rest.max() > 127)",
+            "rest.size and (rest.min() < -129 or rest.max() > 127)",
+        ),
+        ("int(rest.max()) > 127", "int(rest.max()) > 128"),
+        ("high.max() <= 127", "high.max() <= 128"),
+        ("largest < 2**31", "largest < 2**32"),
+        ("rows < _ROWS", "rows < 0"),
+    ),
+    *of(
+        "simulate/chip.py",
+        "test_netx_any.py -k 'one_step_after'",
+        ("arriving[1 + delay : 1 + delay + steps]", "arriving[delay : delay + steps]"),
+        ("(done + step + 1) %", "(done + step) %"),
+        ("activation = activation + self.last", "activation = activation + 0"),
+    ),
+    *of(
+        EVENTS + "plan.py",
+        "test_events.py -k 'limits_of_every or reach_every or wide_chains_equal'",
+        ("narrow = most <= INT16_MAX", "narrow = most <= INT16_MAX + 1"),
+        ("0 if narrow else 255", "0 if narrow else 512"),
+        ("0 if narrow else INT16_MAX // size", "0 if narrow else INT16_MAX // size + 1"),
+        ("if scale or size <= 127", "if scale or size <= 128"),
+        ("if size > 127 and not", "if size > 128 and not"),
+        ("weight.min() >= -256", "weight.min() >= -258"),
+        ("weight.max() <= 254", "weight.max() <= 256"),
+        ("WRAP_FREE = 2**17 - 1", "WRAP_FREE = 2**17"),
+        ("drive * 4096 <= (2**23 - 1) * (4096 - keep)", "drive * 4096 <= (2**23 - 1) * 4096"),
+        ("drive * 4096 <= (2**23 - 1) * (4096 - keep)", "drive * 4096 <= 2**24 * (4096 - keep)"),
+        ("drive = 64 * bound + int(np.abs(bias).max(initial=0))", "drive = 64 * bound"),
+        ("drive = 64 * bound + int", "drive = bound + int"),
+        ("np.abs(weight).max(initial=0)) <= INT16_MAX:", "0) <= INT16_MAX:"),
+        ("max(-low.min(), high.max(), np", "max(-low.min(), np"),
+        ("tables.leak_shift >= 12", "tables.leak_shift >= 8"),
+    ),
+    *of(
+        EVENTS + "windows.py",
+        "test_events.py -k 'windows or relays_are'",
+        ("used.shape[-1] - used[..., ::-1].argmax(-1)", "used.shape[-1] - used[..., ::-1].argmax(-1) - 1"),
+        ("low, high = np.minimum(a, b), np.maximum(a, b)", "low, high = a, np.maximum(a, b)"),
+    ),
+    *of(
+        EVENTS + "neurons.h",
+        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        (
+            "((u <= -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
+            "((u < -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
+        ),
+        (
+            "((u <= -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
+            "((u <= -STATE_MAX) & turn) - ((u >= STATE_MAX) & turn)",
+        ),
+        ("if (CURRENT != FREE) u = least", "if (CURRENT == WRAPS) u = least"),
+        ("(v + ((v >> 31) & round), L", "(v, L"),
+        ("I32 over = u > threshold;", "I32 over = u >= threshold;"),
+        ("next > L.over[at] &&", "next >= L.over[at] &&"),
+        ("drive[step] != drive[step - 1];", "false;"),
+        ("current[part] = B.fresh ? (I32){} :", "current[part] = true ? (I32){} :"),
+    ),
+    *of(
+        EVENTS + "sums.h",
+        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        (
+            "if (some > L.limit - count) some = L.limit - count;",
+            "if (some > L.limit + 8 - count) some = L.limit + 8 - count;",
+        ),
+        ("(int16_t)(count * 128));\n        for (int i", "(int16_t)(count * 127));\n        for (int i"),
+        ("if (iy < 0 || iy >= L.in_h) continue;", "if (iy < 0 || iy >= L.in_h - 1) continue;"),
+        ("if (first < 0) first = 0;", "if (first < 1) first = 1;"),
+    ),
+    *of(
+        "formats/netx.py",
+        "test_netx.py -k 'round_trip or wrong_is_named or layout or message_bits or missing_bias'",
+        ('reader.within("weight", -256, 254)', 'reader.within("weight", -258, 256)'),
+        ('reader.within("bias", -4096, 4095)', 'reader.within("bias", -5000, 4095)'),
+        ("bias = stored.transpose(2, 1, 0).copy()", "bias = stored.copy()"),
+        ("same = bool((bias == per_channel[:, None, None]).all())", "same = True"),
+        ('"vThMant", 0, 2**17 - 1)', '"vThMant", 0, 2**17)'),
+        ("weight.shape[1] != math.prod(shape) or", "False or"),
+        ("if np.abs(weight).max(initial=0) > 127 and", "if np.abs(weight).max(initial=0) > 255 and"),
+        ('group["padding"] = np.array(layer.padding)', 'group["padding"] = np.array(layer.padding[::-1])'),
+    ),
+    *of(
+        "formats/netx_weights.py",
+        "test_netx_any.py -k 'netx_changes or cannot_load or would_change'",
+        ("LOWEST, HIGHEST = -256, 254", "LOWEST, HIGHEST = -255, 254"),
+        ("if not together.any():", "if False:"),
+        ("if bits < 0:", "if False:"),
+    ),
+    *of(
+        "comparison.py",
+        "test_verify.py -k 'compare_names or compare_refuses or difference'",
+        ("compared += wanted.size", "compared = wanted.size"),
+        ("mismatches += count", "mismatches = count"),
+        ("if count and earliest is None:", "if count:"),
+        ("found is None or found.shape != wanted.shape", "found is None"),
+    ),
+    *of(
+        "verify.py",
+        "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights' -m 'not lava'",
+        ("ROUNDING = 1e-9", "ROUNDING = 1e-2"),
+        ("*item.padding, *item.dilation, item.groups", "*item.padding, item.groups"),
+        ("*item.padding, *item.dilation, item.groups", "*item.padding, *item.dilation"),
+        ("*item.stride, *item.padding", "*item.padding"),
+        (
+            "np.array([wanted.voltage_decay, wanted.current_decay])",
+            "np.array([found.voltage_decay, wanted.current_decay])",
+        ),
+        (
+            "_membranes(float_trace, folded_trace), scores, folded_scores",
+            "_membranes(float_trace, folded_trace), scores, scores",
+        ),
+    ),
+    *of(
+        "verify.py",
+        "test_prove.py -k compares_relays",
+        ("compare(passed, {name: found[name][0] for name in passed})", "(0, 0, None)"),
+        ("ran, proved=ran.passed", "ran, proved=True"),
+    ),
+    *of(
+        "nn/norm.py",
+        "test_nn.py -k 'tdbn or bntt'",
+        ("(self.alpha * self.threshold)", "self.alpha"),
+        ("self.running_var[t],", "self.running_var[0],"),
+        ("return self.log_weight.exp()", "return self.log_weight + 1"),
+    ),
+    *of("nn/norm.py", "test_fused.py -k repeats", ("(copies * count - 1)", "(copies * count)")),
+    *of(
+        "nn/neuron.py",
+        "test_nn.py -k 'lif_equals or exactly or resets'",
+        ("fired = membrane > threshold", "fired = membrane >= threshold"),
+        ("membrane + tau * kept", "membrane + kept"),
+        ("grad = grad - later * membrane", "grad = grad + later * membrane"),
+        ("kept = membrane <= threshold", "kept = membrane > threshold"),
+        ("later = here * tau", "later = here"),
+    ),
+    *of(
+        "nn/lif.cpp",
+        "test_fused.py -k 'exactly_at or every_way or bits_come'",
+        ("fire + (u[i] <= threshold ?", "fire + (u[i] < threshold ?"),
+        ("grad_tau[i] += u[i] <= threshold ?", "grad_tau[i] += u[i] < threshold ?"),
+        ("u[i] = in[i] + tau * (before[i] > threshold ?", "u[i] = in[i] + tau * (before[i] >= threshold ?"),
+        (
+            "found |= uint64_t(in[i] != 0) << i;\n        words[word]",
+            "found |= uint64_t(in[i] > 1) << i;\n        words[word]",
+        ),
+        ("DETACH ? g[i] : g[i] - later[i] * u[i]", "g[i]"),
+    ),
+    *of(
+        "nn/spike_conv.cpp",
+        "test_spike_conv.py -k 'equal_to or same_gradients'",
+        ("std::max<int64_t>(left, 0), last", "std::max<int64_t>(left, 1), last"),
+        ("first_y = (ry + s.pad_y) % s.stride_y", "first_y = ry % s.stride_y"),
+        ("sums[at] = bias && at % lanes < valid ?", "sums[at] = false ?"),
+        ("if (y < 0 || y >= s.out_height) {", "if (y < 0 || y >= s.out_height - 1) {"),
+        ("std::min(s.out_height, BAND / s.out_width)", "std::min<int64_t>(s.out_height, 1)"),
+    ),
+]
+EQUIVALENT = {
+    ("lower.py", "(y - phase[0]) // block.stride[0]"): "phase is y modulo the stride: the floor is the same",
+}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of all that tests read."""
+    copy = tmp_path_factory.mktemp("mutants") / "tree"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "runs", "docs", "bench", "*.pt")
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    return copy
+
+
+@pytest.fixture
+def mutated(tree: Path) -> Iterator[Path]:
+    """The copy, put right again afterwards."""
+    yield tree
+    shutil.copytree(
+        ROOT / "snn2chip", tree / "snn2chip", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+    )
+
+
+def change(tree: Path, mutant: Mutant) -> None:
+    file = tree / "snn2chip" / mutant.file
+    text = file.read_text(encoding="utf-8")
+    assert text.count(mutant.old) == 1, f"{mutant.old!r} stands {text.count(mutant.old)} times in {mutant.file}"
+    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_a_mutant_is_killed(mutant: Mutant, mutated: Path, tmp_path: Path) -> None:
+    """Tests run and fail (exit code 1), or the compiled code crashes."""
+    change(mutated, mutant)
+    variables = {**os.environ, "PYTHONPATH": str(mutated), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    if mutant.file.startswith("nn/"):
+        variables["SNN2CHIP_CACHE"] = str(tmp_path)  # compiled at first use
+    if mutant.file.startswith(EVENTS) and mutant.file.endswith(".h"):
+        build = [sys.executable, f"snn2chip/{EVENTS}build.py"]
+        subprocess.run(build, cwd=mutated, check=True, capture_output=True, timeout=300)
+    file, _, options = mutant.tests.partition(" ")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    done = subprocess.run(
+        [*command, *shlex.split(options), f"tests/{file}"],
+        cwd=mutated,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 1 or done.returncode < 0, f"{mutant} survives: {done.stdout[-500:]}{done.stderr[-500:]}"
