@@ -99,14 +99,6 @@ def membranes(current: Tensor, tau: Tensor, threshold: Tensor) -> list[Tensor]:
     return found
 
 
-@dataclass
-class Plain:
-    """What a network does: by LIF its membranes before the reset (T, N, ...), and the result."""
-
-    membranes: dict[str, Tensor]
-    result: Tensor
-
-
 def _batch_norm(x: Tensor, m: TDBatchNorm | BNTT, training: bool) -> Tensor:
     over = [0, 1, *range(3, x.ndim)] if isinstance(m, TDBatchNorm) else [1, *range(3, x.ndim)]
     shape = [1 if axis in over else side for axis, side in enumerate(x.shape)]
@@ -120,8 +112,10 @@ def _batch_norm(x: Tensor, m: TDBatchNorm | BNTT, training: bool) -> Tensor:
     return m.weight.reshape(shape) * m.alpha * m.threshold * y + m.bias.reshape(shape)
 
 
-def plain(network: SpikingNetwork, x: Tensor, training: bool, forced: dict[str, tuple[Tensor, Tensor]]) -> Plain:
-    """Run a network in float64 on x (T, N, ...).
+def plain(
+    network: SpikingNetwork, x: Tensor, training: bool, forced: dict[str, tuple[Tensor, Tensor]]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Run a network in float64 on x (T, N, ...): by LIF the membranes before the reset (T, N, ...), and the result.
 
     `forced` holds by LIF the membranes and the threshold, in their own precision, that decide what fires; without them
     those that are computed do.
@@ -159,7 +153,7 @@ def plain(network: SpikingNetwork, x: Tensor, training: bool, forced: dict[str, 
                 total = torch.stack([_linear(m, step) for step in value])
         place[out] = len(cells)
         cells.append(total)
-    return Plain(found, total)
+    return found, total
 
 
 def _linear(m: nn.Module, x: Tensor) -> Tensor:
@@ -198,6 +192,7 @@ class Drawn:
     trainable: bool  # in train mode every operation can be differentiated
     images: Tensor
     labels: Tensor
+    classes: int
     chip: str = "loihi2"
     bits: int = 8
     strategy: str = "auto"
@@ -218,6 +213,7 @@ class Maker:
         self.read: set[str] = set()
         self.exact = self.chance(0.4)
         self.trainable = True
+        self.what |= {"exact"} if self.exact else set()
         self.T = int(self.rng.integers(1, 7))
         self.coding = self.pick("direct", "direct", "direct", "poisson", "poisson", "events", "counts")
         self.norms = self.pick("tdbn", "tdbn", "tdbn", "bntt", "bntt", "none", "mixed")
@@ -485,6 +481,7 @@ class Maker:
             self.trainable,
             images,
             torch.from_numpy(self.rng.integers(0, classes, 4)),
+            classes,
             what=self.what,
         )
         self.settle(drawn)

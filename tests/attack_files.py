@@ -1,7 +1,7 @@
 """Damaged files for every reader of `fuzzing`, in one long campaign.
 
-    python -m tests.attack_files --each 2000                 so many for every reader
-    python -m tests.attack_files --count 100000 --seed 1     so many together
+    python tests/attack_files.py --each 2000                 so many for every reader
+    python tests/attack_files.py --count 100000 --seed 1     so many together
 
 What is asked of a reader, and its limits of time and memory, are those of `tests.fuzzing`, which repeats any case.
 """
@@ -9,21 +9,18 @@ What is asked of a reader, and its limits of time and memory, are those of `test
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
+
+from fuzzing import READERS
+from fuzzing import campaign as fuzz
 
 PART = 2000  # files of one reader before the next one's turn
 
 
-def campaign(count: int, seed: int, readers: list[str] | None = None) -> Iterator[tuple[str, int, list[str]]]:
-    """Readers in turn, `PART` files at a time, until `count` are made: (reader, files, failures)."""
-    from fuzzing import READERS
-    from fuzzing import campaign as fuzz
-
-    names = readers or list(READERS)
+def campaign(count: int, seed: int, names: list[str]) -> Iterator[tuple[str, int, list[str]]]:
+    """Readers in turn, `PART` files at a time, until `count` are made: (summary, files, failures) each time."""
     done, place = 0, 0
     while done < count:
         for number, name in enumerate(names):
@@ -31,10 +28,7 @@ def campaign(count: int, seed: int, readers: list[str] | None = None) -> Iterato
             if not size:
                 continue
             found = fuzz(name, seed, size, place)
-            said = [
-                f"{found.command(bad)}\n  {bad.outcome}: {bad.message}\n  {'; '.join(bad.what)}"
-                for bad in found.failures
-            ]
+            said = [f"{found.command(bad)}\n  {bad.outcome}: {bad.message}" for bad in found.failures]
             done += size
             yield found.summary(), size, said
         place += PART
@@ -47,8 +41,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readers", nargs="*", help="only these")
     given = parser.parse_args()
-    from fuzzing import READERS
-
     names = given.readers or list(READERS)
     count = given.each * len(names) if given.each else given.count
     files, failures, started = 0, 0, time.monotonic()
@@ -63,6 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
     main()

@@ -70,6 +70,19 @@ def example() -> ir.Chain:
     )
 
 
+def test_relays_past_a_wide_dense_layer_are_read_back(tmp_path: Path) -> None:
+    """So many zeros that a compressed file would hold them in a few kilobytes, as only a damaged one does."""
+    side = 5000  # more values than a file of any size may claim
+    weight = np.zeros((side, side), dtype=np.int64)
+    np.fill_diagonal(weight, 90)
+    layer = ir.ChainLayer("1", "dense", weight, np.zeros(side, dtype=np.int64), (side,), 60, 3072)
+    last = ir.ChainLayer("2", "dense", np.ones((2, side), dtype=np.int64), np.zeros(2, dtype=np.int64), (2,), 131071, 0)
+    port = (side,), (side,), "poisson", 1, 0, 1, (0,) * side
+    netx.save(tmp_path / "wide.net", ir.Chain(*port, 2, "membrane", ("a", "b"), (layer, last), {}))
+    read = netx.load(tmp_path / "wide.net").layers[0].weight
+    assert np.array_equal(np.flatnonzero(read), np.arange(side) * (side + 1)) and (read.diagonal() == 90).all()
+
+
 def assert_equal(got: ir.Chain, wanted: ir.Chain) -> None:
     """Every field of the chain and of its layers, types included."""
     for item in fields(ir.Chain):

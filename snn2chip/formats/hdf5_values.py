@@ -16,7 +16,7 @@ import h5py
 from snn2chip.errors import InputError
 
 FREE = 2**24  # values that any file may claim: zeros cost nothing in a compressed file
-_PER_BYTE = 4  # and so many more for every byte of the file
+PER_BYTE = 4  # and so many more for every byte of the file
 _CHUNK = 2**28  # bytes; HDF5 takes them whole, however few of its values are used
 _HARMLESS = 2**18  # bytes: deflate makes at most 1032 of one, lzf 88
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
@@ -37,7 +37,7 @@ class Budget:
             InputError: more than a file of this size can mean.
         """
         self.spent += count
-        most = self.free + _PER_BYTE * self.size
+        most = self.free + PER_BYTE * self.size
         if self.spent > most:
             raise InputError(
                 f"{where}: {self.spent:,} values claimed up to here by a file of {self.size:,} bytes, at most {most:,} "

@@ -28,6 +28,7 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path, read_back
+from snn2chip.formats.hdf5_values import FREE, PER_BYTE
 from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx_weights import load_dense
 from snn2chip.ir import CODINGS, Chain, ChainLayer, IntArray, Shape, StepTables, out_size
@@ -126,7 +127,14 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
         _check_kept(layer.weight, where)
         if not layer.weight.any():
             raise UnsupportedError(f"{where}: every weight is 0, on which netx fails; train again")
-    group.create_dataset("weight", data=layer.weight.astype(np.int32), compression="gzip", compression_opts=1)
+    weight = layer.weight.astype(np.int32)
+    made = group.create_dataset("weight", data=weight, compression="gzip", compression_opts=1)
+    if weight.size > FREE // 8:
+        group.file.flush()
+        if PER_BYTE * made.id.get_storage_size() < weight.size:
+            # relays past a wide dense layer: so many values in so few bytes are what a reader takes for damage
+            del group["weight"]
+            group["weight"] = weight
     bias = layer.bias
     if layer.kind == "conv":
         per_channel = bias[:, 0, 0]
