@@ -126,7 +126,7 @@ def part_folder(beside: Path) -> Iterator[Path]:
             os.close(handle)
     while True:
         folder = Path(tempfile.mkdtemp(".part", ".snn2chip-", beside))
-        handle = None
+        handle: int | None = None
         try:
             handle = _lock(folder, os.O_NOFOLLOW)
             if not folder.exists():  # taken for a dead one's before it was held

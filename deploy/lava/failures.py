@@ -46,4 +46,4 @@ def leave(action: Callable[[], None]) -> None:
     except MemoryError:
         fail("memory ran out; run fewer samples at a time", LAVA_FAILED)
     except ImportError as error:
-        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+        fail(f"{sys.executable} cannot import Lava: {error}; `snn2chip lava setup` repairs it", LAVA_FAILED)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snn2chip.errors import InputError, SetupError
+from snn2chip.files import atomic_path
 from snn2chip.lava.environment import Environment, find
 from snn2chip.lava.processes import end, last_words, started
 from snn2chip.resources import deploy_file
@@ -98,7 +99,6 @@ def _run(
     if not net.is_file():
         raise InputError(f"'{net}': no such file; give a netx network")
     _check_input(input)
-    output.parent.mkdir(parents=True, exist_ok=True)
     environment = _need(full)
     console = Console(stderr=True, quiet=not progress, highlight=False)
     bar = Progress(
@@ -111,7 +111,7 @@ def _run(
         transient=True,
         disable=not (progress and console.is_terminal),
     )
-    with bar:
+    with bar, atomic_path(output) as part:
         task = bar.add_task("steps", total=None)
 
         def follow(line: str) -> None:
@@ -121,8 +121,11 @@ def _run(
 
         # The runner always reports: a closed pipe is how it learns that this process is gone.
         flags = [*flags, "--progress", *(["--fast-convolution"] if fast_convolution else [])]
-        files = [str(path.absolute()) for path in (net, input, output)]
-        said = _program(environment, program, [*files, *flags], timeout, follow)
+        files = [str(path.absolute()) for path in (net, input, part)]
+        try:
+            said = _program(environment, program, [*files, *flags], timeout, follow)
+        except InputError as error:
+            raise type(error)(str(error).replace(files[2], str(output))) from None
     for line in said.splitlines():
         if line.startswith("note: "):
             console.print(line, soft_wrap=True)
