@@ -121,13 +121,13 @@ def part_folder(beside: Path) -> Iterator[Path]:
     """
     for path in beside.glob(".snn2chip-*.part"):
         with suppress(OSError):  # of a living process, of another user, gone meanwhile, or without locks
-            handle = _lock(path, os.O_NOFOLLOW)
-            if os.fstat(handle).st_uid == os.geteuid():
+            left = _lock(path, os.O_NOFOLLOW)
+            if os.fstat(left).st_uid == os.geteuid():
                 shutil.rmtree(path, ignore_errors=True)
-            os.close(handle)
+            os.close(left)
     while True:
         folder = Path(tempfile.mkdtemp(".part", ".snn2chip-", beside))
-        handle = None
+        handle: int | None = None
         try:
             handle = _lock(folder, os.O_NOFOLLOW)
             if not folder.exists():  # taken for a dead one's before it was held

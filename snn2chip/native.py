@@ -139,7 +139,7 @@ class Library:
         try:
             if not self._whole(target):
                 folder = cache_folder() / "kernels"
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.mkdir(mode=0o755, parents=True, exist_ok=True)
                 if reason := not_only_ours(folder):
                     raise InputError(f"{reason}, and compiled code is not kept there")
                 target = folder / f"{self.name}-{self.digest()}.so"

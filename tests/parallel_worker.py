@@ -93,10 +93,11 @@ def broken(folder: Path) -> dict[str, Any]:
             interrupted, stopped = True, trainer.progress.step
         parallel.all_of(None)  # the leader has written
     files = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    trainer = Trainer(tiny_recipe(**RECIPE), *sets, out, fuse=False, resume=interrupted)
-    # from the file once more: float64 does not pass through a network of float32
+    trainer = Trainer(tiny_recipe(**RECIPE), *sets, out, fuse=False, overwrite=interrupted)
+    # restored here: a checkpoint in float64 is refused for a network of float32
     if interrupted:
         trainer.network.double()
+        trainer._resume = True
         trainer._restore()
     for _ in trainer.run():
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import socket
 import struct
 import subprocess
@@ -665,7 +666,7 @@ def test_refused_download_is_one_line_with_a_remedy(tmp_path: Path, monkeypatch:
         ("timeout", "no answer within 10 s"),
         ("http", "the server answered 404"),
         ("checksum", "differs from its checksum md5:1"),
-        ("disk", "cannot write: No space left"),
+        ("disk", "cannot write '.*a.gz': No space left"),
     ],
 )
 def test_download_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, says: str) -> None:
@@ -684,7 +685,7 @@ def test_download_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault:
     def fail(*args: object, **kwargs: object) -> str:
         raise errors[fault]
 
-    monkeypatch.setattr(pooch, "retrieve", fail)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fail)
     item = Download("http://example.invalid/a.gz", "a.gz", "md5:1")
     with pytest.raises(DataError, match=says):
         fetch.fetch(item, tmp_path, "nothing here")
@@ -725,7 +726,10 @@ def test_download_from_a_server(
         finally:
             server.shutdown()
             thread.join()
-    assert not [path for path in (tmp_path / "bad").iterdir() if path.is_file()]
+    assert not list((tmp_path / "bad").iterdir())
+    before = os.umask(0)
+    os.umask(before)
+    assert (tmp_path / "new" / "a.gz").stat().st_mode & 0o777 == 0o666 & ~before
     assert capfd.readouterr().out == ""
 
 

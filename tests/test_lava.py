@@ -555,7 +555,7 @@ def test_time_limit(lava_environment: lava.Environment, network: Path, tmp_path:
 FAKE = """#!/bin/sh
 # An interpreter that is none: answers what snn2chip.lava asks, and does what `-m venv` and `-m pip` would.
 case "$*" in
-  *run_network.py*--check*) echo '{"python": "3.10.99", "lava-nc": "0.10.0", "standins": []}' ;;
+  *run_network.py*--check*) echo '{"python": "3.10.99", "lava-nc": "0.10.0", "standins": [], "installed": %(all)s}' ;;
   *"-m venv "*) for last; do :; done
       echo venv >> "%(log)s"; sleep 0.3
       mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
@@ -574,7 +574,11 @@ def script(path: Path, text: str) -> Path:
 
 def fake_python(path: Path, version: str = "3.10.99", problem: str = "null", pip: str = "exit 0") -> Path:
     log = path.parent / "log"
-    return script(path, FAKE % {"log": log, "pip": pip, "version": version, "problem": problem})
+    lock = deploy_file("lava", "requirements-full.txt").read_text()
+    pinned = dict(line.split("==") for line in lock.splitlines() if "==" in line)
+    assert len(pinned) > 40
+    values = {"log": log, "pip": pip, "version": version, "problem": problem, "all": json.dumps(pinned)}
+    return script(path, FAKE % values)
 
 
 @pytest.fixture
@@ -677,6 +681,93 @@ def test_unfinished_and_broken_environments_are_made_anew(bare: Path) -> None:
     assert not (environment.folder / "rest").exists()
     environment.python.unlink()
     assert lava.find(full=True) is None
+
+
+BREAKS = {
+    "an import": ("echo '{", "echo 'No module named lava.magma' >&2; exit 1; echo '{"),
+    "an answer": ("echo '{", "echo '["),
+    "a version": ('"numpy": "1.26.4"', '"numpy": "2.0.0"'),
+    "a missing package": ('"numpy": "1.26.4", ', ""),
+    "a package that was cut off": ('"scipy": "', '"scipy": "damaged'),
+    "an interpreter of another machine": ("#!/bin/sh", "#!/nowhere/sh"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_environment_is_repaired(name: str, bare: Path) -> None:
+    """`setup` tries out what is there and makes it anew where it is not what it made; ready.json alone says nothing."""
+    fake_python(bare / "python3.10")
+    environment = lava.setup(full=True, progress=False)
+    assert lava.setup(full=True, progress=False) == environment
+    assert (bare / "log").read_text().split() == ["venv", "pip"]
+    whole = environment.python.read_text()
+    assert BREAKS[name][0] in whole
+    environment.python.write_text(whole.replace(*BREAKS[name]))
+    (environment.python.parent / "rest").touch()
+    assert lava.setup(full=True, progress=False) == environment
+    assert environment.python.read_text() == whole
+    assert not (environment.python.parent / "rest").exists()
+    assert (bare / "log").read_text().split() == ["venv", "pip"] * 2
+
+
+def test_what_installs_other_versions_is_no_environment(bare: Path) -> None:
+    """An index that answers with something else: refused by name, nothing left."""
+    text = fake_python(bare / "python3.10").read_text().replace('"numpy": "1.26.4"', '"numpy": "2.0.0"')
+    script(bare / "python3.10", text)
+    with pytest.raises(SetupError, match=r"numpy is 2\.0\.0, not 1\.26\.4"):
+        lava.setup(full=True, progress=False)
+    assert not [path for path in (bare.parent / "cache/lava").iterdir() if path.is_dir()]
+
+
+def test_a_place_that_others_can_write_is_not_used(bare: Path) -> None:
+    """What is there would be run: neither found nor built there; what others could change is made anew."""
+    fake_python(bare / "python3.10")
+    environment = lava.setup(full=True, progress=False)
+    assert environment.folder is not None
+    environment.folder.chmod(0o777)
+    assert lava.find(full=True) is None
+    assert lava.setup(full=True, progress=False) == environment
+    assert environment.folder.stat().st_mode & 0o777 == 0o755
+    environment.folder.parent.chmod(0o777)
+    assert lava.find(full=True) is None
+    with pytest.raises(SetupError, match=r"cache/lava' can be changed by other users; chmod go-w it"):
+        lava.setup(full=True, progress=False)
+    assert (bare / "log").read_text().split() == ["venv", "pip"] * 2
+
+
+@linux_only
+def test_an_orphaned_installer_stays_in_its_own_folder(bare: Path) -> None:
+    """SIGKILL of a setup leaves its pip running: it writes neither into the next one's environment nor into its log."""
+    late = f'sleep 3; echo late; (: > "${{0%/*}}/../late"); echo late >> "{bare}/log"'
+    fake_python(bare / "python3.10", pip=late)
+    code = "from snn2chip import lava; lava.setup(full=True, progress=False)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) as process:
+        assert wait_until(lambda: (bare / "log").exists() and "pip" in (bare / "log").read_text())
+        process.kill()
+    (staging,) = [path for path in (bare.parent / "cache/lava").iterdir() if path.is_dir()]
+    fake_python(bare / "python3.10", pip="echo 'ERROR: broken pip'; exit 1")
+    with pytest.raises(SetupError, match="ERROR: broken pip"):
+        lava.setup(full=True, progress=False)
+    assert not staging.exists()
+    fake_python(bare / "python3.10")
+    environment = lava.setup(full=True, progress=False)
+    assert wait_until(lambda: "late" in (bare / "log").read_text())
+    assert environment.folder is not None
+    assert not list((bare.parent / "cache").rglob("late"))
+    assert [path for path in (bare.parent / "cache/lava").iterdir() if path.is_dir()] == [environment.folder]
+    assert lava.setup(full=True, progress=False) == environment
+
+
+def test_a_link_in_the_place_of_the_log_is_not_followed(bare: Path) -> None:
+    fake_python(bare / "python3.10")
+    mine = bare.parent / "mine"
+    mine.write_text("mine")
+    environment = lava.setup(full=True, progress=False)
+    assert environment.folder is not None
+    environment.python.unlink()
+    Path(f"{environment.folder}.log").symlink_to(mine)
+    assert lava.setup(full=True, progress=False) == environment
+    assert mine.read_text() == "mine"
 
 
 def test_failed_setup_says_why_and_leaves_no_folder(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:

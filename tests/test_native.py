@@ -67,7 +67,7 @@ def test_compiled_once_into_a_folder_of_the_user(library: native.Library) -> Non
         assert library.load().answer() == 42
     finally:
         os.umask(before)
-    assert (kept(library).parent.stat().st_mode & 0o777, kept(library).stat().st_mode & 0o777) == (0o700, 0o755)
+    assert (kept(library).parent.stat().st_mode & 0o777, kept(library).stat().st_mode & 0o777) == (0o755, 0o755)
     assert answer(library) == "42"
     assert compiled(library) == 1
     assert sorted(path.name for path in kept(library).parent.iterdir()) == [

@@ -60,7 +60,7 @@ def report(error: BaseException) -> None:
     if out_of_memory(error):
         fail(f"not enough memory ({first_line(error)}); run fewer samples at a time", BAD_INPUT)
     if isinstance(error, ImportError):
-        fail(f"{sys.executable} cannot import Lava: {error}; make its environment anew", LAVA_FAILED)
+        fail(f"{sys.executable} cannot import Lava: {error}; `snn2chip lava setup` repairs it", LAVA_FAILED)
     fail(first_line(error), BAD_INPUT if isinstance(error, RefusedError) else LAVA_FAILED)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 from pathlib import Path
 
 import h5py
@@ -187,22 +185,15 @@ def fit_input(data: np.ndarray, ports: tuple[int, ...], path: Path, bits: int, f
 
 
 def write(output: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write the arrays to `output`, whole or not at all.
+    """Write the arrays to `output`; whoever started this puts it where it belongs when it is whole.
 
     Raises:
         RefusedError: the disk is full or the folder cannot be written.
     """
-    part = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with output.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
     except OSError as error:
         raise RefusedError(
             f"cannot write '{output}': {error.strerror}; free some space or choose another place"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

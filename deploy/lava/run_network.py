@@ -121,14 +121,31 @@ def run(
     Run(net, names).through(total, config, progress, keep)
 
 
+def installed() -> dict[str, str]:
+    """The version of every package whose files are all there and as long as they were; "damaged" of the others."""
+    found = {}
+    for item in importlib.metadata.distributions():
+        files = [
+            file for file in item.files or () if file.size is not None and file.suffix != ".pyc"
+        ]  # those come anew
+        sizes = [(Path(str(item.locate_file(file))), file.size) for file in files]
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes)
+        found[item.metadata["Name"]] = item.version if whole else "damaged"
+    return found
+
+
 def check() -> dict[str, Any]:
-    """Import everything; versions of what was imported. `standins` is empty in a full environment."""
+    """Import everything; versions of what was imported, and of all that is `installed`.
+
+    `standins` is empty in a full environment.
+    """
     standins = import_lava()
     packages = ["lava-nc", "lava-dl", "numpy", "scipy", "h5py", *([] if standins else ["torch"])]
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "standins": standins,
+        "installed": installed(),
     }
 
 

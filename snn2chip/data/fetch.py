@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snn2chip.errors import DataError
+from snn2chip.data.files import is_file
+from snn2chip.errors import DataError, InputError
+from snn2chip.files import atomic_path
 
 TIMEOUT_S = 10.0
 """Longest wait for a connection, and between two pieces of the file; there are no retries."""
@@ -35,31 +37,37 @@ def fetch(item: Download, folder: Path, absent: str) -> Path:
             the file by hand.
     """
     import pooch
-    import requests
+    from pooch.hashes import hash_matches
+    from requests.exceptions import HTTPError, RequestException, Timeout
 
+    target = folder / item.file
     bar = _Bar(item.file) if sys.stderr.isatty() else None
-    downloader = pooch.HTTPDownloader(progressbar=bar or False, chunk_size=1 << 16, timeout=TIMEOUT_S)
+    download = pooch.HTTPDownloader(progressbar=bar or False, chunk_size=1 << 16, timeout=TIMEOUT_S)
     try:
-        found = pooch.retrieve(item.url, item.checksum, item.file, folder, downloader=downloader)
-    except requests.exceptions.HTTPError as error:
-        reason = f"the server answered {error.response.status_code}" if error.response is not None else "HTTP error"
-    except requests.exceptions.Timeout:
-        reason = f"no answer within {TIMEOUT_S:.0f} s"
-    except requests.exceptions.RequestException:
-        reason = "no connection"
-    except ValueError:
-        reason = f"what came differs from its checksum {item.checksum}"
-    except OSError as error:
-        reason = f"cannot write: {error.strerror or error}"
-    else:
-        return Path(found)
+        if is_file(target) and hash_matches(target, item.checksum):
+            return target
+        with atomic_path(target) as part:
+            try:
+                download(item.url, str(part), None)
+                hash_matches(part, item.checksum, strict=True)
+            except HTTPError as error:
+                answer = f"the server answered {error.response.status_code}" if error.response is not None else ""
+                raise DataError(answer or "HTTP error") from error
+            except Timeout as error:
+                raise DataError(f"no answer within {TIMEOUT_S:.0f} s") from error
+            except RequestException as error:
+                raise DataError("no connection") from error
+            except ValueError as error:
+                raise DataError(f"what came differs from its checksum {item.checksum}") from error
+    except (InputError, OSError) as error:
+        raise DataError(
+            f"{absent}; downloading {item.url} to '{folder}' failed ({error}): fetch {item.file} ({item.checksum}) "
+            "by hand and put it there, or name a folder that holds the data set with --data"
+        ) from error
     finally:
         if bar:
             bar.stop()
-    raise DataError(
-        f"{absent}; downloading {item.url} to '{folder}' failed ({reason}): fetch {item.file} ({item.checksum}) "
-        "by hand and put it there, or name a folder that holds the data set with --data"
-    )
+    return target
 
 
 class _Bar:

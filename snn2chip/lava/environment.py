@@ -6,18 +6,18 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from snn2chip.console import console_of
-from snn2chip.errors import SetupError
+from snn2chip.errors import InputError, SetupError
+from snn2chip.files import exclusive, not_only_ours, parse, part_folder, read
 from snn2chip.lava.interpreters import LIGHT_VERSIONS, PYTHON_VARIABLE, Candidate, NoPythonError, choose, probe
 from snn2chip.lava.processes import child_environment, last_words, started
 from snn2chip.resources import CACHE_VARIABLE, cache_folder, deploy_file
@@ -53,12 +53,13 @@ def find(full: bool = False) -> Environment | None:
     folder = _folder(full)
     python = folder / "bin" / "python"
     try:
-        versions = json.loads((folder / "ready.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        versions = read(folder / "ready.json", "JSON")
+    except (OSError, InputError):
         return None
-    if not python.exists():  # the interpreter that it was built from is gone
+    # the interpreter that it was built from is gone, or others may have put something there
+    if not python.exists() or not_only_ours(folder.parent) or not_only_ours(folder) or not isinstance(versions, dict):
         return None
-    return Environment(python, full, versions, folder)
+    return Environment(python, full, {str(name): str(version) for name, version in versions.items()}, folder)
 
 
 def _given(full: bool) -> Environment | None:
@@ -75,36 +76,62 @@ def _given(full: bool) -> Environment | None:
     if not candidate.has_lava:
         return None
     try:
-        versions, complete = _check(candidate.python)
+        versions, complete, _ = _check(candidate.python)
     except SetupError:
         return None
     return Environment(candidate.python, full, versions) if complete or not full else None
 
 
-def _check(python: Path) -> tuple[dict[str, str], bool]:
-    """Versions of what the interpreter imports for Lava, and whether nothing had to be stood in for.
+def _check(python: Path) -> tuple[dict[str, str], bool, dict[str, str]]:
+    """Versions of what the interpreter imports for Lava, whether nothing was stood in for, and all that is installed.
 
     Raises:
         SetupError: it cannot import Lava.
     """
     runner = deploy_file("lava", "run_network.py")
-    answer = subprocess.run(
-        [python, "-E", "-s", "-B", runner, "--check"],
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     try:
-        versions = json.loads(answer.stdout.strip().splitlines()[-1])
-        standins = versions.pop("standins")
-    except (ValueError, IndexError, AttributeError, KeyError) as error:
-        raise SetupError(
-            f"'{python}' cannot run Lava: {last_words(answer.stderr)}; "
-            "remove the environment and run `snn2chip lava setup`"
-        ) from error
-    return {str(key): str(value) for key, value in versions.items()}, not standins
+        answer = subprocess.run(
+            [python, "-E", "-s", "-B", runner, "--check"],
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=600,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupError(f"'{python}' cannot run Lava: {' '.join(str(error).split())}") from None
+    try:
+        versions = parse(answer.stdout.strip().splitlines()[-1], "JSON")
+        standins, installed = versions.pop("standins"), versions.pop("installed")
+        known = {_normal(name): str(version) for name, version in installed.items()}
+    except (ValueError, IndexError, AttributeError, KeyError, TypeError) as error:
+        raise SetupError(f"'{python}' cannot run Lava: {last_words(answer.stderr)}") from error
+    return {str(key): str(value) for key, value in versions.items()}, not standins, known
+
+
+def _normal(name: str) -> str:
+    """A package's name as all its spellings compare."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _made(python: Path, full: bool) -> dict[str, str]:
+    """Versions in an environment that `setup` made, if it is as it was made.
+
+    Raises:
+        SetupError: it does not import Lava, or a pinned package is missing, damaged or of another version.
+    """
+    versions, complete, installed = _check(python)
+    if full and not complete:
+        raise SetupError(f"'{python}' has no torch after installing lava-dl")
+    lines = [line for lock, _ in _locks(full) for line in lock.read_text(encoding="utf-8").splitlines()]
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", "\n".join(lines), re.MULTILINE))
+    for name, version in pinned.items():
+        found = installed.get(_normal(name), "missing")
+        if found != version:
+            raise SetupError(f"'{python}': {name} is {found}, not {version}")
+    return versions
 
 
 def _locks(full: bool) -> list[tuple[Path, list[str]]]:
@@ -131,8 +158,9 @@ def _folder(full: bool) -> Path:
 def setup(full: bool = False, progress: bool = True) -> Environment:
     """Make Lava's environment unless it is there, and return it. The light one takes about 20 seconds.
 
-    The folder is complete once its ready.json exists; one without (an interrupted setup) is built anew. Of
-    two processes that ask at the same time one builds and the other waits.
+    One that is there is tried out: it has to import Lava, and every package has to be whole and of the pinned
+    version; else it is built anew, in a folder of its own that takes its place when it is whole. Of two processes
+    that ask at the same time one builds and the other waits.
 
     Raises:
         NoPythonError: no interpreter that Lava runs on.
@@ -141,52 +169,76 @@ def setup(full: bool = False, progress: bool = True) -> Environment:
     """
     if sys.platform == "win32":
         raise SetupError("Lava's processes are forked, which Windows cannot do; use WSL, Linux or macOS")
-    ready = find(full)
+    ready, broken = _ready(full)
     if ready:
         return ready
     folder = _folder(full)
     kind = "full" if full else "light"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
         raise SetupError(
             f"cannot make '{folder.parent}': {error.strerror}; set {CACHE_VARIABLE} to a folder you can write"
         ) from error
-    with _steps(f"Lava's {kind} environment", progress) as say, _locked(folder, say):
-        ready = find(full)  # another process may have made it meanwhile
+    if reason := not_only_ours(folder.parent):
+        raise SetupError(f"{reason}, and what is there is run; or set {CACHE_VARIABLE} to another folder")
+    with (
+        _steps(f"Lava's {kind} environment", progress) as say,
+        exclusive(folder.parent, wait=lambda: say("waiting for another process that makes it")),
+    ):
+        ready, broken = _ready(full)  # another process may have made it meanwhile
         if ready:
             return ready
         base = choose(full, say)
         log = folder.with_name(f"{folder.name}.log")
         try:
-            versions = _build(folder, base, full, log, say)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+            versions = _build(folder, base, full, log, say, broken)
+        except OSError as error:
+            raise SetupError(
+                f"cannot make '{folder}': {error.strerror or error}; free some space, or set {CACHE_VARIABLE}"
+            ) from error
         log.unlink(missing_ok=True)
     return Environment(folder / "bin" / "python", full, versions, folder)
 
 
-def _build(folder: Path, base: Candidate, full: bool, log: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """Make the virtual environment in place, check it, and mark it ready last."""
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-    say(f"making it with Python {base.version} ({base.source})")
-    with log.open("w", encoding="utf-8") as file:
-        _install([str(base.python), "-E", "-s", "-m", "venv", str(folder)], file, log)
-        python = folder / "bin" / "python"
-        for lock, options in _locks(full):
-            say(f"installing {lock.name}" + (" (several GB)" if full else ""))
-            pip = [str(python), "-E", "-s", "-m", "pip", "install", "--no-input"]
-            _install([*pip, *options, "-r", str(lock)], file, log)
-    say("importing it")
-    versions, complete = _check(python)
-    if full and not complete:
-        raise SetupError(f"'{python}' has no torch after installing lava-dl; see '{log}'")
-    marker = folder / "ready.json"
-    part = folder / "ready.json.part"
-    part.write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
-    part.replace(marker)
+def _ready(full: bool) -> tuple[Environment | None, str]:
+    """The environment, tried out if `setup` made it; or none, and what is wrong with the one that is there."""
+    ready = find(full)
+    if ready is None or ready.folder is None:
+        return ready, ""
+    try:
+        _made(ready.python, full)
+    except SetupError as error:
+        return None, str(error)
+    return ready, ""
+
+
+def _build(
+    folder: Path, base: Candidate, full: bool, log: Path, say: Callable[[str], None], broken: str
+) -> dict[str, str]:
+    """Make the virtual environment in a folder of this process, check it, and put it in the place of `folder`.
+
+    Nothing in it that is used depends on where it lies. An installer that outlives its killed parent goes on in its
+    own folder, and in a log that has no name any more.
+    """
+    say(f"{f'repairing it ({broken})' if broken else 'making it'} with Python {base.version} ({base.source})")
+    log.unlink(missing_ok=True)
+    with part_folder(folder.parent) as staging:
+        made = staging / "environment"
+        python = made / "bin" / "python"
+        with log.open("x", encoding="utf-8") as file:
+            _install([str(base.python), "-E", "-s", "-m", "venv", str(made)], file, log)
+            for lock, options in _locks(full):
+                say(f"installing {lock.name}" + (" (several GB)" if full else ""))
+                pip = [str(python), "-E", "-s", "-m", "pip", "install", "--no-input"]
+                _install([*pip, *options, "-r", str(lock)], file, log)
+        say("importing it")
+        versions = _made(python, full)
+        (made / "ready.json").write_text(json.dumps(versions, indent=2) + "\n", encoding="utf-8")
+        made.chmod(0o755)  # whatever the umask is: see `not_only_ours`
+        with suppress(FileNotFoundError):
+            folder.rename(staging / "old")
+        made.rename(folder)
     return versions
 
 
@@ -209,20 +261,6 @@ def _install(command: Sequence[str], file: IO[str], log: Path) -> None:
             f"set {PYTHON_VARIABLE} to an interpreter that has lava-nc and lava-dl"
         )
     raise SetupError(f"{message}; mend it and run `snn2chip lava setup` again")
-
-
-@contextmanager
-def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file beside `folder`; the system lets go of it however this process ends."""
-    import fcntl  # not on Windows, where setup stops before this
-
-    with folder.with_name(f"{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say("waiting for another process that makes it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 
 from snn2chip.console import console_of, progress_bar
 from snn2chip.errors import InputError, SetupError
+from snn2chip.files import atomic_path
 from snn2chip.formats import npz
 from snn2chip.lava.environment import Environment, find
 from snn2chip.lava.processes import end, last_words, started
@@ -100,9 +101,8 @@ def _run(
     if not net.is_file():
         raise InputError(f"'{net}': no such file; give a netx network")
     _check_input(input)
-    output.parent.mkdir(parents=True, exist_ok=True)
     environment = _need(full)
-    with progress_bar("Lava, steps", quiet=not progress) as show:
+    with progress_bar("Lava, steps", quiet=not progress) as show, atomic_path(output) as part:
 
         def follow(line: str) -> None:
             step = re.fullmatch(r"step (\d+)/(\d+)", line)
@@ -111,8 +111,11 @@ def _run(
 
         # The runner always reports: a closed pipe is how it learns that this process is gone.
         flags = [*flags, "--progress", *(["--fast-convolution"] if fast_convolution else [])]
-        files = [str(path.absolute()) for path in (net, input, output)]
-        said = _program(environment, program, [*files, *flags], timeout, follow)
+        files = [str(path.absolute()) for path in (net, input, part)]
+        try:
+            said = _program(environment, program, [*files, *flags], timeout, follow)
+        except InputError as error:
+            raise type(error)(str(error).replace(files[2], str(output))) from None
     for line in said.splitlines():
         if line.startswith("note: "):
             console_of(stderr=True, quiet=not progress).print(line)

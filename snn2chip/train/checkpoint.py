@@ -15,10 +15,11 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn2chip.errors import InputError
 from snn2chip.formats import model_file
+from snn2chip.nn import SpikingNetwork
 from snn2chip.recipe import Recipe
 
 FORMAT = "snn2chip-checkpoint"
@@ -42,7 +43,9 @@ class Progress:
     history: list[dict[str, Number]] = field(default_factory=list)
 
 
-def save(path: Path, recipe: Recipe, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(
+    path: Path, recipe: Recipe, network: SpikingNetwork, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
     """Write it, whole or not at all.
 
     Raises:
@@ -77,7 +80,7 @@ def restore(
     content: dict[str, Any],
     path: Path,
     recipe: Recipe,
-    network: nn.Module,
+    network: SpikingNetwork,
     optimizer: torch.optim.Optimizer,
     steps_per_epoch: int,
 ) -> Progress:
@@ -124,9 +127,10 @@ def _progress(value: Any, recipe: Recipe, steps_per_epoch: int) -> Progress:
         )
     if progress.seen != progress.step * batch or progress.correct > progress.seen:
         raise ValueError(f"progress: {progress.correct} right of {progress.seen} after {progress.step} steps")
-    rows = [(row.keys(), row.get("epoch")) for row in progress.history]
-    right = all(max(row["train_accuracy"], row["test_accuracy"]) <= 1 for row in progress.history if row.keys() == ROW)
-    if rows != [(ROW, number) for number in range(1, progress.epoch + 1)] or not right:
+    rows = progress.history
+    if any(row.keys() != ROW or max(row["train_accuracy"], row["test_accuracy"]) > 1 for row in rows) or [
+        row["epoch"] for row in rows
+    ] != list(range(1, progress.epoch + 1)):
         raise ValueError(f"progress: the history is not that of {progress.epoch} epochs")
     return progress
 

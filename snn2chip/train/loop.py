@@ -190,15 +190,18 @@ class Trainer:
                 if not resume:
                     refuse_results(out, self._results, overwrite, "--resume")
         if resume:
-            path = out / "checkpoint.pt"
-            content = parallel.from_leader(lambda: checkpoint.load(path))
-            self.progress = checkpoint.restore(
-                content, path, recipe, self.network, self.optimizer, self.steps_per_epoch
-            )
+            self._restore()
 
     @property
     def _results(self) -> list[Path]:
         return [self.out / name for name in RESULTS]
+
+    def _restore(self) -> None:
+        path = self.out / "checkpoint.pt"
+        content = parallel.from_leader(lambda: checkpoint.load(path))
+        self.progress = checkpoint.restore(
+            content, path, self.recipe, self.network, self.optimizer, self.steps_per_epoch
+        )
 
     def _balance(self) -> None:
         """Thresholds for a network whose weights come from ReLUs, from one batch of training images."""
