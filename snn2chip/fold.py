@@ -303,17 +303,13 @@ class _Fold:
                 flat = ir.Flatten(self._name(f"{node.name}.flatten", name), node.inputs)
                 node = replace(_as_dense(node, self.network.shape(node.inputs[0])), inputs=(flat.name,))
                 nodes.append(flat)
-            elif node is lif and isinstance(node, ir.LIF) and node.steps is not None:
-                pixels = shape[1] * shape[2]
-                tables = (node.steps.gain, node.steps.leak, node.steps.bias, node.steps.threshold)
-                node = replace(node, steps=ir.StepConstants(*(np.repeat(table, pixels, axis=1) for table in tables)))
             nodes.append(node)
         self.nodes = nodes
         self.steps.append((name, f"flattened, {shape} to {int(np.prod(shape))}, with what drives it"))
 
     def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
         """A neuron or the readout, with all that drives it."""
-        if isinstance(node, ir.Readout) and self._flattens(paths):
+        if isinstance(node, ir.Readout) and node.kind == "spike_count" and self._flattens(paths):
             self._flat(paths[0].source)
             paths = [_Path(paths[0].source)]
         norms = common_norm(node, paths)
@@ -449,6 +445,11 @@ def _fold_path(
                 if any(isinstance(other, (ir.Conv, ir.Dense)) for other in segment[number:]):
                     raise UnsupportedError(
                         f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
+                    )
+                if varying is not None:
+                    raise UnsupportedError(
+                        f"layer '{node.name}': a flatten between the BNTT '{varying}' and its neurons; put it "
+                        f"after them"
                     )
                 synapse = _as_dense(synapse, shape)
                 steps.append((node.name, f"makes a matrix of '{synapse.name}'"))
