@@ -227,14 +227,23 @@ def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
             f"a matrix it has {inputs:,} x {outputs:,} weights, more than {_MATRIX:,}; put neurons between, and a "
             f"dense layer after them"
         )
-    weight = torch.from_numpy(conv.weight.astype(np.float64))
-    pixels = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *shape)
-    matrix = F.conv2d(pixels, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups).flatten(1).T
+    matrix = np.zeros((*made, *shape))
+    outputs_of = np.arange(made[0])[:, None, None, None]
+    channel = ir.input_channels(conv.weight, conv.groups)[:, :, None, None]
+    for tap in np.ndindex(*conv.weight.shape[2:]):
+        to, reads = [], []
+        for axis in range(2):
+            place = np.arange(made[1 + axis]) * conv.stride[axis] + tap[axis] * conv.dilation[axis] - conv.padding[axis]
+            inside = (place >= 0) & (place < shape[1 + axis])
+            to.append(np.flatnonzero(inside))
+            reads.append(place[inside])
+        (y, x), (row, column) = (np.ix_(*pair) for pair in (to, reads))
+        matrix[outputs_of, y, x, channel, row, column] = conv.weight[:, :, tap[0], tap[1], None, None]
     bias: ir.FloatArray | None = None
     if conv.bias is not None:
         wide = conv.bias.reshape(-1, 1, 1) if conv.bias.ndim == 1 else conv.bias
         bias = np.broadcast_to(wide, made).astype(np.float64).flatten()
-    return ir.Dense(conv.name, conv.inputs, matrix.numpy().copy(), bias)
+    return ir.Dense(conv.name, conv.inputs, matrix.reshape(outputs, inputs), bias)
 
 
 _MATRIX = 2**26  # weights

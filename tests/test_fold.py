@@ -532,6 +532,7 @@ FLAT: Layers = [("flatten", Flatten())]
         ([("conv2", Conv2d(4, 3, 3, 2, 1)), ("norm2", TDBatchNorm(3)), *FLAT, ("lif2", LIF())], "spike_count"),
         ([("pool", AvgPool2d(2)), ("conv2", Conv2d(4, 3, 4)), *FLAT, ("lif2", LIF())], "spike_count"),
         ([("conv2", Conv2d(4, 3, 3, 3)), *FLAT, ("bntt", BNTT(12, 3)), ("lif2", LIF())], "spike_count"),
+        ([("conv2", Conv2d(4, 6, 3, 2, 2, 2, groups=2)), *FLAT, ("lif2", LIF())], "spike_count"),
         ([("block", Residual(Conv2d(4, 4, 3, 1, 1))), *FLAT, ("lif2", LIF())], "spike_count"),
         ([("conv2", Conv2d(4, 3, 8)), *FLAT], "membrane"),
         ([("conv2", Conv2d(4, 3, 3)), ("pool", GlobalAvgPool())], "membrane"),
