@@ -154,7 +154,7 @@ def _check_ending(last: ir.Node, kind: ReadoutName) -> None:
     if kind == "membrane" and isinstance(last, (ir.Input, ir.MaxPool)):
         raise UnsupportedError(f"layer '{last.name}': a membrane readout accumulates currents; end with a dense layer")
     if kind == "spike_count" and not isinstance(last, ir.LIF):
-        raise UnsupportedError(f"layer '{last.name}': a spike_count readout must follow a neuron; add a LIF")
+        raise UnsupportedError(f"layer '{last.name}': a spike_count readout must follow a neuron; end with a LIF")
 
 
 def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shape) -> list[ir.Node]:

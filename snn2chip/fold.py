@@ -227,14 +227,23 @@ def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
             f"a matrix it has {inputs:,} x {outputs:,} weights, more than {_MATRIX:,}; put neurons between, and a "
             f"dense layer after them"
         )
-    weight = torch.from_numpy(conv.weight.astype(np.float64))
-    pixels = torch.eye(inputs, dtype=torch.float64).reshape(inputs, *shape)
-    matrix = F.conv2d(pixels, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups).flatten(1).T
+    matrix = np.zeros((*made, *shape))
+    outputs_of = np.arange(made[0])[:, None, None, None]
+    channel = ir.input_channels(conv.weight, conv.groups)[:, :, None, None]
+    for tap in np.ndindex(*conv.weight.shape[2:]):
+        to, reads = [], []
+        for axis in range(2):
+            place = np.arange(made[1 + axis]) * conv.stride[axis] + tap[axis] * conv.dilation[axis] - conv.padding[axis]
+            inside = (place >= 0) & (place < shape[1 + axis])
+            to.append(np.flatnonzero(inside))
+            reads.append(place[inside])
+        (y, x), (row, column) = (np.ix_(*pair) for pair in (to, reads))
+        matrix[outputs_of, y, x, channel, row, column] = conv.weight[:, :, tap[0], tap[1], None, None]
     bias: ir.FloatArray | None = None
     if conv.bias is not None:
         wide = conv.bias.reshape(-1, 1, 1) if conv.bias.ndim == 1 else conv.bias
         bias = np.broadcast_to(wide, made).astype(np.float64).flatten()
-    return ir.Dense(conv.name, conv.inputs, matrix.numpy().copy(), bias)
+    return ir.Dense(conv.name, conv.inputs, matrix.reshape(outputs, inputs), bias)
 
 
 _MATRIX = 2**26  # weights
@@ -303,17 +312,13 @@ class _Fold:
                 flat = ir.Flatten(self._name(f"{node.name}.flatten", name), node.inputs)
                 node = replace(_as_dense(node, self.network.shape(node.inputs[0])), inputs=(flat.name,))
                 nodes.append(flat)
-            elif node is lif and isinstance(node, ir.LIF) and node.steps is not None:
-                pixels = shape[1] * shape[2]
-                tables = (node.steps.gain, node.steps.leak, node.steps.bias, node.steps.threshold)
-                node = replace(node, steps=ir.StepConstants(*(np.repeat(table, pixels, axis=1) for table in tables)))
             nodes.append(node)
         self.nodes = nodes
         self.steps.append((name, f"flattened, {shape} to {int(np.prod(shape))}, with what drives it"))
 
     def neuron(self, node: ir.LIF | ir.Readout, paths: list[_Path]) -> None:
         """A neuron or the readout, with all that drives it."""
-        if isinstance(node, ir.Readout) and self._flattens(paths):
+        if isinstance(node, ir.Readout) and node.kind == "spike_count" and self._flattens(paths):
             self._flat(paths[0].source)
             paths = [_Path(paths[0].source)]
         norms = common_norm(node, paths)
@@ -449,6 +454,11 @@ def _fold_path(
                 if any(isinstance(other, (ir.Conv, ir.Dense)) for other in segment[number:]):
                     raise UnsupportedError(
                         f"layer '{node.name}': no neuron between '{synapse.name}' and the layers after it; add a LIF"
+                    )
+                if varying is not None:
+                    raise UnsupportedError(
+                        f"layer '{node.name}': a flatten between the BNTT '{varying}' and its neurons; put it "
+                        f"after them"
                     )
                 synapse = _as_dense(synapse, shape)
                 steps.append((node.name, f"makes a matrix of '{synapse.name}'"))

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from snn2chip import ir
 from snn2chip.capture import capture
+from snn2chip.chip import load
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.fold import fold, norm_gain
+from snn2chip.fold import FoldReport, fold, norm_gain
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -28,9 +29,12 @@ from snn2chip.nn import (
     Flatten,
     GlobalAvgPool,
     Linear,
+    Residual,
     SpikingNetwork,
     TDBatchNorm,
 )
+from snn2chip.quantize import quantize
+from snn2chip.schedule import schedule
 from snn2chip.simulate.floating import evaluate
 from snn2chip.verify import module_spikes
 
@@ -43,7 +47,7 @@ def relative(mine: Tensor, theirs: Tensor) -> float:
     return float((mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
 
 
-def check(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[ir.Network, ir.Network]:
+def check_spikes(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[ir.Network, FoldReport]:
     """Hold torch, captured and folded against each other: every spike, every membrane, every score."""
     captured = capture(network)
     folded, report = fold(captured)
@@ -63,11 +67,18 @@ def check(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[
             assert mismatches == 0, f"{stage}: {mismatches} spikes of {name} differ"
             assert relative(trace.membranes[name], membranes[name]) < 1e-9, (stage, name)
         assert relative(trace.scores / raw.shape[1], scores) < 1e-9, stage
+    rate = float(torch.cat([s.flatten() for s in spikes.values()]).double().mean())
+    assert 0 < rate < 1, f"a rate of {rate} proves nothing"
+    return folded, report
+
+
+def check(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[ir.Network, ir.Network]:
+    """As `check_spikes`, and what is reported gone are normalizations and pools."""
+    captured = capture(network)
+    folded, report = check_spikes(network, samples=samples, seed=seed)
     gone = {node.name for node in captured.nodes if isinstance(node, ir.Norm | ir.AvgPool)}
     assert {name for name, _ in report.steps if name != "input"} == gone
     assert folded.stage == "folded" and not gone & {node.name for node in folded.nodes}
-    rate = float(torch.cat([s.flatten() for s in spikes.values()]).double().mean())
-    assert 0 < rate < 1, f"a rate of {rate} proves nothing"
     return captured, folded
 
 
@@ -578,8 +589,52 @@ def test_a_network_must_end_in_what_its_readout_reads() -> None:
     with pytest.raises(UnsupportedError, match=r"'dense'.*spike_count.*neuron"):
         capture(spiking_network(dense, (2, 2, 2), readout="spike_count"))
     network = spiking_network([*CONV, ("flatten", Flatten())], (2, 2, 2), readout="spike_count")
-    with pytest.raises(UnsupportedError, match="'flatten'"):
+    with pytest.raises(UnsupportedError, match="'flatten': a spike_count readout must follow a neuron; end with a LIF"):
+        capture(network)
+    network = spiking_network([*CONV, ("flatten", Flatten())], (2, 2, 2), readout="membrane")
+    with pytest.raises(UnsupportedError, match="'flatten': nothing after it can take it in; end with a dense layer"):
         fold(capture(network))
+
+
+FLAT: Layers = [("flatten", Flatten())]
+
+
+@pytest.mark.parametrize(
+    ("layers", "readout"),
+    [
+        ([("conv2", Conv2d(4, 3, 8)), *FLAT, ("lif2", LIF())], "spike_count"),
+        ([("conv2", Conv2d(4, 3, 3, 2, 1)), ("norm2", TDBatchNorm(3)), *FLAT, ("lif2", LIF())], "spike_count"),
+        ([("pool", AvgPool2d(2)), ("conv2", Conv2d(4, 3, 4)), *FLAT, ("lif2", LIF())], "spike_count"),
+        ([("conv2", Conv2d(4, 3, 3, 3)), *FLAT, ("bntt", BNTT(12, 3)), ("lif2", LIF())], "spike_count"),
+        ([("conv2", Conv2d(4, 6, 3, 2, 2, 2, groups=2)), *FLAT, ("lif2", LIF())], "spike_count"),
+        ([("block", Residual(Conv2d(4, 4, 3, 1, 1))), *FLAT, ("lif2", LIF())], "spike_count"),
+        ([("conv2", Conv2d(4, 3, 8)), *FLAT], "membrane"),
+        ([("conv2", Conv2d(4, 3, 3)), ("pool", GlobalAvgPool())], "membrane"),
+        ([("conv2", Conv2d(4, 3, 7)), *FLAT, ("lif2", LIF()), ("dense", Linear(12, 3))], "membrane"),
+    ],
+)
+def test_a_flattened_convolution_is_a_matrix(layers: Layers, readout: str) -> None:
+    """Before the readout or before neurons, pooled, normalized, beside a shortcut: the same spikes and scores."""
+    first: Layers = [("conv1", Conv2d(2, 4, 3, 1, 1)), ("norm1", TDBatchNorm(4)), ("lif1", LIF())]
+    network = spiking_network([*first, *layers], (2, 8, 8), timesteps=3, readout=readout)
+    look_trained(network, 3)
+    folded, report = check_spikes(network)
+    assert any(what.startswith("makes a matrix of 'conv2'") for _, what in report.steps) or "block" in dict(layers)
+    last = folded[folded.readout.inputs[0]]
+    assert len(folded.shape(last.name)) == 1 and isinstance(last, (ir.LIF, ir.Dense))
+    made, _ = quantize(folded, load("loihi2"), schedule(folded, load("loihi2")))
+    assert len(made.shape(made.readout.inputs[0])) == 1
+
+
+def test_a_matrix_too_large_is_refused() -> None:
+    """By its size, before it is made."""
+    layers: Layers = [("conv1", Conv2d(2, 8, 3, 1, 1)), *FLAT, ("lif1", LIF())]
+    network = spiking_network(layers, (2, 64, 64), readout="spike_count")
+    with pytest.raises(UnsupportedError, match=r"'conv1'.*8,192 x 32,768 weights, more than 67,108,864.*dense layer"):
+        fold(capture(network))
+    layers = [("conv1", Conv2d(2, 3, 3)), ("bntt", BNTT(3, 3)), *FLAT, ("lif1", LIF())]
+    with pytest.raises(UnsupportedError, match="'flatten': a flatten between the BNTT 'bntt' and its neurons"):
+        fold(capture(spiking_network(layers, (2, 8, 8), readout="spike_count")))
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def integers(tau: float | None, shape: tuple[int, ...] = (6,)) -> list[Any]:
 @pytest.mark.parametrize("tau", [None, 2.0])
 @pytest.mark.parametrize("ties", [False, True])
 def test_ties_survive_quantization(tau: float | None, ties: bool, tmp_path: Path) -> None:
-    """u = Vth fires, or holds, in float64, in NIR written and read again, in ONNX and in the chip's integers."""
+    """u = Vth fires, or holds, in float64, in NIR written and read again, and in the chip's integers."""
     nodes = integers(tau)
     steps = 6 if tau is None else 3  # halved twice, a multiple of 4 is an integer still
     graph = foreign(*nodes, shape=(5,), output=3)

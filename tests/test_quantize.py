@@ -610,6 +610,36 @@ def test_a_sum_seen_beyond_the_limit_is_refused() -> None:
         quantize(folded, LOIHI2)
 
 
+@pytest.mark.parametrize(
+    ("weights", "bias", "vth", "scale"),
+    [
+        ([1, -2, 3], 0.5, 4.0, 84.0),  # 126 halves and more: an even number of them, up to 254
+        ([2, -4, 6], 1.0, 8.0, 42.0),
+        ([0.75, 0.25, 0.0], 0.5, 1.5, 4 * 84.0),
+        ([63.5, 1.0, 0.5], 0.5, 1.0, 4.0),  # 127 at most, times 2
+        ([64.5, 1.0, 0.5], 0.5, 1.0, None),  # 129, of which no even multiple fits
+        ([64.0, 2.0, 0.0], 2.0, 2.0, 3.0),  # all even
+        ([0.1, 0.2, 0.3], 0.1, 0.5, None),
+    ],
+)
+def test_numbers_of_one_unit_are_kept_as_they_are(
+    weights: list[float], bias: float, vth: float, scale: float | None
+) -> None:
+    """At the largest scale that makes integers of all of them nothing is rounded, with and without calibration."""
+    made = one_layer(np.array([weights, weights[::-1]]), np.array([bias, -bias]), vth=vth)
+    raw = rng_of(0).integers(0, 2, (20, made.timesteps, *made.input.shape))
+    for calibration in (None, raw):
+        quantized, report = quantize(made, chips.load("loihi2"), calibration=calibration)
+        first = report.layers[0]
+        assert (first.rule == "exact") == (scale is not None)
+        if scale is not None:
+            assert first.scale == scale and first.threshold == scale * vth
+            synapse = quantized[first.name]
+            assert isinstance(synapse, ir.Dense) and synapse.bias is not None
+            np.testing.assert_array_equal(synapse.weight, scale * np.array([weights, weights[::-1]]))
+            np.testing.assert_array_equal(synapse.bias, scale * np.array([bias, -bias]))
+
+
 def test_loihi1_refuses_graded_input() -> None:
     """Loihi 1 has binary spikes: graded input is refused with both remedies; Poisson input is taken."""
     folded, _ = trained(0)

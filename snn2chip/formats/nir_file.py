@@ -40,11 +40,13 @@ def checked(path: Path) -> io.BytesIO:
 
 def version_of(content: io.BytesIO) -> str | None:
     """The version of the nir package that wrote a file, in letters that a version has; None where none is said."""
-    with h5py.File(content, "r") as file:
-        said = file["version"] if isinstance(file.get("version"), h5py.Dataset) else None
-        value = None if said is None else said[()]
+    try:
+        with h5py.File(content, "r") as file:
+            value = file["version"][()]
+    except Exception:  # no version, or whatever h5py raises at damage
+        return None
     text = value.decode("utf8", "replace") if isinstance(value, bytes) else ""
-    return text if re.fullmatch(r"\d+(\.\w+)*", text) else None
+    return text if re.fullmatch(r"\d{1,4}(\.\w{1,8}){0,4}", text, re.ASCII) else None
 
 
 def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:
