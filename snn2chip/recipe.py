@@ -18,6 +18,7 @@ from snn2chip.errors import RecipeError
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
 from snn2chip.recordings.binning import MAX_COUNT, BinSettings
+from snn2chip.text import one_line
 
 NormName = Literal["tdbn", "bntt", "none"]
 
@@ -277,7 +278,7 @@ def _describe(error: ValidationError, source: str) -> str:
             lines.append(f"{source}: '{where}' is missing")
         else:
             given = item.get("input")
-            shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            shown = f" (given: {one_line(repr(given))})" if isinstance(given, (str, int, float, bool)) else ""
             lines.append(f"{source}: '{where}': {item['msg'].removeprefix('Value error, ')}{shown}")
     return "\n".join(lines)
 
