@@ -345,7 +345,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda path: path.mkdir(), "cannot read .*Is a directory"),
     "absent": (lambda path: None, "cannot read .*No such file"),
     "floats": (lambda path: _zip(path, {"input.npy": _array(GOOD * 0.5)}), "float64; expected integers"),
-    "shape": (lambda path: _zip(path, {"input.npy": _array(GOOD[0])}), "has shape"),
+    "shape": (lambda path: _zip(path, {"input.npy": _array(GOOD[..., 0])}), "has shape"),
 }
 
 
