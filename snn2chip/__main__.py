@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 bad input, bad usage or not enough memor
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from snn2chip.text import first_line, one_line, printable
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
+_ROOM = 2**30  # bytes of addresses: torch, scipy and their buffers
 
 
 def reader_left() -> None:
@@ -85,6 +87,24 @@ def _log(error: BaseException) -> Path | None:
                     file.writelines(words)
                 return Path(name)
     return None
+
+
+def room() -> None:
+    """Look whether the libraries find room, which end or hang without a word (OpenBLAS) where they do not.
+
+    Raises:
+        MemoryError: the process may not have that much.
+    """
+    with suppress(ImportError):  # not a Unix
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+            return
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each of its threads takes memory before it computes
+        try:
+            mmap.mmap(-1, _ROOM).close()
+        except OSError:
+            raise MemoryError(f"the limit of its memory, ulimit -v, leaves less than {_ROOM >> 20:,} MiB") from None
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from snn2chip.errors import InputError, RecipeError
 from snn2chip.nn.coding import CodingName, ReadoutName
 from snn2chip.nn.surrogate import SurrogateName
 from snn2chip.recordings.binning import MAX_COUNT, BinSettings
+from snn2chip.text import one_line
 
 NormName = Literal["tdbn", "bntt", "none"]
 NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # it becomes a folder, a part of commands, and titles
@@ -281,7 +282,7 @@ def _describe(error: ValidationError, source: str) -> str:
             lines.append(f"{source}: '{where}' is missing")
         else:
             given = item.get("input")
-            shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
+            shown = f" (given: {one_line(repr(given))})" if isinstance(given, (str, int, float, bool)) else ""
             said = item["msg"].removeprefix("Value error, ")
             if item["type"] == "string_pattern_mismatch":
                 said = "a name is made of letters, digits, '.', '_' and '-', and begins with neither '.' nor '-'"

@@ -38,9 +38,9 @@ def in_plot(value: Any, most: int = 80) -> str:
 
 
 def draw(figure: Any, file: Any, **options: Any) -> None:
-    """`savefig` without a complaint about letters that matplotlib's font lacks."""
+    """`savefig` without complaints about letters that matplotlib's font lacks, or names that leave little room."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")
+        warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, **options)
 
 

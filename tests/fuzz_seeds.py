@@ -248,3 +248,75 @@ def onnx() -> dict[str, bytes]:
     graph = helper.make_graph(nodes, "network", *ports, weights)
     constants = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     return {"plain": plain.SerializeToString(), "constants": constants.SerializeToString()}
+
+
+# --------------------------------------------------------------------------------------------------- recordings, arrays
+
+
+def small_chain() -> ir.Chain:
+    return _chain(False)
+
+
+def _arrays(**arrays: Any) -> bytes:
+    memory = io.BytesIO()
+    np.savez_compressed(memory, **arrays)
+    return memory.getvalue()
+
+
+def inputs() -> dict[str, bytes]:
+    """Inputs of `small_chain`."""
+    port = np.random.default_rng(5).integers(-113, 136, (2, 3, 2, 6, 5))
+    return {"int": _arrays(input=port), "label": _arrays(input=port.astype(np.int16), label=np.arange(2))}
+
+
+def traces() -> dict[str, bytes]:
+    """Traces of `small_chain`."""
+    rng = np.random.default_rng(6)
+    arrays: dict[str, Any] = {}
+    for layer in small_chain().layers:
+        arrays[f"spikes/{layer.name}"] = rng.integers(0, 2, (2, 3, *layer.shape), dtype=np.uint8)
+        arrays[f"voltage/{layer.name}"] = rng.integers(-99, 99, (2, 3, *layer.shape), dtype=np.int32)
+    return {"trace": _arrays(**arrays)}
+
+
+def _events() -> Any:
+    from event_files import random_events
+
+    return random_events(300, (34, 34), seed=7)
+
+
+def recording_npz() -> dict[str, bytes]:
+    raw = _events()
+    columns = {"x": raw.x.astype(np.int16), "y": raw.y.astype(np.int16), "p": raw.p.astype(bool)}
+    return {
+        "sensor": _arrays(**columns, t=raw.t, sensor=np.array([34, 34])),
+        "t_us": _arrays(**columns, t_us=raw.t.astype(np.uint32), sensor=np.array([34, 34])),
+    }
+
+
+def bin_recording() -> dict[str, bytes]:
+    from event_files import bin_bytes
+
+    return {"bin": bin_bytes(_events())}
+
+
+def aedat() -> dict[str, bytes]:
+    from event_files import aedat2_bytes, aedat3_bytes
+
+    return {"2.0": aedat2_bytes(_events()), "3.1": aedat3_bytes(_events(), room=2)}
+
+
+def aedat4() -> dict[str, bytes]:
+    """AEDAT 4 as faery writes it."""
+    import faery
+
+    raw = _events()
+    table = np.zeros(len(raw), faery.EVENTS_DTYPE)
+    table["t"], table["x"], table["y"], table["on"] = raw.t, raw.x, raw.y, raw.p
+
+    def save(path: Path) -> None:
+        named = path.with_suffix(".aedat4")
+        faery.events_stream_from_array(table, dimensions=(34, 34)).to_file(named)
+        named.rename(path)
+
+    return {"faery": written(save)}

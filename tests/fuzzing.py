@@ -35,6 +35,9 @@ from typing import Any
 
 import numpy as np
 
+from snn2chip.errors import RecipeError
+from snn2chip.text import printable
+
 SECONDS = 20.0  # of the processor, for one file
 SILENCE = 120.0  # of the clock: then the child is ended
 BYTES = 2**31  # of memory, beyond what the process had
@@ -47,10 +50,11 @@ class Reader:
     """How to read files of a kind, and what they are made of.
 
     load     module and function
-    mutator  module of tests with ``mutate(seed, rng)``
-    seeds    function of `fuzz_seeds` that makes good files
+    mutator  module of tests with ``mutate(seed, rng)``, or module and function
+    seeds    function of `fuzz_seeds` that makes good files, or module and function
     options  ways to read a file, in turn
     refuses  good files that are not for this reader
+    reasons  for how many reasons files are refused at least; fewer than 10 where nearly any bytes are a file
     """
 
     load: str
@@ -59,6 +63,7 @@ class Reader:
     suffix: str
     options: tuple[dict[str, Any], ...] = ({},)
     refuses: tuple[str, ...] = ()
+    reasons: int = 10
 
 
 READERS = {
@@ -71,6 +76,17 @@ READERS = {
     ),
     "onnx": Reader("snn2chip.formats.onnx_import:load", "fuzz_onnx", "onnx", ".onnx"),
     "model": Reader("snn2chip.formats.model_file:load", "fuzz_model", "model", ".pt"),
+    "input": Reader("fuzz_npz:read_input", "fuzz_npz", "fuzz_seeds:inputs", ".npz"),
+    "trace": Reader("fuzz_npz:read_trace", "fuzz_npz", "fuzz_seeds:traces", ".npz"),
+    "recording": Reader("snn2chip.recordings:read_recording", "fuzz_npz", "fuzz_seeds:recording_npz", ".npz"),
+    "aedat4": Reader("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat4", ".aedat4", reasons=2),
+    "aedat": Reader("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat", ".aedat", reasons=3),
+    "bin": Reader(
+        *("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:bin_recording", ".bin"),
+        options=({"sensor": (34, 34)},),
+        reasons=1,
+    ),
+    "recipe": Reader("snn2chip.recipe:load", "fuzz_events:of_text", "fuzz_events:recipes", ".toml"),
 }
 
 
@@ -131,15 +147,21 @@ class Campaign:
         )
 
 
+def _named(name: str, module: str = "", call: str = "") -> Any:
+    """A function by module and name, `module:name`; one of the two may go without saying."""
+    first, _, second = name.partition(":")
+    place, function = (first, second) if second else (module or first, call or first)
+    return getattr(importlib.import_module(place), function)
+
+
 class Fuzzer:
     """One reader with its seeds, ready to make and read files."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name, self.seed, self.reader = name, seed, READERS[name]
-        module, function = self.reader.load.split(":")
-        self.load: Callable[..., Any] = getattr(importlib.import_module(module), function)
-        self.mutate: Callable[..., tuple[bytes, list[str]]] = importlib.import_module(self.reader.mutator).mutate
-        self.seeds: dict[str, bytes] = getattr(importlib.import_module("fuzz_seeds"), self.reader.seeds)()
+        self.load: Callable[..., Any] = _named(self.reader.load)
+        self.mutate: Callable[..., tuple[bytes, list[str]]] = _named(self.reader.mutator, call="mutate")
+        self.seeds: dict[str, bytes] = _named(self.reader.seeds, module="fuzz_seeds")()
 
     def make(self, case: int) -> tuple[bytes, list[str]]:
         """The bytes of a case and what was done to them. The first cases are the good files themselves."""
@@ -173,7 +195,7 @@ class Fuzzer:
 
 def _judge(error: BaseException, path: Path, claims: bool) -> tuple[str, str]:
     """Whether a refusal is one line that names the file, and did not come of memory running out."""
-    message = str(error)
+    message = "; ".join(printable(line) for line in error.lines) if isinstance(error, RecipeError) else str(error)
     cause: BaseException | None = error
     while not claims and (cause := cause.__context__) is not None:
         said = str(cause) if isinstance(cause, (OSError, RuntimeError, KeyError)) else ""
@@ -183,7 +205,7 @@ def _judge(error: BaseException, path: Path, claims: bool) -> tuple[str, str]:
         return "not one printable line", repr(message)[:300]
     if path.name not in message:
         return "the file is not named", message[:300]
-    if len(message) > 2000:
+    if len(message) > 2000 and not isinstance(error, RecipeError):
         return "a line without end", message[:300]
     return "refused", message
 

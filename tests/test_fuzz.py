@@ -20,7 +20,7 @@ from fuzzing import READERS, Campaign, Result
 
 SEED = int(os.environ.get("SNN2CHIP_FUZZ_SEED", "0"))
 COUNT = int(os.environ.get("SNN2CHIP_FUZZ_COUNT", "2500"))
-NEEDS = {"nir": "nir", "onnx": "onnx"}
+NEEDS = {"nir": "nir", "onnx": "onnx", "aedat4": "faery"}
 
 
 def run(reader: str, count: int, folder: Path, seed: int = SEED) -> Campaign:
@@ -45,11 +45,12 @@ def reaches_deep(campaign: Campaign) -> None:
     """The files are neither all refused at the door nor all read: many kinds of damage, many reasons."""
     mutants = [result for result in campaign.results if not result.what[0].startswith("seed:")]
     refused = [result for result in mutants if result.outcome == "refused"]
-    assert len(mutants) / 4 < len(refused) < len(mutants), campaign.summary()
-    counts = campaign.reasons.most_common()
-    assert len(counts) >= 10, counts
-    # those that HDF5, protobuf or the archive refuse as a whole are one reason, or few
-    assert counts[0][1] < len(refused) / 2, counts[:3]
+    counts, wanted = campaign.reasons.most_common(), READERS[campaign.reader].reasons
+    assert len(counts) >= wanted, counts
+    if wanted == 10:
+        assert len(mutants) / 4 < len(refused) < len(mutants), campaign.summary()
+        # those that HDF5, protobuf or the archive refuse as a whole are one reason, or few
+        assert counts[0][1] < len(refused) / 2, counts[:3]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -66,7 +67,7 @@ def test_thousands_of_damaged_files(reader: str, tmp_path: Path) -> None:
     campaign = run(reader, COUNT, tmp_path)
     reaches_deep(campaign)
     if COUNT >= 2500:
-        kinds = importlib.import_module(READERS[reader].mutator).CHANGES
+        kinds = importlib.import_module(READERS[reader].mutator.partition(":")[0]).CHANGES
         assert set(kinds) <= set(campaign.mutators), set(kinds) - set(campaign.mutators)
 
 

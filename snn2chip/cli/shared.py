@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from snn2chip.__main__ import report
+from snn2chip.__main__ import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
 from snn2chip.errors import DataError, InputError
@@ -43,6 +43,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            room()
             command(*args, **kwargs)
             sys.stdout.flush()  # not at exit, where a reader that left would be a complaint
         except (typer.Exit, SystemExit):

@@ -27,6 +27,7 @@ import numpy as np
 from snn2chip.errors import DataError
 from snn2chip.recordings.formats import size_of
 from snn2chip.recordings.recording import Events, RawEvents, Sensor, make_events
+from snn2chip.text import one_line
 
 DVS128 = (128, 128)
 _HEADER = struct.Struct("<HHIIIIII")
@@ -73,7 +74,7 @@ def _version(file: BinaryIO, path: Path) -> str:
     first = file.readline(_LINE)
     version = first.strip().removeprefix(b"#!AER-DAT").decode("ascii", "replace")
     if not first.startswith(b"#!AER-DAT") or version not in ("2.0", "3.1"):
-        said = f"AEDAT {version}" if first.startswith(b"#!AER-DAT") else "no AEDAT file"
+        said = f"AEDAT {one_line(version, 20)}" if first.startswith(b"#!AER-DAT") else "no AEDAT file"
         raise DataError(f"'{path}' is {said}; 2.0 and 3.1 are read here, and AEDAT 4 under the ending .aedat4")
     while True:
         place = file.tell()
