@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rung:
-    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest."""
+    """One comparison: `mismatches` of `compared` values differ; `first` is the earliest.
+
+    `spikes` by trained layer, of the second of the two stages; empty where none runs.
+    """
 
     name: str
     passed: bool
@@ -32,14 +35,16 @@ class Rung:
     compared: int
     first: Difference | None
     detail: str
+    spikes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All rungs; `passed` when every exact one holds."""
+    """All rungs; `passed` when every exact one holds. `notes`: what makes it say less than it seems to."""
 
     passed: bool
     rungs: tuple[Rung, ...]
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as plain values, as `snn2chip verify --json` writes it."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
-from snn2chip.ir import Chain, IntArray
+from snn2chip.ir import Chain, IntArray, require_integers
 from snn2chip.simulate.dense import check_steps
 from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import plan
@@ -128,6 +128,7 @@ class EventEngine:
 
     def _check(self, port: IntArray) -> None:
         """Refuse what the layout was not made for: compiled code reads memory without asking."""
+        require_integers(port, self.chain.input_shape)
         if port.shape[2:] != self.chain.input_shape:
             raise InputError(
                 f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, self.chain.input_shape))})"
