@@ -128,11 +128,11 @@ class EventEngine:
 
     def _check(self, port: IntArray) -> None:
         """Refuse what the layout was not made for: compiled code reads memory without asking."""
-        require_integers(port, self.chain.input_shape)
         if port.shape[2:] != self.chain.input_shape:
             raise InputError(
                 f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, self.chain.input_shape))})"
             )
+        require_integers(port, self.chain.input_shape)
         if 0 in port.shape[:2]:
             raise InputError(f"input of shape {port.shape}: nothing to run")
         for layer in self.chain.layers:
