@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Rung:
     """One comparison: `mismatches` of `compared` values differ; `first` is the earliest.
 
     `proved`: it holds for every input, not only for the samples that were run.
+    `spikes` by trained layer, of the second of the two stages; empty where none runs.
     """
 
     name: str
@@ -36,14 +37,16 @@ class Rung:
     first: Difference | None
     detail: str
     proved: bool = False
+    spikes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All rungs; `passed` when every exact one holds."""
+    """All rungs; `passed` when every exact one holds. `notes`: what makes it say less than it seems to."""
 
     passed: bool
     rungs: tuple[Rung, ...]
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as plain values, as `snn2chip verify --json` writes it."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from snn2chip import ir
+from snn2chip import activity, ir
 from snn2chip.comparison import Rung, Verdict
 from snn2chip.lower import LowerReport
 from snn2chip.pipeline import Export
-from snn2chip.quantize import StepsReport
+from snn2chip.quantize import QuantizeReport, StepsReport
 from snn2chip.recordings import BinSettings
 from snn2chip.simulate.run import Simulation
 
@@ -137,6 +137,32 @@ def _tables_note(neuron: str, steps: StepsReport) -> str:
     return line
 
 
+def _calibration_notes(report: QuantizeReport, timesteps: int) -> list[str]:
+    """What came of calibration: decisions, layers that are without it, layers that never or always fire."""
+    if not report.calibration:
+        return []
+    line = f"calibration: {report.agree:,} of {report.calibration:,} decisions as in the trained network"
+    lines = [line if report.agree_plain is None else f"{line}, {report.agree_plain:,} without calibration"]
+    if report.plain:
+        names = "', '".join(report.plain)
+        lines.append(f"note: '{names}': as without calibration, which would make the network's decisions worse")
+    most = {layer.neuron: report.calibration * timesteps * layer.neurons for layer in report.layers}
+    where = f"the {report.calibration:,} calibration images"
+    trained = {
+        row.neuron: (row.spikes_wanted, most[row.neuron]) for row in report.layers if row.spikes_wanted is not None
+    }
+    integers = {row.neuron: (row.spikes, most[row.neuron]) for row in report.layers if row.spikes is not None}
+    lines += [f"note: {said}" for said in activity.of_stages(trained, integers, where)]
+    return lines
+
+
+def activity_notes(chain: ir.Chain, result: Simulation) -> list[str]:
+    """Layers that never or always fired in a simulation, and scores that are all the same."""
+    said = activity.of_chain(chain, result.trace.counts, result.samples * result.timesteps, "these samples")
+    same = activity.same_scores(result.trace.scores)
+    return said + ([] if same is None else [same])
+
+
 def export_notes(export: Export) -> list[str]:
     """What was folded, what is inexact, what is not proved."""
     chain, report = export.chain, export.quantize_report
@@ -154,6 +180,7 @@ def export_notes(export: Export) -> list[str]:
     kind = f"graded spikes of {bits} bits, signed" if bits else "binary spikes"
     lines.append(f"input: pixel minus {list(chain.center)}, {low.min()}..{high.max()}: {kind}")
     lines.append(_route(export))
+    lines += _calibration_notes(report, chain.timesteps)
     for layer in report.layers:
         if layer.steps is not None:
             lines.append(_tables_note(layer.neuron, layer.steps))
@@ -239,7 +266,9 @@ def verdict_table(verdict: Verdict) -> Table:
             _holds(rung),
             f"{rung.mismatches:,}",
             f"{rung.compared:,}",
-            rung.detail + (f"; first: {_first(rung)}" if rung.first else ""),
+            rung.detail
+            + (f"; {sum(rung.spikes.values()):,} spikes" if rung.spikes else "")
+            + (f"; first: {_first(rung)}" if rung.first else ""),
         ]
         for rung in verdict.rungs
     ]
@@ -252,9 +281,22 @@ def verdict_table(verdict: Verdict) -> Table:
     return table
 
 
+def spikes_table(verdict: Verdict) -> Table | None:
+    """Spikes by layer in the trained network and in integers; a stage that differs from both has a column too."""
+    columns: dict[str, dict[str, int]] = {}
+    short = {"torch = captured": "trained", "folded ~ integers": "integers"}
+    for rung in verdict.rungs:
+        if rung.spikes and rung.spikes not in columns.values():
+            columns[short.get(rung.name, rung.name)] = rung.spikes
+    layers = list(dict.fromkeys(layer for spikes in columns.values() for layer in spikes))
+    rows = [[layer, *(f"{spikes.get(layer, 0):,}" for spikes in columns.values())] for layer in layers]
+    return _table("spikes a layer", ("layer", *columns), rows) if rows else None
+
+
 def failure(rung: Rung) -> str:
     """One line for a rung that failed."""
-    return f"{rung.name}: {rung.mismatches:,} of {rung.compared:,} differ, first {_first(rung)}; {rung.detail}"
+    where = f"{rung.mismatches:,} of {rung.compared:,} differ, first {_first(rung)}; " if rung.first else ""
+    return f"{rung.name}: {where}{rung.detail}"
 
 
 def fields_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from snn2chip import ir
+from snn2chip import activity, ir
 from snn2chip.capture import capture
 from snn2chip.data import ImageSet
 from snn2chip.encode import encoder_of
@@ -129,16 +129,20 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
     parts = [f"<h1>{in_html(model.recipe.name)}</h1><p>{in_html(model.recipe.description)}</p>"]
     simulated = _read_json(folder / "simulate.json")
     rates: dict[str, float] = {}
+    said: list[str] = []
     with _reading(folder / "model.pt"):
         rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
         title = f"accuracy on {metrics['dataset']}"
     if simulated:
         with _reading(folder / "simulate.json"):
             rates = _firing_rates(chain, simulated)
+            steps = simulated["samples"] * simulated["timesteps"]
+            said = activity.of_chain(chain, simulated["spikes"], steps, "the simulated samples")
             if "accuracy" in simulated:
                 accuracy = f"{100 * simulated['accuracy']:.2f} %"
                 rows.append(["chip integers, simulated", accuracy, f"{simulated['samples']:,}"])
     parts.append(_html_table((title, "", "samples"), rows))
+    parts += [f"<p>note: {in_html(note)}</p>" for note in said]
     curves = folder / "curves.png"
     if curves.exists():
         data = base64.b64encode(curves.read_bytes()).decode()
@@ -164,6 +168,7 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             ]
             parts.append(f'<h2>Verified: <span class="{style}">{verdict}</span></h2>')
             parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
+            parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
     parts.append("<h2>Spikes</h2>")
     if images is None:
         parts.append(f"<p>No pictures: {in_html(why)}</p>")

@@ -2,7 +2,8 @@
 
 torch = captured       the trained module and the captured network, both float64: the same spikes and scores
 captured = folded      float64: the same spikes, and membranes and scores but for float64's rounding
-folded ~ integers      decisions and accuracy; the one rung that may differ, as rounding is lossy
+folded ~ integers      decisions and accuracy; the one rung that may differ, as rounding is lossy; it fails where the
+                       scores of the integers do not depend on the input at all
 integers = file        every weight, bias, threshold and decay of the file is the folded network's,
                        rounded at the file's scales, and so is what the file says of input and readout: proved, as
                        no number is left out
@@ -13,6 +14,8 @@ reference = dense      the slow engine and the dense one on the file: every spik
 dense = events         and the event-driven one, where it is compiled
 dense = ONNX Runtime   the file's ONNX, when asked for: every spike, voltage and score
 dense = Lava           the file through lava-dl's own netx: every spike and voltage
+
+Each rung that runs something says its spikes, layer by layer: silence equals silence, and proves nothing.
 """
 
 from __future__ import annotations
@@ -29,11 +32,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from snn2chip import activity, ir, lava
 from snn2chip import chip as chips
 from snn2chip import fold as folding
-from snn2chip import ir, lava
 from snn2chip.capture import capture
-from snn2chip.comparison import Counted, Difference, Rung, Verdict, compare
+from snn2chip.comparison import Arrays, Counted, Difference, Rung, Verdict, compare
 from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.formats.model_file import Model
@@ -41,6 +44,7 @@ from snn2chip.lower import LowerReport, lower
 from snn2chip.nn import LIF, in_float64, unwrapped
 from snn2chip.prove import prove
 from snn2chip.quantize import quantize_at
+from snn2chip.quantize.single import ACCUMULATOR
 from snn2chip.rounding import Rounding
 from snn2chip.schedule import RELAYS, Relay, schedule
 from snn2chip.simulate import graph, reference, trace
@@ -109,9 +113,13 @@ def _numpy(trace_: FloatTrace) -> dict[str, NDArray[Any]]:
     return {name: values.numpy() for name, values in trace_.spikes.items()}
 
 
-def _rung(name: str, counted: Counted, detail: str) -> Rung:
+def _rung(name: str, counted: Counted, detail: str, spikes: Arrays | None = None) -> Rung:
     mismatches, compared, first = counted
-    return Rung(name, mismatches == 0, mismatches, compared, first, detail)
+    return Rung(name, mismatches == 0, mismatches, compared, first, detail, spikes=_counts(spikes or {}))
+
+
+def _counts(spikes: Arrays) -> dict[str, int]:
+    return {layer: int(np.count_nonzero(values)) for layer, values in spikes.items()}
 
 
 def _drivers(network: ir.Network, neuron: str) -> str:
@@ -126,15 +134,36 @@ def _drivers(network: ir.Network, neuron: str) -> str:
     return ", ".join(node.name for node in network.nodes if node.name in chain)
 
 
-def _decisions(float_scores: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None) -> Rung:
+def _constant(chain: ir.Chain, raw: ir.IntArray, scores: NDArray[Any]) -> bool:
+    """Whether all samples have the same scores, and black, white, inverted and random input as well.
+
+    Few samples may be alike to a good network; one that says the same of all these looks at nothing.
+    """
+    if (scores != scores[0]).any():
+        return False
+    rng, shape = np.random.default_rng(0), raw.shape[1:]
+    drawn = rng.integers(chain.low, chain.high, (8, *shape), endpoint=True)
+    if chain.coding == "direct":
+        drawn[:] = drawn[:, :1]  # an image at all steps
+    probes = [np.full((1, *shape), chain.low), np.full((1, *shape), chain.high), chain.low + chain.high - raw, drawn]
+    tried = DenseEngine(chain).run(chain.port(np.concatenate(probes)), keep=False).scores
+    return not (tried != scores[0]).any()
+
+
+def _decisions(float_scores: NDArray[Any], scores: NDArray[Any], labels: NDArray[Any] | None, constant: bool) -> Rung:
     wanted, found = float_scores.argmax(1), scores.argmax(1)
     differing = np.flatnonzero(wanted != found)
     detail = f"decisions agree on {len(wanted) - len(differing)} of {len(wanted)} samples"
     if labels is not None:
         detail += f"; accuracy {np.mean(wanted == labels):.4f} folded, {np.mean(found == labels):.4f} in integers"
     first = None if not len(differing) else Difference("readout", int(differing[0]), None, [int(found[differing[0]])])
-    # never fails: rounding may move a decision, and the detail says how often
-    return Rung("folded ~ integers", True, len(differing), len(wanted), first, detail)
+    if constant:
+        detail = (
+            "the scores do not depend on the input: they are the same for every sample and for black, white, inverted "
+            f"and random input; see which layers fire, and train longer or with a lower threshold; {detail}"
+        )
+    # else it does not fail: rounding may move a decision, and the detail says how often
+    return Rung("folded ~ integers", not constant, len(differing), len(wanted), first, detail)
 
 
 def _rounded(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, LowerReport]:
@@ -312,12 +341,13 @@ def _graph(quantized: ir.Network, report: LowerReport, dense: Trace, chain: ir.C
     detail = f"{len(branching.spikes)} trained layers"
     if passed:
         detail += f" and {len(passed)} relays"
-    ran = _rung("graph = chain", (sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail)
+    fired = {name: values for name, values in branching.spikes.items() if name != ACCUMULATOR}
+    ran = _rung("graph = chain", (sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail, fired)
     proof = prove(quantized, chain)
     if proof.place is None:
-        return replace(ran, proved=ran.passed, detail=f"{detail}, for every input")
+        return replace(ran, proved=ran.passed, detail=f"{ran.detail}, for every input")
     layer, neuron = proof.place
-    detail += f"; not for every input: layer '{layer}', neuron {neuron}: {proof.reason}"
+    detail = f"{ran.detail}; not for every input: layer '{layer}', neuron {neuron}: {proof.reason}"
     return replace(ran, passed=False, first=first or Difference(layer, None, None, neuron), detail=detail)
 
 
@@ -358,7 +388,8 @@ def verify(
     last = captured.readout.inputs[0]
     counted = _with_scores(compare(torch_spikes, _numpy(float_trace)), torch_scores, scores, last)
     drift = float(np.abs(torch_scores - scores).max())
-    rungs = [_rung("torch = captured", counted, _where(captured, counted[2], f"largest score difference {drift:.1e}"))]
+    detail = _where(captured, counted[2], f"largest score difference {drift:.1e}")
+    rungs = [_rung("torch = captured", counted, detail, _numpy(float_trace))]
 
     say("captured = folded")
     folded, _ = folding.fold(captured)
@@ -371,32 +402,36 @@ def verify(
     )
     scores_gap = float(np.abs(scores - folded_scores).max())
     detail = f"largest membrane difference {gap:.1e}, largest score difference {scores_gap:.1e}"
-    rungs.append(_rung("captured = folded", counted, _where(captured, counted[2], detail)))
+    float_spikes = _numpy(folded_trace)
+    rungs.append(_rung("captured = folded", counted, _where(captured, counted[2], detail), float_spikes))
 
     say("integers")
     quantized, expected, lowered = _rounded(folded, chain)
-    same = _same_integers(folded, expected, chain)  # refuses the file of another network before anything runs on it
+    written = _same_integers(folded, expected, chain)  # refuses the file of another network before anything runs on it
     port = chain.port(raw)
     dense = DenseEngine(chain).run(port)
-    rungs.append(_decisions(folded_trace.scores.numpy(), dense.scores, labels))
-    rungs.append(same)
+    fired = _spikes(dense, chain, folded)
+    constant = _constant(chain, raw, dense.scores)
+    decisions = _decisions(folded_trace.scores.numpy(), dense.scores, labels, constant)
+    rungs.append(replace(decisions, spikes=_counts(fired)))
+    rungs.append(written)
     say("graph = chain")
     rungs.append(_graph(quantized, lowered, dense, chain, port))
     say("reference = dense")
     slow = reference.run(chain, port)
     events = make_engine(chain, kind="events")
     absent = "" if events.note is None else f"; {events.note}"
-    rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense) + absent))
+    rungs.append(_rung("reference = dense", _traces(slow, dense, chain), _sums(dense) + absent, fired))
     if not absent:
         counted = _with_scores(_traces(dense, found := events.run(port), chain), dense.scores, found.scores, "readout")
-        rungs.append(_rung("dense = events", counted, _sums(found)))
+        rungs.append(_rung("dense = events", counted, _sums(found), _spikes(found, chain, folded)))
 
     if with_onnx:
         say("ONNX Runtime")
         exported = onnx_runtime.run(chain, raw)
         counted = _with_scores(_traces(dense, exported, chain), dense.scores, exported.scores, "readout")
         detail = f"spikes and voltages of {len(chain.layers)} layers, scores"
-        rungs.append(_rung("dense = ONNX Runtime", counted, detail))
+        rungs.append(_rung("dense = ONNX Runtime", counted, detail, _spikes(exported, chain, folded)))
     if with_lava:
         if net_path is None:
             raise InputError("verify: Lava needs the .net file's path")
@@ -410,8 +445,27 @@ def verify(
         detail = f"{len(images)} samples back to back, spikes and voltages of {layers} layers through netx"
         if fast_convolution:
             detail += ", matrix products in the place of Lava's convolution"
-        rungs.append(_rung("dense = Lava", _traces(dense, from_lava, chain), detail))
-    return Verdict(all(rung.passed for rung in rungs), tuple(rungs))
+        rungs.append(_rung("dense = Lava", _traces(dense, from_lava, chain), detail, _spikes(from_lava, chain, folded)))
+    notes = _notes(float_spikes, fired, len(raw))
+    same = activity.same_scores(dense.scores)
+    notes += [] if same is None or constant else [f"{same}; those of other input are not"]
+    return Verdict(all(rung.passed for rung in rungs), tuple(rungs), tuple(notes))
+
+
+def _spikes(trace_: Trace, chain: ir.Chain, network: ir.Network) -> dict[str, NDArray[Any]]:
+    """Spikes of the trained layers of neurons alone, by name."""
+    found = _by_origin(trace_, chain)
+    return {node.name: found[node.name][0] for node in network.of(ir.LIF) if node.name in found}
+
+
+def _notes(floats: Arrays, integers: Arrays, samples: int) -> list[str]:
+    """Layers that never or always fire."""
+    trained, chip = (
+        {name: (int(np.count_nonzero(values)), values.size) for name, values in spikes.items()}
+        for spikes in (floats, integers)
+    )
+    where = "this one sample" if samples == 1 else f"these {samples:,} samples"
+    return activity.of_stages(trained, chip, where)
 
 
 def _where(network: ir.Network, first: Difference | None, detail: str) -> str:

@@ -466,7 +466,7 @@ def test_a_residual_recipe_trains_exports_and_verifies(tmp_path: Path) -> None:
     """An epoch of digits moves every parameter; every exact rung of the ladder but Lava's holds."""
     rows = [CONV, OVERLAPPING, block(8), block(12, 1, 2), GLOBAL, CLASSES]
     sets = data.load("digits", "train"), data.load("digits", "test").subset(50)
-    trainer = Trainer(tiny_recipe(model__layers=rows), *sets, tmp_path, fuse=False)
+    trainer = Trainer(tiny_recipe(model__layers=rows, train__epochs=4), *sets, tmp_path, fuse=False)
     start = {key: value.detach().clone() for key, value in trainer.network.named_parameters()}
     assert len(list(trainer.run())) > 1
     assert not [key for key, value in trainer.network.named_parameters() if torch.equal(value, start[key])]

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import chains, port_input, rng_of
+from helpers import chains, port_input, rng_of, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from snn2chip import ir
+from snn2chip import chip as chips
+from snn2chip import ir, pipeline
+from snn2chip.capture import capture
 from snn2chip.errors import InputError
-from snn2chip.simulate import dense, reference, trace
+from snn2chip.fold import fold
+from snn2chip.nn import LIF, Conv2d, Flatten, Linear
+from snn2chip.simulate import dense, graph, reference, trace
 from snn2chip.simulate.dense import DenseEngine, LayerRunner, largest_sum
+from snn2chip.simulate.engines import make_engine
+from snn2chip.simulate.run import simulate
+from snn2chip.simulate.streaming import StreamEngine
 
 
 def assert_same(mine: trace.Trace, theirs: trace.Trace) -> None:
@@ -477,3 +485,41 @@ def test_sums_beyond_32_bits_are_what_int32_makes_of_them() -> None:
     port = np.full((1, 3, 70), 4095, dtype=np.int64)
     assert 127 * 70 * 4095 >= 2**25
     assert_same(DenseEngine(chain).run(port), reference.run(chain, port))
+
+
+@pytest.mark.parametrize(
+    "where", ["dense", "reference", "events", "streaming", "simulate", "chain", "network", "graph"]
+)
+def test_what_is_not_the_networks_integers_is_refused_by_every_engine(where: str) -> None:
+    """Floats are not truncated, and what would only broadcast is not stretched."""
+    layers = [("conv", Conv2d(3, 2, 3)), ("lif", LIF()), ("flatten", Flatten()), ("dense", Linear(8, 2))]
+    network = spiking_network(layers, (3, 4, 4), timesteps=2)
+    made = pipeline.export_folded(fold(capture(network))[0], chips.load("loihi2"), name="test")
+    chain = made.chain
+    run: Callable[[Any], object] = {
+        "dense": lambda port: DenseEngine(chain).run(port),
+        "reference": lambda port: reference.run(chain, port),
+        "events": lambda port: make_engine(chain, kind="events").run(port),
+        "streaming": lambda port: StreamEngine(chain, 2).run(port[0]),
+        "simulate": lambda port: simulate(chain, port=port),
+        "chain": lambda port: chain.port(port + 128),
+        "network": lambda port: made.folded.input.port(port),
+        "graph": lambda port: graph.run(made.quantized, port),
+    }[where]
+    good = np.zeros((1, 2, 3, 4, 4), dtype=np.int64)
+    run(good)
+    with pytest.raises(InputError, match=r"float64"):
+        run(good + 0.75)
+    if where != "graph":  # whose weights refuse what is no image of three channels
+        with pytest.raises(InputError, match=r"shape"):
+            run(good[:, :, :1])
+
+
+def test_more_steps_than_the_file_has_are_refused() -> None:
+    """Twelve steps on a network of eight, by the call that the command makes."""
+    layers = [("flatten", Flatten()), ("dense", Linear(4, 3)), ("lif", LIF()), ("dense2", Linear(3, 2))]
+    network = spiking_network(layers, (1, 2, 2), timesteps=8)
+    chain = pipeline.export_folded(fold(capture(network))[0], chips.load("loihi2"), name="test").chain
+    assert simulate(chain, port=np.zeros((1, 8, 4), dtype=np.int64)).timesteps == 8
+    with pytest.raises(InputError, match=r"12 timesteps exceed the file's 8"):
+        simulate(chain, port=np.zeros((1, 12, 4), dtype=np.int64))

@@ -18,7 +18,7 @@ from conftest import Command, Quickstart
 from helpers import images_for, spiking_network
 from numpy.typing import NDArray
 
-from snn2chip import arith, chip, fold, ir, lava, pipeline
+from snn2chip import activity, arith, chip, fold, ir, lava, pipeline
 from snn2chip import verify as ladder
 from snn2chip.capture import capture
 from snn2chip.comparison import Difference, Rung, Verdict, compare
@@ -26,6 +26,7 @@ from snn2chip.errors import InputError
 from snn2chip.formats import model_file, netx
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
 from snn2chip.recipe import Recipe
+from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import unavailable
 from snn2chip.verify import verify
 
@@ -109,8 +110,96 @@ def test_a_correct_export_passes(model: model_file.Model, images: NDArray[Any]) 
         item = rung(verdict, name)
         assert (item.passed, item.mismatches, item.first) == (True, 0, None)
         assert item.compared > 500
-    spikes = ladder.module_spikes(model.network, np.repeat(images[:, None], 3, 1).astype(np.int64))[0]
+    raw = np.repeat(images[:, None], 3, 1).astype(np.int64)
+    spikes = ladder.module_spikes(model.network, raw)[0]
     assert all(0.02 < values.mean() < 0.98 for values in spikes.values())  # every layer is alive
+    assert verdict.notes == ()
+    trained = {name: int(values.sum()) for name, values in spikes.items()}
+    chain = export(model)
+    dense = DenseEngine(chain).run(chain.port(raw))
+    integers = {f"lif{layer + 1}": int(dense.spikes[chain.layers[layer].name].sum()) for layer in range(4)}
+    for item in verdict.rungs:
+        floats = item.name in ("torch = captured", "captured = folded")
+        assert item.spikes == (trained if floats else {} if item.name == "integers = file" else integers)
+
+
+def changed(model: model_file.Model, layer: str, shift: float) -> model_file.Model:
+    """The same model with beta of a normalization shifted: nothing fires behind it, or everything does."""
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        network.body.get_submodule(layer).bias.add_(shift)  # type: ignore[operator, union-attr]
+    return replace(model, network=network)
+
+
+def test_a_silent_network_fails(model: model_file.Model, images: NDArray[Any]) -> None:
+    """Every stage is equal to every other where nothing fires: said, and refused, as no input changes the scores."""
+    silent = changed(model, "norm2", -100.0)
+    for some, where in ((images, "these 6 samples"), (images[:1], "this one sample")):
+        verdict = verify(silent, export(silent), some, with_lava=False)
+        assert [item.name for item in verdict.rungs if not item.passed] == ["folded ~ integers"]
+        failed = rung(verdict, "folded ~ integers")
+        assert failed.detail.startswith("the scores do not depend on the input: ")
+        assert failed.spikes["lif1"] > 0
+        assert failed.spikes["lif2"] == 0
+        assert "'lif2" in verdict.notes[0]
+        assert verdict.notes[0].endswith(f"no neuron fires in {where}")
+
+
+def test_every_command_names_a_silent_layer(quickstart: Quickstart, tmp_path: Path, cli: Command) -> None:
+    """Export by its calibration images, simulate, verify (exit code 1) and the page, in the same words."""
+    trained = model_file.load(quickstart.model)
+    with torch.no_grad():
+        trained.network.body.norm2.bias.sub_(100)  # type: ignore[operator, union-attr]
+    about: dict[str, Any] = {"max_value": 16, "classes": trained.classes, "metrics": trained.metrics}
+    model_file.save(tmp_path / "model.pt", trained.network, trained.recipe, **about)
+    model, net = tmp_path / "model.pt", tmp_path / "model.net"
+    printed = cli("fold-and-export", model, "-o", net, "--json", tmp_path / "export.json").ok()
+    assert "note: layer 'lif2': no neuron fires in the 64 calibration images\n" in printed
+    assert "calibration: 64 of 64 decisions as in the trained network" in printed
+    report = json.loads((tmp_path / "export.json").read_text())["quantize"]
+    assert (report["agree"], report["agree_plain"], report["plain"]) == (64, 64, [])
+    assert [row["spikes"] == 0 for row in report["layers"]] == [False, True, False, False, False]
+    assert [row["spikes_wanted"] == 0 for row in report["layers"]] == [False, True, False, False, False]
+    printed = cli("simulate", net, "--limit=5", "--json", tmp_path / "simulate.json").ok()
+    assert "note: layer '2 (lif2)': no neuron fires in these samples\n" in printed
+    assert "note: the scores of all 5 samples are the same\n" in printed
+    done = cli("verify", model, net, "--no-lava", "--samples=4", "--json", tmp_path / "verify.json")
+    assert done.code == 1
+    assert "note: layer 'lif2': no neuron fires in these 4 samples\n" in done.out
+    assert done.err.startswith("error: folded ~ integers: the scores do not depend on the input: ")
+    assert len(done.err.strip().splitlines()) == 1
+    cli("report", tmp_path).ok()
+    page = (tmp_path / "report.html").read_text()
+    assert "note: layer &#x27;2 (lif2)&#x27;: no neuron fires in the simulated samples" in page
+    assert "note: layer &#x27;lif2&#x27;: no neuron fires in these 4 samples" in page
+
+
+def test_a_layer_that_fires_in_one_stage_alone_is_named_with_it() -> None:
+    """Never and always, one line each; nothing for layers in between, or without neurons."""
+    trained = {"a": (0, 4), "b": (4, 4), "c": (1, 4), "d": (0, 0)}
+    assert activity.of_stages(trained, trained, "these 2 samples") == [
+        "layer 'a': no neuron fires in these 2 samples",
+        "layer 'b': every neuron fires at every step in these 2 samples",
+    ]
+    assert activity.of_stages({"a": (1, 4), "b": (2, 4)}, {"a": (0, 4), "b": (0, 4)}, "it") == [
+        "layers 'a', 'b': no neuron fires in it, in the chip's integers"
+    ]
+
+
+def test_a_layer_that_always_fires_is_named(model: model_file.Model, images: NDArray[Any]) -> None:
+    """It passes nothing on either; what is behind it does not depend on the input."""
+    steady = changed(model, "norm1", 100.0)
+    verdict = verify(steady, export(steady), images, with_lava=False)
+    assert any(note.startswith("layer") and "'lif1" in note and "every neuron fires" in note for note in verdict.notes)
+    assert rung(verdict, "torch = captured").spikes["lif1"] == 6 * 3 * 6 * 8 * 8
+    assert not rung(verdict, "folded ~ integers").passed
+
+
+def test_equal_samples_do_not_fail(model: model_file.Model, images: NDArray[Any]) -> None:
+    """Scores that are equal for the samples at hand are said, and are no fault of a network that tells others apart."""
+    verdict = verify(model, export(model), np.repeat(images[:1], 3, 0), with_lava=False)
+    assert verdict.passed
+    assert verdict.notes == ("the scores of all 3 samples are the same; those of other input are not",)
 
 
 def test_a_wrapped_network_is_saved_as_what_it_holds(model: model_file.Model, tmp_path: Path) -> None:
@@ -404,12 +493,15 @@ def test_an_altered_file_is_caught_and_named(name: str, quickstart: Quickstart, 
     assert done.code == 1
     lines = done.err.strip().splitlines()
     assert len(lines) == 1
-    assert lines[0].startswith("error: integers = file: ")
+    # counting the spikes of a readout that accumulates gives 0 for every class, whatever the input: another fault
+    also = ["folded ~ integers"] if name == "readout" else []
+    assert lines[0].startswith(f"error: {[*also, 'integers = file'][0]}: ")
     assert words in lines[0]
     verdict = json.loads((tmp_path / "verify.json").read_text())
     assert verdict["passed"] is False
     failed = [item for item in verdict["rungs"] if not item["passed"]]
-    assert failed[0]["name"] == "integers = file"
+    assert [item["name"] for item in failed[: len(also) + 1]] == [*also, "integers = file"]
+    failed = failed[len(also) :]
     assert failed[0]["first"]["layer"] == layer
     ran = [(item["name"], item["first"]["layer"]) for item in failed[1:]]
     # whether these samples see it or not: the network differs, unless the number says nothing of what it computes
@@ -555,7 +647,7 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
     out = tmp_path / "verify.json"
     printed = cli("verify", quickstart.model, quickstart.net, "--no-lava", "--samples=5", "--json", out).ok()
     verdict = json.loads(out.read_text())
-    assert verdict.keys() == {"passed", "rungs"}
+    assert verdict.keys() == {"passed", "rungs", "notes"}
     assert verdict["passed"] is True
     assert [item["name"] for item in verdict["rungs"]] == [
         "torch = captured",
@@ -566,7 +658,7 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
         *ENGINES,
     ]
     for item in verdict["rungs"]:
-        assert item.keys() == {"name", "passed", "mismatches", "compared", "first", "detail", "proved"}
+        assert item.keys() == {"name", "passed", "mismatches", "compared", "first", "detail", "proved", "spikes"}
         assert item["passed"] is True
         assert item["proved"] is (item["name"] in ("integers = file", "graph = chain"))
         assert type(item["mismatches"]) is int
@@ -577,6 +669,11 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
             assert (item["mismatches"], item["first"]) == (0, None)
     assert "every exact rung holds" in printed
     assert "decisions agree on" in verdict["rungs"][2]["detail"]
+    assert verdict["notes"] == []
+    fired = verdict["rungs"][2]["spikes"]
+    assert list(fired) == ["lif1", "lif2", "lif3", "lif4"]
+    assert f"{sum(fired.values()):,} spikes" in " ".join(printed.replace("│", " ").split())
+    assert "spikes a layer" in printed
 
 
 def test_a_difference_as_json(model: model_file.Model, images: NDArray[Any], biased: None) -> None:

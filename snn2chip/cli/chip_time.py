@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -107,6 +108,7 @@ def simulate(
 ) -> None:
     """Simulate a stream and say what every layer did."""
     from snn2chip import show
+    from snn2chip.activity import remarks
     from snn2chip.simulate import chip
 
     network, stream = _given(net, input_file, options)
@@ -131,6 +133,9 @@ def simulate(
         figures = {"steps": len(stream), "spikes": counts, "largest_input": part.largest, "notes": network.notes}
         write_json(json_file, figures)
     console.print(show.chip_time_table(network, len(stream), counts, part.largest))
+    sizes = {layer.number: len(stream) * math.prod(layer.shape) for layer in network.layers}
+    for note in remarks({number: (counts[number], size) for number, size in sizes.items()}, "this stream"):
+        console.print(f"note: {note}")
     if output is not None:
         console.print(f"wrote {output}")
 

@@ -261,6 +261,7 @@ def _stream(
     json_file: Path | None,
 ) -> None:
     """The whole recording, step after step."""
+    from snn2chip.activity import of_chain
     from snn2chip.recordings import PIECE_SUFFIXES, SUFFIXES, read_in_pieces
     from snn2chip.simulate import recorded
 
@@ -288,6 +289,8 @@ def _stream(
     lasts = "" if length is None else f" ({length / 1000:,.1f} s)"
     console.print(f"{run.binner.tally.events:,} events, {run.steps:,} steps{lasts} in {seconds:.1f} s")
     console.print(_spikes_table(chain, run))
+    for note in of_chain(chain, run.counts, run.steps, "this recording"):
+        console.print(f"note: {note}")
 
 
 def _step(settings: BinSettings) -> str:

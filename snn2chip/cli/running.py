@@ -165,6 +165,8 @@ def simulate(
     if result.note is not None:
         console.print(f"note: {result.note}")
     console.print(report.simulation_table(chain, result))
+    for note in report.activity_notes(chain, result):
+        console.print(f"note: {note}")
     if output is not None:
         console.print(f"wrote {output}")
 
@@ -254,6 +256,10 @@ def verify(
     if json_file is not None:
         write_json(json_file, verdict.as_json())
     console.print(report.verdict_table(verdict))
+    if (spikes := report.spikes_table(verdict)) is not None:
+        console.print(spikes)
+    for note in verdict.notes:
+        console.print(f"note: {note}")
     if not verdict.passed:
         raise CheckFailed("; ".join(report.failure(rung) for rung in verdict.rungs if not rung.passed))
 

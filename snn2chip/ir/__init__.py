@@ -39,6 +39,7 @@ from snn2chip.ir.nodes import (
     input_channels,
     neuron_bias,
     out_size,
+    require_integers,
     total_bias,
 )
 
@@ -75,5 +76,6 @@ __all__ = [
     "neuron_bias",
     "out_size",
     "output_shape",
+    "require_integers",
     "total_bias",
 ]

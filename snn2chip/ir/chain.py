@@ -8,7 +8,18 @@ from typing import Any, Literal
 import numpy as np
 
 from snn2chip.errors import InputError
-from snn2chip.ir.nodes import Coding, Conv, CubaNeuron, IntArray, Pair, Shape, StepTables, Synapse, neuron_bias
+from snn2chip.ir.nodes import (
+    Coding,
+    Conv,
+    CubaNeuron,
+    IntArray,
+    Pair,
+    Shape,
+    StepTables,
+    Synapse,
+    neuron_bias,
+    require_integers,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +120,9 @@ class Chain:
         """Raw integers (..., C, H, W) to what the port gets, (..., *input_shape).
 
         Raises:
-            InputError: the shape is not the network's, or a value lies outside low..high.
+            InputError: the shape is not the network's, a value lies outside low..high, or values are not integers.
         """
-        if raw.shape[-len(self.raw_shape) :] != self.raw_shape:
-            raise InputError(f"input of shape {raw.shape} does not end in the network's {self.raw_shape}")
+        require_integers(raw, self.raw_shape)
         if raw.size and (raw.min() < self.low or raw.max() > self.high):
             raise InputError(f"input values {raw.min()}..{raw.max()} exceed the network's {self.low}..{self.high}")
         center = np.asarray(self.center, dtype=np.int64).reshape(-1, *(1,) * (len(self.raw_shape) - 1))

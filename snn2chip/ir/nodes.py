@@ -43,6 +43,18 @@ class Node:
                 object.__setattr__(self, item.name, frozen)
 
 
+def require_integers(values: NDArray[np.generic], shape: Shape) -> None:
+    """Refuse an array that does not end in `shape`, or that a cast to integers would change in silence.
+
+    Raises:
+        InputError: naming shape or type.
+    """
+    if values.dtype.kind not in "iub":
+        raise InputError(f"input is {values.dtype}; the chip takes integers: give the pixels or counts as they are")
+    if values.shape[max(0, values.ndim - len(shape)) :] != shape:
+        raise InputError(f"input of shape {values.shape} does not end in the network's {shape}")
+
+
 @dataclass(frozen=True, eq=False)
 class Input(Node):
     """Images or spikes, integers ``low..high`` (both inclusive) before centring; shape (C, H, W) or (F,).
@@ -72,7 +84,12 @@ class Input(Node):
         return self.low - self.center, self.high - self.center
 
     def port(self, raw: IntArray) -> IntArray:
-        """``raw - center`` for raw (..., C, H, W) or (..., F)."""
+        """``raw - center`` for raw (..., C, H, W) or (..., F).
+
+        Raises:
+            InputError: another shape, which might broadcast, or numbers that are not integers.
+        """
+        require_integers(raw, self.shape)
         return raw - self.center.reshape(-1, *(1,) * (len(self.shape) - 1))
 
 

@@ -160,9 +160,9 @@ def quantize(
         wanted = int(data.trace.spikes[node.name].sum()) if job.neuron else None
         layers.append(_report(job, result.candidate, result, others, wanted))
     count = len(calibration)
-    return walk.finish(), QuantizeReport(
-        chip.name, chip.weight_bits, strategy, count, tuple(layers), best.agree, plain.agree if plain else None, kept
-    )
+    without = None if plain is None else plain.agree
+    report = QuantizeReport(chip.name, chip.weight_bits, strategy, count, tuple(layers), best.agree, without, kept)
+    return walk.finish(), report
 
 
 def _plain(job: _Job, strategy: Strategy) -> Candidate | None:

@@ -22,7 +22,17 @@ from torch.nn import functional as F
 
 from snn2chip import arith
 from snn2chip.errors import InputError
-from snn2chip.ir import Chain, ChainLayer, Conv, CubaNeuron, Dense, IntArray, StepTables, input_channels
+from snn2chip.ir import (
+    Chain,
+    ChainLayer,
+    Conv,
+    CubaNeuron,
+    Dense,
+    IntArray,
+    StepTables,
+    input_channels,
+    require_integers,
+)
 from snn2chip.simulate.int8 import Int8Product, takes, usable
 from snn2chip.simulate.trace import Trace
 
@@ -232,7 +242,13 @@ class DenseEngine:
         keep: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> Trace:
-        """Run port integers (samples, T, ...). `keep=False` leaves spikes and voltages out (memory)."""
+        """Run port integers (samples, T, ...). `keep=False` leaves spikes and voltages out (memory).
+
+        Raises:
+            InputError: another shape than the network's, no integers, or more steps than a time-varying neuron has
+                tables for.
+        """
+        require_integers(port, self.chain.input_shape)
         names = [layer.name for layer in self.chain.layers]
         counts = dict.fromkeys(names, 0)
         largest = dict.fromkeys(names, 0)

@@ -30,6 +30,7 @@ class GraphTrace:
 def run(network: ir.Network, port: ir.IntArray) -> GraphTrace:
     """Run port integers (samples, T, C, H, W) through a 'quantized' network and keep everything."""
     source = network.input
+    ir.require_integers(port, ())  # flat where the first layer is dense
     values: dict[str, Tensor] = {source.name: torch.from_numpy(np.require(port, np.int64, ["C", "W"]))}
     spikes: dict[str, NDArray[np.uint8]] = {}
     voltage: dict[str, NDArray[np.int32]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.ir import Chain, ChainLayer, IntArray, StepTables
+from snn2chip.ir import Chain, ChainLayer, IntArray, StepTables, require_integers
 from snn2chip.simulate.dense import check_steps
 from snn2chip.simulate.trace import Trace
 
@@ -74,8 +74,10 @@ def run(chain: Chain, port: IntArray) -> Trace:
     """Run port integers (samples, T, ...) and keep everything.
 
     Raises:
-        InputError: more steps than a time-varying neuron has tables for.
+        InputError: another shape than the network's, no integers, or more steps than a time-varying neuron has tables
+            for.
     """
+    require_integers(port, chain.input_shape)
     x: NDArray[np.int64] = port
     spikes: dict[str, NDArray[np.uint8]] = {}
     voltages: dict[str, NDArray[np.int32]] = {}

@@ -16,7 +16,7 @@ from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
 from snn2chip.simulate.engines import EngineKind, make_engine
-from snn2chip.simulate.trace import Trace
+from snn2chip.simulate.trace import Trace, check_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +70,13 @@ def simulate(
     voltages that are kept reach the leader alone.
 
     Raises:
-        InputError: neither or both of `port` and `images`, images that do not fit the network, or the event engine on
-            a GPU.
+        InputError: neither or both of `port` and `images`, either of them does not fit the network (see
+            `snn2chip.simulate.trace.check_input`), or the event engine on a GPU.
     """
     if (port is None) == (images is None):
         raise InputError("simulate: give either port integers or images")
+    if port is not None:
+        port = check_input(port, chain)
     engine = make_engine(chain, device, engine_kind)
     encoder = encoder_of(chain)
     if chain.coding == "direct":

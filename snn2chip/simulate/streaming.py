@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snn2chip.ir import Chain, IntArray
+from snn2chip.ir import Chain, IntArray, require_integers
 from snn2chip.simulate.dense import BINARY, LayerRunner, State, exact_products
 
 
@@ -33,7 +33,8 @@ class StreamEngine:
     mercy of the chip's 24 bits: at their lower end it is clipped, at their upper end it fires and starts again from 0.
 
     Raises:
-        InputError: (in `run`) a time-varying neuron has no tables for so many steps without a reset.
+        InputError: (in `run`) input of another shape or that is not integers, or a time-varying neuron has no tables
+            for so many steps without a reset.
     """
 
     def __init__(self, chain: Chain, window: int | None) -> None:
@@ -61,6 +62,7 @@ class StreamEngine:
     @torch.no_grad()
     def run(self, port: IntArray, *, keep: bool = False) -> Stretch:
         """The next steps, port integers (T, *input_shape); a window may end within them. `keep` keeps spikes."""
+        require_integers(port, self.chain.input_shape)
         scores: list[IntArray] = []
         spikes: dict[str, list[NDArray[np.uint8]]] = {layer.name: [] for layer in self.chain.layers} if keep else {}
         counts = {layer.name: 0 for layer in self.chain.layers}

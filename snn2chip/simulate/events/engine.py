@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
-from snn2chip.ir import Chain, IntArray
+from snn2chip.ir import Chain, IntArray, require_integers
 from snn2chip.simulate.dense import check_steps
 from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import plan
@@ -132,6 +132,7 @@ class EventEngine:
             raise InputError(
                 f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, self.chain.input_shape))})"
             )
+        require_integers(port, self.chain.input_shape)
         if 0 in port.shape[:2]:
             raise InputError(f"input of shape {port.shape}: nothing to run")
         for layer in self.chain.layers:
