@@ -389,7 +389,7 @@ MUTANTS = [
     ),
     *of(
         "verify.py",
-        "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights' -m 'not lava'",
+        "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights'",
         ("ROUNDING = 1e-9", "ROUNDING = 1e-2"),
         ("*item.padding, *item.dilation, item.groups", "*item.padding, item.groups"),
         ("*item.padding, *item.dilation, item.groups", "*item.padding, *item.dilation"),
@@ -489,7 +489,18 @@ def test_a_mutant_is_killed(mutant: Mutant, mutated: Path, tmp_path: Path) -> No
         build = [sys.executable, f"snn2chip/{EVENTS}build.py"]
         subprocess.run(build, cwd=mutated, check=True, capture_output=True, timeout=300)
     file, _, options = mutant.tests.partition(" ")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-seed=0",
+        "-m",
+        "not lava and not slow",
+    ]
     done = subprocess.run(
         [*command, *shlex.split(options), f"tests/{file}"],
         cwd=mutated,

@@ -667,7 +667,7 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
         assert item["name"] in printed
         if item["name"] != "folded ~ integers":
             assert (item["mismatches"], item["first"]) == (0, None)
-    assert "every exact rung holds" in printed
+    assert "every exact rung holds" in printed and printed.count(" proved ") == 2
     assert "decisions agree on" in verdict["rungs"][2]["detail"]
     assert verdict["notes"] == []
     fired = verdict["rungs"][2]["spikes"]
