@@ -98,7 +98,11 @@ def import_(
     imported = plain.fit(found, chosen, max_value=training.max_value, mean=means, std=deviations)
     console = console_of()
     batch = max(1, min(_CALIBRATION, 2**25 // found.largest))  # activations of at most some 100 MB
-    notes = list(imported.notes)
+    notes = [
+        f"assumed, as the file cannot say it: it takes (pixel / {training.max_value} - mean) / std, mean "
+        f"{','.join(f'{x:g}' for x in means)}, std {','.join(f'{x:g}' for x in deviations)}",
+        *imported.notes,
+    ]
     if imported.unknown:
         plain.calibrate(imported, training.images[:batch])
         notes.append(

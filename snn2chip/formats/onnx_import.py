@@ -5,7 +5,7 @@ after a product becomes the product's, batch norm joins the layer before it, `x 
 threshold. The second walks from the input to the output and finds the chain, and the blocks whose two arms meet in an
 add. What a network of ours has no layer for is refused by node name and type.
 
-What is read, with the semantics of the ONNX operators (opset 11 and later):
+What is read, with the semantics of the ONNX operators (opset 7 to 10 is lifted by onnx's own version converter):
 
     Conv, Gemm, MatMul + Add                      weighted layers
     BatchNormalization (as in eval mode)          right behind one of these, or alone on a shortcut
@@ -14,6 +14,10 @@ What is read, with the semantics of the ONNX operators (opset 11 and later):
     AveragePool, MaxPool, GlobalAveragePool, ReduceMean over height and width
     Flatten, Reshape or Squeeze to (N, features)  as torch writes them, with the shape computed in the graph or not
     Add of two arms                               a residual block
+    Sub, Add, Mul, Div, BatchNormalization, Cast, Transpose (N, H, W, C) of the input
+                                                  the input's normalization, on top of what is said of it
+    Unsqueeze, BatchNormalization, Squeeze        a 1-d batch norm
+    Softmax, LogSoftmax at the end                nothing: the decision is the same
     Identity, Dropout, Constant                   nothing
 """
 
@@ -21,9 +25,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from snn2chip.errors import InputError, UnsupportedError, reading
 from snn2chip.formats.onnx_items import (
     Block,
+    FloatArray,
     Item,
     Neuron,
     Norm,
@@ -82,7 +89,17 @@ class _Reader(Nodes):
             if (neuron.threshold is not None) != spiking:
                 raise UnsupportedError(f"node '{neuron.name}': thresholds and Relu in one network; use one of them")
         channels, height, width = self.shape
-        return PlainNetwork((channels, height, width), shape[0], items, spiking, self.largest)
+        if max(self.scale.shape[1:] + self.shift.shape[1:]) > 1:
+            raise UnsupportedError("the file normalizes its input by pixel; a mean and a std by channel are read")
+        scale, shift = (np.broadcast_to(x.reshape(-1), (channels,)) for x in (self.scale, self.shift))
+        if (scale != 1).any() or shift.any():
+            self.notes.append(
+                f"the file normalizes its input itself, (x - {_shown(-shift / scale)}) / {_shown(1 / scale)}: that is "
+                f"folded into mean and std, on top of --mean and --std"
+            )
+        return PlainNetwork(
+            (channels, height, width), shape[0], items, spiking, self.largest, scale, shift, tuple(self.notes)
+        )
 
     def step(self, value: str) -> Item:
         """The item that makes a value on the way."""
@@ -169,6 +186,10 @@ class _Reader(Nodes):
                 raise UnsupportedError(f"node '{item.name}': Conv behind global pooling; use a dense layer (Gemm)")
             last = item
         return tuple(items)
+
+
+def _shown(values: FloatArray) -> str:
+    return ",".join(f"{value:.6g}" for value in dict.fromkeys(values.tolist()))
 
 
 def _behind(last: Item | None) -> str:

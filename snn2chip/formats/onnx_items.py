@@ -78,7 +78,9 @@ Item = Weighted | Norm | Neuron | Pool | Flat | Block
 class PlainNetwork:
     """A chain of items from images (C, H, W) to scores of `classes` classes.
 
-    `spiking`: its neurons are thresholds, not ReLUs. `largest` is the most values that one activation has.
+    `spiking`: its neurons are thresholds, not ReLUs. `largest` is the most values that one activation has. `scale` and
+    `shift` (C,): what the file does to its input x before the first layer, ``scale * x + shift``. `notes` are to be
+    said: what was left out or lifted.
     """
 
     input_shape: tuple[int, int, int]
@@ -86,6 +88,16 @@ class PlainNetwork:
     items: tuple[Item, ...]
     spiking: bool
     largest: int
+    scale: FloatArray
+    shift: FloatArray
+    notes: tuple[str, ...] = ()
+
+    def normalization(self, mean: FloatArray, std: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and std of the pixels for the first layer, where ``(p - mean) / std`` are those for the file's input::
+
+        scale (p - mean) / std + shift = (p - (mean - std shift / scale)) / (std / scale)
+        """
+        return mean - std * self.shift / self.scale, std / self.scale
 
 
 def inside(items: tuple[Item, ...]) -> list[Item]:

@@ -29,21 +29,23 @@ from snn2chip.formats.onnx_read import MOST_VALUES, Graph, Node
 from snn2chip.text import one_line
 
 _FLOATS = (1, 10, 11)  # TensorProto's FLOAT, FLOAT16, DOUBLE
+_INT64 = 7
 _KNOWN = (
     "Conv, Gemm, MatMul with Add, BatchNormalization, Relu, Greater with Cast, AveragePool, GlobalAveragePool, "
     "ReduceMean, MaxPool, Flatten, Reshape, Add, Identity, Dropout and Constant"
 )
 _INSTEAD = {
-    "Softmax": "export the scores before it",
-    "LogSoftmax": "export the scores before it",
+    "Softmax": "it may end the network; else export the scores before it",
+    "LogSoftmax": "it may end the network; else export the scores before it",
     "Sigmoid": "train with ReLU",
     "Clip": "train with ReLU instead of ReLU6",
     "LeakyRelu": "train with ReLU",
     "PRelu": "train with ReLU",
     "Gelu": "train with ReLU",
     "GreaterOrEqual": "neurons fire strictly above the threshold (Greater)",
-    "Sub": "export the network without its input normalization, and say it with --mean and --std",
-    "Div": "export the network without its input normalization, and say it with --mean and --std",
+    "Mul": "of the input by positive constants only",
+    "Div": "of the input by positive constants only",
+    "Transpose": "of an input (N, H, W, C) to (N, C, H, W) only",
     "Pad": "use the padding of the convolution",
 }
 
@@ -98,6 +100,9 @@ class Nodes:
         self.uses[graph.output] += 1
         self.reader = {name: node for node in graph.nodes for name in node.inputs}
         self.weights = 0
+        self.scale, self.shift = np.ones((1, 1, 1)), np.zeros((1, 1, 1))  # of the input, in the order of its axes
+        self.notes = list(graph.notes)
+        self.widened: set[str] = set()  # (features, 1): what Unsqueeze makes for a 1-d batch norm
         for node in graph.nodes:
             self._put_node(node)
 
@@ -106,6 +111,10 @@ class Nodes:
     def source(self, node: Node, place: int = 0) -> str:
         """The value that a node reads, which must be an activation."""
         name = node.inputs[place] if place < len(node.inputs) else ""
+        if name in self.widened:
+            if node.op not in ("BatchNormalization", "Squeeze"):
+                raise node.refuse("behind Unsqueeze; batch norm and Squeeze are read there")
+            self.widened.update(node.outputs[:1] if node.op == "BatchNormalization" else ())
         name = self.alias.get(name, name)
         if name != self.graph.input and name not in self.made:
             raise node.refuse(f"reads '{one_line(name)}', which is no activation of the network")
@@ -251,6 +260,10 @@ class Nodes:
             raise InputError(f"node '{node.name}': {node.op} with a negative variance, or one of 0 with epsilon {eps}")
         norm = Norm(node.name, gamma, beta, mean, variance + eps)
         _finite(node, norm.variance)
+        if source == self.graph.input and self.uses[source] == 1 and (gamma > 0).all():
+            gain = (gamma / np.sqrt(norm.variance))[:, None, None]
+            self.on_input(node, gain, beta[:, None, None] - gain * mean[:, None, None])
+            return
         layer: Weighted | None = self.before(source, Weighted)
         if layer is not None and layer.norm is None:
             self.join(node, source, replace(layer, norm=norm))
@@ -261,7 +274,9 @@ class Nodes:
         if len(node.inputs) != 2:
             raise InputError(f"node '{node.name}': {node.op} with {len(node.inputs)} inputs, not 2")
         constants = [name for name in node.inputs if self.graph.is_constant(name)]
-        if constants:
+        if constants and self.reads_input(node):
+            self.on_input(node, np.ones(1), self.by_channel(node))
+        elif constants:
             source = self.source(node, 1 if node.inputs[0] == constants[0] else 0)
             layer: Weighted | None = self.before(source, Weighted)
             if layer is None or layer.norm is not None or layer.bias is not None:
@@ -272,6 +287,7 @@ class Nodes:
             if trimmed != wanted and math.prod(given) != 1:
                 raise node.refuse(f"of a constant of shape {given}; a bias of shape {wanted} is read")
             self.join(node, source, replace(layer, bias=self.vector(node, constants[0], shape[0], spread=True)))
+        if constants:
             return
         first, second = self.source(node), self.source(node, 1)
         if self.shape_of(first) != self.shape_of(second):
@@ -291,11 +307,75 @@ class Nodes:
             raise node.refuse(f"with a constant of shape {values.shape}; one threshold a layer is read")
         return float(values.reshape(-1)[0])
 
+    def reads_input(self, node: Node) -> bool:
+        """Whether a node reads the network's input, which nobody else reads, beside constants."""
+        names = [name for name in node.inputs if name and not self.graph.is_constant(name)]
+        return [self.alias.get(name, name) for name in names] == [self.graph.input] and (
+            self.uses[self.graph.input] == 1
+        )
+
+    def by_channel(self, node: Node) -> FloatArray:
+        """The constant that a node has beside the input, with the input's three axes; none may differ by pixel."""
+        name = next(name for name in node.inputs if self.graph.is_constant(name))
+        values = self.weight(node, name).astype(np.float64)
+        if values.ndim > 4 or math.prod(values.shape[:-3]) != 1:
+            raise node.refuse(f"with a constant of shape {values.shape}; one value a channel is read")
+        values = values.reshape((1, 1, 1, *values.shape)[-3:])
+        if any(side not in (1, mine) for side, mine in zip(values.shape, self.shape, strict=True)):
+            raise node.refuse(f"with a constant of shape {values.shape} for an input {self.shape}")
+        return values
+
+    def on_input(self, node: Node, scale: FloatArray, shift: FloatArray) -> None:
+        """``scale x + shift`` of what the input has become so far."""
+        if not ((scale > 0) & np.isfinite(scale)).all():
+            raise node.refuse("of the input by numbers that are not positive; a normalization has a positive std")
+        self.scale, self.shift = self.scale * scale, self.shift * scale + shift
+        _finite(node, self.scale, self.shift)
+        self.same(node, self.graph.input)
+
+    def normalize(self, node: Node) -> None:
+        """Mul and Div, which only normalize the input."""
+        if (
+            len(node.inputs) != 2
+            or not self.reads_input(node)
+            or (node.op == "Div" and self.graph.is_constant(node.inputs[0]))
+        ):
+            raise node.refuse(f"is not read; {_INSTEAD[node.op]}")
+        with np.errstate(divide="ignore"):
+            values = self.by_channel(node)
+            self.on_input(node, values if node.op == "Mul" else 1 / values, np.zeros(1))
+
+    def transpose(self, node: Node) -> None:
+        """An input (N, H, W, C), as other frameworks have it."""
+        if not self.reads_input(node) or node.attributes.get("perm") != (0, 3, 1, 2):
+            raise node.refuse(f"is not read; {_INSTEAD[node.op]}")
+        height, width, channels = self.shape
+        self.shape = (channels, height, width)
+        self.scale, self.shift = self.scale.transpose(2, 0, 1), self.shift.transpose(2, 0, 1)
+        self.same(node, self.graph.input)
+
+    def softmax(self, node: Node) -> None:
+        """At the end it changes no decision."""
+        source = self.source(node)
+        follower = self.reader.get(node.outputs[0])
+        closing = follower is None or (follower.op == "Identity" and follower.outputs[0] == self.graph.output)
+        if not closing or len(self.shape_of(source)) != 1 or node.attributes.get("axis", -1) not in (1, -1):
+            raise node.refuse(f"is not read; {_INSTEAD[node.op]}")
+        self.notes.append(
+            f"the closing {node.op} is left out: the scores are those before it, the decision is the same"
+        )
+        self.same(node, source)
+
     def sub(self, node: Node) -> None:
+        if self.reads_input(node):
+            if self.graph.is_constant(node.inputs[0]):
+                raise node.refuse("of the input from a constant turns it around; export the network without")
+            self.on_input(node, np.ones(1), -self.by_channel(node))
+            return
         source = self.source(node)
         follower = self.reader.get(node.outputs[0])
         if follower is None or follower.op != "Greater" or self.uses[node.outputs[0]] != 1:
-            raise node.refuse(f"is read before Greater, as a threshold, only; {_INSTEAD['Sub']}")
+            raise node.refuse("is read of the input, or before Greater, as a threshold, only")
         self.put(node, Compare(self.scalar(node)), (source,), self.shape_of(source))
 
     def greater(self, node: Node) -> None:
@@ -306,11 +386,25 @@ class Nodes:
         else:
             self.put(node, Compare(0.0, level), (source,), self.shape_of(source))
 
+    def converted(self, node: Node) -> type[Any]:
+        """The type that constants are cast to."""
+        to = node.attributes.get("to")
+        if to != _INT64 and to not in _FLOATS:
+            raise node.refuse(f"of a constant to type {to}; real numbers and int64 are read")
+        return np.int64 if to == _INT64 else np.float32
+
     def cast(self, node: Node) -> None:
         if node.inputs and node.inputs[0] in self.sizes:
             self.sizes[node.outputs[0]] = self.sizes[node.inputs[0]]
             return
+        if node.inputs and self.graph.is_constant(node.inputs[0]):
+            values = self.graph.constant(node.inputs[0], node)
+            self.graph.define(node.outputs[0], values.astype(self.converted(node)))
+            return
         source = self.source(node)
+        if source == self.graph.input and node.attributes.get("to") in _FLOATS:
+            self.same(node, source)
+            return
         fires: Compare | None = self.before(source, Compare)
         if fires is None or fires.level is None or node.attributes.get("to") not in _FLOATS:
             raise node.refuse("is read behind Greater, to real numbers, only")
@@ -369,6 +463,9 @@ class Nodes:
             axes = node.attributes.get("axes", ())
             if len(node.inputs) > 1:
                 axes = tuple(int(axis) for axis in self.graph.constant(node.inputs[1], node).reshape(-1)[:8])
+            if node.inputs[0] in self.widened and axes in ((2,), (-1,)):
+                self.same(node, source)
+                return
             if not isinstance(axes, tuple) or {axis % 4 for axis in axes} != {2, 3} or shape[1:] != (1, 1):
                 raise node.refuse(f"of axes {axes} of {shape} a sample; (2, 3) of a 1x1 image is read")
             target = [None, count]
@@ -424,6 +521,18 @@ class Nodes:
                 if len(parts) > 8:
                     raise node.refuse("of more than 8 numbers")
             self.sizes[node.outputs[0]] = parts
+        elif node.op == "Unsqueeze" and node.inputs and self.graph.is_constant(node.inputs[0]):
+            self.sizes[node.outputs[0]] = [
+                int(side) for side in self.graph.constant(node.inputs[0], node).reshape(-1)[:8]
+            ]
+        elif node.op == "Unsqueeze" and node.inputs and node.inputs[0] not in self.sizes:
+            source, axes = self.source(node), node.attributes.get("axes", ())
+            if len(node.inputs) > 1:
+                axes = tuple(int(axis) for axis in self.graph.constant(node.inputs[1], node).reshape(-1)[:8])
+            if len(self.shape_of(source)) != 1 or axes not in ((2,), (-1,)):
+                raise node.refuse(f"of axes {axes} is not read; (2,) of features is, before a 1-d batch norm")
+            self.widened.add(node.outputs[0])
+            self.same(node, source)
         elif not node.inputs or node.inputs[0] not in self.sizes:
             raise node.refuse("is read in the computation of a shape only")
         elif node.op == "Unsqueeze":
@@ -445,6 +554,15 @@ class Nodes:
             else:
                 raise node.refuse("with other inputs than a shape and constants")
 
+    def pad(self, node: Node) -> None:
+        """Of nothing, as old exporters write it before AveragePool."""
+        pads = node.attributes.get("pads", ())
+        if len(node.inputs) > 1 and node.inputs[1]:
+            pads = self.graph.constant(node.inputs[1], node).reshape(-1)
+        if len(pads) == 0 or np.any(pads):
+            raise node.refuse(f"is not read; {_INSTEAD[node.op]}")
+        self.same(node, self.source(node))
+
     def nothing(self, node: Node) -> None:
         if node.op == "Dropout":
             if len(node.inputs) > 2 and node.inputs[2] and bool(self.graph.constant(node.inputs[2], node).any()):
@@ -461,6 +579,11 @@ class Nodes:
         "Add": add,
         "Relu": relu,
         "Sub": sub,
+        "Mul": normalize,
+        "Div": normalize,
+        "Transpose": transpose,
+        "Softmax": softmax,
+        "LogSoftmax": softmax,
         "Greater": greater,
         "Cast": cast,
         "AveragePool": pool,
@@ -475,6 +598,7 @@ class Nodes:
         "Slice": computed,
         "Concat": computed,
         "Unsqueeze": computed,
+        "Pad": pad,
         "Identity": nothing,
         "Dropout": nothing,
     }

@@ -24,7 +24,8 @@ from snn2chip.text import one_line
 if TYPE_CHECKING:
     import onnx
 
-LOWEST_OPSET = 11  # older files differ in BatchNormalization, Dropout and Pad
+LOWEST_OPSET = 7  # the first that onnx's version converter lifts as files of today are
+_NATIVE_OPSET = 11  # older files differ in BatchNormalization, Dropout and Pad: they are lifted to this one
 MOST_VALUES = 2**26  # of a tensor, an activation and all weights of a network: 256 MiB in float32
 _FILE_BYTES = 5 * 2**26  # the weights and a quarter more
 _OTHER_BYTES = 2**23  # of everything in the file but plain numbers of weights
@@ -59,6 +60,7 @@ class Graph:
     input   name of the input
     dims    its dimensions, None where one is not fixed
     output  name of the output
+    notes   what was done to the file's graph, and is to be said
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
@@ -67,8 +69,9 @@ class Graph:
         self._tensors: dict[str, Any] = {}  # not decoded yet
         self._decoded: dict[str, NDArray[Any]] = {}
         self._total = 0
+        self.notes: list[str] = []
+        model = self._opset(model)
         graph = model.graph
-        self._opset(model)
         if graph.sparse_initializer:
             raise UnsupportedError("the file has sparse weights, which are not read; export dense ones")
         for tensor in graph.initializer:
@@ -101,7 +104,8 @@ class Graph:
         if self.output not in known:
             raise InputError(f"no node makes the output '{one_line(self.output)}'; the file is damaged")
 
-    def _opset(self, model: onnx.ModelProto) -> None:
+    def _opset(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """The model in an opset that is read here; an older one is lifted by onnx's own version converter."""
         highest = int(self._onnx.defs.onnx_opset_version())
         versions = [int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
         if len(versions) != 1 or not LOWEST_OPSET <= versions[0] <= highest:
@@ -116,6 +120,28 @@ class Graph:
                 f"the file has functions of its own ('{name}'), which are not read; "
                 f"inline them with onnx.inliner.inline_local_functions"
             )
+        if versions[0] >= _NATIVE_OPSET:
+            return model
+        if any(tensor.data_location == self._onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+            raise UnsupportedError(
+                f"opset {versions[0]} with weights in another file; export with opset_version=18, say"
+            )
+        try:
+            with in_memory():
+                self._onnx.checker.check_model(model)
+                lifted: onnx.ModelProto = importlib.import_module("onnx.version_converter").convert_version(
+                    model, _NATIVE_OPSET
+                )
+        except MemoryError:
+            raise
+        except Exception as error:  # of the checker, of the converter and of protobuf
+            reason = printable(" ".join(str(error).split()), 200)
+            raise UnsupportedError(
+                f"opset {versions[0]} cannot be lifted to {_NATIVE_OPSET} by onnx's version converter ({reason}); "
+                f"export again with opset_version=18, say"
+            ) from None
+        self.notes.append(f"opset {versions[0]}, lifted to {_NATIVE_OPSET} by onnx's version converter")
+        return lifted
 
     def _define(self, name: str, tensor: Any) -> None:
         if not name or name in self._tensors:
@@ -169,6 +195,10 @@ class Graph:
     def is_constant(self, name: str) -> bool:
         """Whether `name` is a weight or a constant."""
         return name in self._tensors
+
+    def define(self, name: str, values: NDArray[Any]) -> None:
+        """Make a constant of what a node gives."""
+        self._tensors[name] = values
 
     def constant(self, name: str, node: Node) -> NDArray[Any]:
         """The values of a constant that `node` reads: float32 or int64, real numbers finite.

@@ -191,14 +191,15 @@ def fit(
     Layers are matched in their order. Where the recipe has no normalization, batch norm is folded into the layer
     before it; where it has tdBN, the file's batch norm is carried over, and where the file has none, tdBN starts as
     the identity (named in `unknown`). BNTT is tdBN here: `start_from` carries it on. `mean` and `std` are of the
-    input that the file's network was trained on, in units of pixel / max_value.
+    input that the file's network was trained on, in units of pixel / max_value; what the file itself does to its input
+    comes on top.
 
     Raises:
         InputError: a layer that differs, by the names of both sides.
         RecipeError: the recipe's layers do not fit the file's images.
     """
     values = recipe.model_dump(mode="json")
-    notes = []
+    notes = list(plain.notes)
     values["name"] = f"{recipe.name}-start"
     values["description"] = f"An imported network that {recipe.name} may start from."
     values["model"].update(timesteps=1, coding="direct")
@@ -213,7 +214,10 @@ def fit(
             f"whose last layer has no neuron; use readout = 'membrane'"
         )
     start = parse(values, source=f"recipe '{recipe.name}'")
-    network = model_file.build_network(start, plain.input_shape, plain.classes, max_value, mean, std)
+    means, deviations = plain.normalization(np.asarray(mean, dtype=np.float64), np.asarray(std, dtype=np.float64))
+    network = model_file.build_network(
+        start, plain.input_shape, plain.classes, max_value, means.tolist(), deviations.tolist()
+    )
     filler = _Filler(recipe.name)
     with torch.no_grad():
         filler.chain("", network.body, plain.items)
