@@ -127,15 +127,13 @@ class Graph:
                 f"opset {versions[0]} with weights in another file; export with opset_version=18, say"
             )
         try:
-            with in_memory():
-                self._onnx.checker.check_model(model)
-                lifted: onnx.ModelProto = importlib.import_module("onnx.version_converter").convert_version(
-                    model, _NATIVE_OPSET
-                )
-        except MemoryError:
-            raise
+            self._onnx.checker.check_model(model)
+            converter = importlib.import_module("onnx.version_converter")
+            lifted: onnx.ModelProto = converter.convert_version(model, _NATIVE_OPSET)
         except Exception as error:  # of the checker, of the converter and of protobuf
-            reason = printable(" ".join(str(error).split()), 200)
+            if out_of_memory(error):
+                raise
+            reason = one_line(str(error), 200)
             raise UnsupportedError(
                 f"opset {versions[0]} cannot be lifted to {_NATIVE_OPSET} by onnx's version converter ({reason}); "
                 f"export again with opset_version=18, say"
