@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -107,10 +108,19 @@ def room() -> None:
             raise MemoryError(f"the limit of its memory, ulimit -v, leaves less than {_ROOM >> 20:,} MiB") from None
 
 
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that came within a destructor or a callback of a weak reference is lost there: send it once more."""
+    if isinstance(found.exc_value, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(found)
+
+
 def main() -> None:
     """Entry point of the `snn2chip` command."""
     with suppress(AttributeError, OSError, ValueError):  # letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.unraisablehook = _unraisable
     try:
         from snn2chip import cli
 

@@ -483,3 +483,27 @@ def test_times_beyond_64_bits_in_31(tmp_path: Path) -> None:
     path.write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + packet)
     with pytest.raises(DataError, match="is none; the file is damaged"):
         read_recording(path)
+
+
+SWALLOWED = """
+import signal, sys, time
+from snn2chip import __main__, cli
+
+class Held:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # as Ctrl-C that comes within a destructor
+
+def work():
+    held = Held()
+    del held
+    time.sleep(30)
+
+cli.main = work
+__main__.main()
+"""
+
+
+def test_ctrl_c_within_a_destructor_is_heard() -> None:
+    """Python drops an exception there, with a traceback on stderr; the command still ends, in one line."""
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=25)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
