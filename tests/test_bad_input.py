@@ -393,7 +393,7 @@ def test_data_set_that_cannot_be_had(
     def no_network(*_args: Any, **_options: Any) -> None:
         raise requests.exceptions.ConnectionError("no route")
 
-    monkeypatch.setattr(pooch, "retrieve", no_network)
+    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", no_network)
     empty = tmp_path / "empty"
     empty.mkdir()
     words = ("no connection", "http", "--data", str(empty))

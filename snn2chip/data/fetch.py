@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def fetch(item: Download, folder: Path, absent: str) -> Path:
     target = folder / item.file
     bar = _Bar(item.file) if sys.stderr.isatty() else None
     download = pooch.HTTPDownloader(progressbar=bar or False, chunk_size=1 << 16, timeout=TIMEOUT_S)
+    made = not folder.exists()
     try:
         if is_file(target) and hash_matches(target, item.checksum):
             return target
@@ -60,6 +62,9 @@ def fetch(item: Download, folder: Path, absent: str) -> Path:
             except ValueError as error:
                 raise DataError(f"what came differs from its checksum {item.checksum}") from error
     except (InputError, OSError) as error:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
         raise DataError(
             f"{absent}; downloading {item.url} to '{folder}' failed ({error}): fetch {item.file} ({item.checksum}) "
             "by hand and put it there, or name a folder that holds the data set with --data"
@@ -74,11 +79,12 @@ class _Bar:
     """The progress bar that pooch asks for, drawn with rich."""
 
     def __init__(self, title: str) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+        from snn2chip.console import console_of
+
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=console_of(stderr=True))
         self._task = self._progress.add_task(title, total=None)
         self._progress.start()
 

@@ -72,7 +72,7 @@ class SpikingNetwork(nn.Module):
         if images.shape[1:] != (*steps, *self.input_shape):
             raise InputError(
                 f"SpikingNetwork: input of shape {tuple(images.shape)}; expected (N, "
-                f"{', '.join(map(str, (*steps, *self.input_shape)))})"
+                f"{', '.join(map(str, (*steps, *self.input_shape)))}){', one frame a time step' if steps else ''}"
             )
         scores: Tensor = self.readout(self.body(self.encoder(images)))
         return scores
