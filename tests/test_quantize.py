@@ -610,7 +610,8 @@ def test_chip_limits_are_loihis() -> None:
             chip.threshold_max,
             chip.input_max,
             chip.decay_max,
+            chip.state_max,
         )
-        assert limits == (127, 254, 4095, 131071, 131071, 4095)
+        assert limits == (127, 254, 4095, 131071, 131071, 4095, 8388607)
     assert LOIHI2.with_weight_bits(4).weight_max == 14 and LOIHI2.with_weight_bits(4).weight_odd_max == 7
     assert set(ROUNDINGS) == {"nearest", "sums"}
