@@ -127,6 +127,8 @@ def test_a_relay_is_read_past_the_border_and_with_gaps(apart: int) -> None:
     look_trained(network, 2)
     made = export(network)
     assert prove(made.quantized, made.chain) == Proof(True, 4, 2)
+    meeting = made.quantized.synapses_of(made.quantized["net.lif3"])
+    assert [item.bias is None for item in meeting] == [False, True]  # what both add stays with the first
 
 
 CHANGES: dict[str, tuple[Callable[[Stages], ir.Chain], str, list[int], str]] = {
