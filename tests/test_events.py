@@ -285,6 +285,8 @@ EDGES: dict[str, tuple[list[int], dict[str, int], dict[str, int]]] = {
     "int8, sums far beyond": ([127] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255}),
     "halves, far beyond": ([-256] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255, "scale": 1}),
     "halves, the largest": ([254] * 40 + [-256] * 40, {}, {"kind": plan.EVENTS8, "limit": 0, "scale": 1}),
+    "halves, from 128 on": ([128, 2, -128], {}, {"kind": plan.EVENTS8, "scale": 1}),
+    "halves are too small": ([-258, 2], {}, {"kind": plan.EVENTS16, "scale": 0}),
     "halves are too large": ([256, -2], {}, {"kind": plan.EVENTS16, "scale": 0}),
     "128 and an odd one": ([128, 1], {}, {"kind": plan.EVENTS16}),
     "-128 and an odd one": ([-128, 1], {}, {"kind": plan.EVENTS16}),
