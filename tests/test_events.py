@@ -212,6 +212,13 @@ def test_windows_hold_every_weight(
     assert len(reads.weights) <= max(1, rows[..., 0].size)
 
 
+def test_two_windows_and_the_one_around_them() -> None:
+    """The smallest that holds both, whichever begins first; an empty one adds nothing."""
+    a, b = np.array([[2, 4, 2, 4], [0, 0, 0, 0], [1, 2, 0, 1]]), np.array([[0, 3, 1, 6], [1, 2, 0, 3], [0, 0, 0, 0]])
+    wanted = [[0, 4, 1, 6], [1, 2, 0, 3], [1, 2, 0, 1]]
+    assert windows._joined(a, b).tolist() == windows._joined(b, a).tolist() == wanted
+
+
 def test_relays_are_read_in_the_middle_alone() -> None:
     """Two blocks of neurons, the second of relays: it reads one place of nine, and so do both from relays before."""
     rows = np.zeros((2, 3, 3, 4 * windows.WORD, 32), dtype=np.int64)

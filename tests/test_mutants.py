@@ -328,7 +328,7 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "windows.py",
-        "test_events.py -k 'windows or relays_are'",
+        "test_events.py -k 'windows or relays_are or around_them'",
         ("used.shape[-1] - used[..., ::-1].argmax(-1)", "used.shape[-1] - used[..., ::-1].argmax(-1) - 1"),
         ("low, high = np.minimum(a, b), np.maximum(a, b)", "low, high = a, np.maximum(a, b)"),
     ),
@@ -363,7 +363,7 @@ MUTANTS = [
     ),
     *of(
         "formats/netx.py",
-        "test_netx.py -k 'round_trip or wrong_is_named or layout or message_bits or missing_bias'",
+        "test_netx.py -k 'round_trip or wrong_is_named or odd_weights or layout or message_bits or missing_bias'",
         ('reader.within("weight", -256, 254)', 'reader.within("weight", -258, 256)'),
         ('reader.within("bias", -4096, 4095)', 'reader.within("bias", -5000, 4095)'),
         ("bias = stored.transpose(2, 1, 0).copy()", "bias = stored.copy()"),
@@ -375,7 +375,7 @@ MUTANTS = [
     ),
     *of(
         "formats/netx_weights.py",
-        "test_netx_any.py -k 'netx_changes or cannot_load or would_change'",
+        "test_netx_any.py -k 'netx_changes or cannot_load or would_change or one_sign'",
         ("LOWEST, HIGHEST = -256, 254", "LOWEST, HIGHEST = -255, 254"),
         ("if not together.any():", "if False:"),
         ("if bits < 0:", "if False:"),
