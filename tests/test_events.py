@@ -211,6 +211,13 @@ def test_windows_hold_every_weight(
     assert len(reads.weights) <= max(1, rows[..., 0].size)
 
 
+def test_two_windows_and_the_one_around_them() -> None:
+    """The smallest that holds both, whichever begins first; an empty one adds nothing."""
+    a, b = np.array([[2, 4, 2, 4], [0, 0, 0, 0], [1, 2, 0, 1]]), np.array([[0, 3, 1, 6], [1, 2, 0, 3], [0, 0, 0, 0]])
+    wanted = [[0, 4, 1, 6], [1, 2, 0, 3], [1, 2, 0, 1]]
+    assert windows._joined(a, b).tolist() == windows._joined(b, a).tolist() == wanted
+
+
 def test_relays_are_read_in_the_middle_alone() -> None:
     """Two blocks of neurons, the second of relays: it reads one place of nine, and so do both from relays before."""
     rows = np.zeros((2, 3, 3, 4 * windows.WORD, 32), dtype=np.int64)
@@ -284,6 +291,8 @@ EDGES: dict[str, tuple[list[int], dict[str, int], dict[str, int]]] = {
     "int8, sums far beyond": ([127] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255}),
     "halves, far beyond": ([-256] * 1500, {}, {"kind": plan.EVENTS8, "limit": 255, "scale": 1}),
     "halves, the largest": ([254] * 40 + [-256] * 40, {}, {"kind": plan.EVENTS8, "limit": 0, "scale": 1}),
+    "halves, from 128 on": ([128, 2, -128], {}, {"kind": plan.EVENTS8, "scale": 1}),
+    "halves are too small": ([-258, 2], {}, {"kind": plan.EVENTS16, "scale": 0}),
     "halves are too large": ([256, -2], {}, {"kind": plan.EVENTS16, "scale": 0}),
     "128 and an odd one": ([128, 1], {}, {"kind": plan.EVENTS16}),
     "-128 and an odd one": ([-128, 1], {}, {"kind": plan.EVENTS16}),

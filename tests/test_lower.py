@@ -393,6 +393,67 @@ def test_a_threshold_beyond_the_relays_is_named() -> None:
         lower(quantized, plan, LOIHI)
 
 
+@pytest.mark.parametrize(("wanted", "copies"), [(4048, 1), (4049, 2), (8112, 2), (8113, 4), (131071, 4)])
+@pytest.mark.parametrize(("ratio", "reads"), [(1.0, 1), (4.0, 1), (4.25, 2), (8.0, 2), (8.5, 4), (100.0, 4)])
+def test_auto_loses_at_most_two_bits(wanted: int, copies: int, ratio: float, reads: int) -> None:
+    """As few copies as keep the relays' limit (1012, 2028, 4060) within a factor of 4 of what the weights allow, and a
+    shortcut's share of a weight within a factor of 4 of the weights beside it."""
+    large = np.zeros((1, 1, 3, 3))
+    large[0, 0, 1, 1] = 254 / (wanted + 0.5)
+    nodes: list[ir.Node] = [
+        ir.Input("input", (), (1, 4, 4), "poisson", 1, 0, 1, np.zeros(1, int), np.ones(1), np.zeros(1)),
+        ir.Conv("conv1", ("input",), large, None, (1, 1), (1, 1)),
+        ir.LIF("lif1", ("conv1",), 0.25, 1.0),
+        ir.Conv("conv2", ("lif1",), large, None, (1, 1), (1, 1)),
+        ir.LIF("lif2", ("conv2",), 0.25, 1.0),
+        ir.Conv("conv3", ("lif2",), large, None, (1, 1), (1, 1)),
+        ir.Conv("skip", ("lif1",), large[:, :, 1:2, 1:2] * ratio, None),
+        ir.Add("add", ("conv3", "skip")),
+        ir.LIF("lif3", ("add",), 0.25, 1.0),
+        ir.Readout("readout", ("lif3",), "spike_count"),
+    ]
+    levels = schedule(ir.Network("folded", 2, ("a",) * 16, tuple(nodes)), LOIHI).levels
+    assert [level.copies for level in levels] == [1, copies, 1]
+    assert [level.reads for level in levels] == [(1,), (1,), (1, reads)]
+    assert (levels[1].wanted, levels[1].limit) == (wanted, {1: 1012, 2: 2028, 4: 4060}[copies])
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "threshold", "wanted"), [(3, 201, 100, [0, 3, 74, 127]), (4, 202, 600, [0, 4, 202, 254])]
+)
+def test_a_weight_shared_out_among_copies(small: int, large: int, threshold: int, wanted: list[int]) -> None:
+    """201 as 127 and 74 of two copies of a relay, beside an odd relay; 202 as it is beside an even one."""
+    nodes: list[ir.Node] = [
+        ir.Input("input", (), (1, 4, 4), "poisson", 1, 0, 1, np.zeros(1, int), np.ones(1), np.zeros(1)),
+        *(ir.Conv("conv1", ("input",), np.ones((1, 1, 1, 1)), None), ir.LIF("lif1", ("conv1",), 0.25, 1.0)),
+        *(ir.Conv("conv2", ("lif1",), np.ones((1, 1, 1, 1)), None), ir.LIF("lif2", ("conv2",), 0.25, 1.0)),
+        ir.Conv("conv3", ("lif2",), np.ones((1, 1, 3, 3)), None, (1, 1), (1, 1)),
+        ir.Conv("skip", ("lif1",), np.full((1, 1, 1, 1), 8.0), None),
+        *(ir.Add("add", ("conv3", "skip")), ir.LIF("lif3", ("add",), 0.25, 1.0)),
+        *(
+            ir.Conv("conv4", ("lif3",), np.ones((1, 1, 1, 1)), None),
+            ir.Conv("again", ("lif2",), np.ones((1, 1, 1, 1)), None),
+        ),
+        *(ir.Add("add4", ("conv4", "again")), ir.LIF("lif4", ("add4",), 0.25, 1.0)),
+        ir.Readout("readout", ("lif4",), "spike_count"),
+    ]
+    folded = ir.Network("folded", 2, ("a",) * 16, tuple(nodes))
+    plan = schedule(folded, LOIHI)
+    assert plan.levels[2].reads == (1, 2) and plan.levels[2].relays
+    integers: list[ir.Node] = []
+    for node in nodes:
+        if isinstance(node, ir.Conv):
+            whole = np.full(node.weight.shape, large if node.name == "skip" else small)
+            integers.append(replace(node, weight=whole))
+        else:
+            integers.append(
+                ir.CubaNeuron(node.name, node.inputs, threshold, 3072) if isinstance(node, ir.LIF) else node
+            )
+    chain, _ = lower(folded.with_nodes("quantized", integers), plan, LOIHI)
+    weight = chain.layers[2].weight
+    assert np.unique(weight).tolist() == wanted
+
+
 def test_a_relay_beside_odd_weights_is_odd() -> None:
     """The chip stores even weights to 254, or any to 127: a relay beside one odd weight has 127, or there is none."""
     folded, _ = fold(capture(residual_network({"type": "residual", "channels": 3})))

@@ -335,6 +335,23 @@ def test_what_is_wrong_is_named(good: Path, change: Callable[[h5py.File], None],
     assert "\n" not in str(caught.value)
 
 
+def test_odd_weights_beside_ones_beyond_127(good: Path) -> None:
+    """Of both signs, in a dense layer: Lava would cut them; even ones, or 127, are read."""
+    with h5py.File(good, "r+") as file:
+        name = max(file["layer"], key=int)
+        weight = file["layer"][name]["weight"][()]
+        for large, other, taken in ((254, -2, True), (127, -1, True), (128, -1, False), (-254, 1, False)):
+            weight[:] = large
+            weight[0, 0] = other
+            file["layer"][name]["weight"][...] = weight
+            file.flush()
+            if taken:
+                assert netx.load(good).layers[-1].weight[0, 0] == other
+                continue
+            with pytest.raises(InputError, match="odd weights beside ones beyond 127"):
+                netx.load(good)
+
+
 def test_types_without_a_word_are_unsupported_errors(good: Path) -> None:
     """A pool is not damage: it is a layer netx has no word for."""
     with h5py.File(good, "r+") as file:

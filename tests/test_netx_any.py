@@ -20,6 +20,7 @@ from lava_fixtures import lava_environment  # noqa: F401
 from snn2chip import cli, lava
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx, netx_any
+from snn2chip.formats.netx_weights import load_dense
 from snn2chip.ir import Chain, ChainLayer
 from snn2chip.netlist import Netlist
 from snn2chip.simulate.chip import ChipEngine, check_input
@@ -228,6 +229,14 @@ def test_what_netx_changes_is_noted(plain: Path) -> None:
         "1 biases outside the chip's -4096..4095",
         "1 delays beyond 62 (to 70): netx clamps them",
     ]
+
+
+def test_weights_of_one_sign_beyond_8_bits() -> None:
+    """netx would shift them by a negative number of bits: refused, up to 255 taken."""
+    assert load_dense((np.array([[255, 1]]),), "here").weights[0].tolist() == [[255, 1]]
+    for weights in ([[256, 1]], [[-300, -1]]):
+        with pytest.raises(UnsupportedError, match=r"^here: weights .* of one sign exceed 255"):
+            load_dense((np.array(weights),), "here")
 
 
 def test_what_netx_cannot_load(plain: Path) -> None:

@@ -556,6 +556,8 @@ def test_encoder_refuses_what_it_was_not_trained_on() -> None:
         encoder(np.zeros((2, 1, 3, 2), dtype=np.uint8))
     with pytest.raises(InputError, match=r"0\.\.17 exceed the 0\.\.16"):
         encoder(np.arange(16, 18, dtype=np.int64).repeat(2).reshape(1, 1, 2, 2) * np.array([[0, 1], [1, 1]]))
+    with pytest.raises(InputError, match=r"-1\.\.0 exceed the 0\.\.16"):
+        encoder(np.array([[[[0, 0], [-1, 0]]]]))
     with pytest.raises(InputError, match=r"float64.*integers"):
         encoder(np.full((1, 1, 2, 2), 0.75))
 

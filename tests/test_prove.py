@@ -47,11 +47,14 @@ def one_more(values: ir.IntArray, *at: int, by: int = 1) -> ir.IntArray:
 def branch(norm: Callable[[], torch.nn.Module] = torch.nn.Identity, **options: object) -> SpikingNetwork:
     """Stem, a strided block and its shortcut, which is relayed, a grouped convolution, and a dense readout."""
     net = Does(
-        lambda own, x: own.lif3(own.conv3(own.lif2(own.conv2(y := own.lif1(own.norm1(own.conv1(x)))))) + own.short(y)),
+        lambda own, x: own.lif3(
+            own.conv3(own.lif2(own.norm2(own.conv2(y := own.lif1(own.norm1(own.conv1(x))))))) + own.short(y)
+        ),
         conv1=Conv2d(2, 4, 3, padding=1),
         norm1=norm(),
         lif1=LIF(0.5),
         conv2=Conv2d(4, 4, 3, stride=2, padding=1),
+        norm2=norm(),
         lif2=LIF(),
         conv3=Conv2d(4, 4, 3, padding=1),
         short=Conv2d(4, 4, 1, stride=2, bias=False),
@@ -99,6 +102,33 @@ def test_the_rung_that_runs_compares_relays_too(stages: Stages) -> None:
     found = ladder._graph(stages.quantized, stages.report, dense, stages.chain, port)
     assert (found.passed, found.proved, found.mismatches) == (False, False, 1)
     assert found.first == Difference("net.lif1.relay1", 1, 3, [1, 2, 1])
+
+
+@pytest.mark.parametrize("apart", [1, 2])
+def test_a_relay_is_read_past_the_border_and_with_gaps(apart: int) -> None:
+    """A shortcut with padding and dilation reads its relay as it would read its source; beyond the image is nothing."""
+    net = Does(
+        lambda own, x: (
+            own.end(own.flat(own.lif3(own.conv3(own.lif2(own.conv2(y := own.lif1(own.conv1(x))))) + own.wide(y))))
+            + own.more(own.flat(y))
+        ),
+        conv1=Conv2d(2, 3, 3, padding=1),
+        lif1=LIF(),
+        conv2=Conv2d(3, 3, 3, padding=1),
+        lif2=LIF(),
+        conv3=Conv2d(3, 3, 3, padding=apart, dilation=apart),
+        wide=Conv2d(3, 3, 3, padding=2, dilation=2),
+        lif3=LIF(),
+        flat=Flatten(),
+        end=Linear(75, 3),
+        more=Linear(75, 3),
+    )
+    network = spiking_network([("net", net)], (2, 5, 5))
+    look_trained(network, 2)
+    made = export(network)
+    assert prove(made.quantized, made.chain) == Proof(True, 4, 2)
+    meeting = made.quantized.synapses_of(made.quantized["net.lif3"])
+    assert [item.bias is None for item in meeting] == [False, True]  # what both add stays with the first
 
 
 CHANGES: dict[str, tuple[Callable[[Stages], ir.Chain], str, list[int], str]] = {
@@ -381,6 +411,7 @@ def test_a_relay_at_the_ends_of_its_registers() -> None:
     """A weight that wraps the current never fires; a current that stays is part of the state; tables end."""
     assert "does not fire" in _Unit(2**17 + 1, 0, 4096, ((0, 12, 0, 0),)).fails((0, 1))
     assert not _Unit(2**17, 0, 4096, ((0, 12, 0, 0),)).fails((0, 1))
+    assert not _Unit(-(2**17), 0, 4096, ((0, 12, 0, 0),)).fails((0, 1))  # -2^23 wraps, to +2^23
     assert "fires without" in _Unit(100, 0, 2048, ((0, 12, 0, 640),)).fails((0, 1))  # the current of the spike before
     tables = ((0, 12, 0, 0), (4096, 12, -64, 0), (4096, 12, 128, 63))
     assert "fires without a spike, with a membrane of -64" in _Unit(2, 0, 4096, tables).fails((0, 1))

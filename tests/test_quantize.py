@@ -276,6 +276,26 @@ def test_what_is_proved_never_overflows(
     assert run.largest["1"] == largest
 
 
+def test_the_proof_at_its_limits() -> None:
+    """By hand: what a border leaves out is 0; sums, and membranes below and above, just within the limit and beyond."""
+    layer = ir.Dense("dense", (), np.array([[2, -1]]), None)
+    assert sums_bound(layer, np.array([3]), np.array([5])) == (-5, 10)
+    assert sums_bound(layer, np.array([-4]), np.array([-3])) == (-8, 4)
+
+    def proved(least: int, most: int, bias: int, threshold: int = LIMIT, decay: int = 4096, steps: int = 1) -> bool:
+        neuron = ir.CubaNeuron("lif", (), threshold, decay)
+        return proof(least, most, np.array([bias]), neuron, steps, LIMIT)[0]
+
+    assert proved(0, LIMIT, 0) and not proved(0, LIMIT + 1, -5)
+    assert proved(-LIMIT, 0, 5) and not proved(-LIMIT - 1, 0, 5)
+    assert proved(0, LIMIT - 9, 9) and not proved(0, LIMIT - 9, 10)
+    assert proved(9 - LIMIT, 0, -9) and not proved(9 - LIMIT, 0, -10)
+    assert proved(0, 43690, 0, decay=0, steps=2) and not proved(0, 43691, 0, decay=0, steps=2)  # three times the sum
+    assert proved(0, 100_000, 0, threshold=31071, decay=0, steps=9)
+    assert not proved(0, 100_000, 0, threshold=31072, decay=0, steps=9)
+    assert proved(-65535, 0, 0, decay=0, steps=2) and not proved(-65536, 0, 0, decay=0, steps=2)
+
+
 def test_proofs_are_neither_always_nor_never() -> None:
     """The layers above are proved, unproved but harmless, and unproved with an overflow, each often enough."""
     seen = {"proved": 0, "unproved": 0, "overflow": 0, "near": 0}
@@ -610,6 +630,7 @@ def test_a_sum_seen_beyond_the_limit_is_refused() -> None:
         quantize(folded, LOIHI2)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("weights", "bias", "vth", "scale"),
     [
@@ -638,6 +659,21 @@ def test_numbers_of_one_unit_are_kept_as_they_are(
             assert isinstance(synapse, ir.Dense) and synapse.bias is not None
             np.testing.assert_array_equal(synapse.weight, scale * np.array([weights, weights[::-1]]))
             np.testing.assert_array_equal(synapse.bias, scale * np.array([bias, -bias]))
+=======
+def test_a_bias_beyond_its_register_at_a_given_scale_is_refused() -> None:
+    """`quantize_at` takes any scale it is told; at 100 13 bits hold the bias, at 102 and one less they do not."""
+    nodes: list[ir.Node] = [
+        ir.Input("input", (), (1, 1, 1), "poisson", 1, 0, 1, np.zeros(1, int), np.ones(1), np.zeros(1)),
+        ir.Flatten("flatten", ("input",)),
+        ir.Dense("dense", ("flatten",), np.array([[1.0]]), np.array([40.95])),
+        ir.LIF("lif", ("dense",), 0.25, 1.0),
+        ir.Readout("readout", ("lif",), "spike_count"),
+    ]
+    folded = ir.Network("folded", 1, ("a",), tuple(nodes))
+    assert quantize_at(folded, LOIHI2, {"dense": 100.0}, {}).of(ir.Dense)[0].bias == [4095]
+    with pytest.raises(ChipLimitError, match="largest bias 41"):
+        quantize_at(folded, LOIHI2, {"dense": 102.0}, {})
+>>>>>>> w-proof
 
 
 def test_loihi1_refuses_graded_input() -> None:
@@ -715,7 +751,8 @@ def test_chip_limits_are_loihis() -> None:
             chip.threshold_max,
             chip.input_max,
             chip.decay_max,
+            chip.state_max,
         )
-        assert limits == (127, 254, 4095, 131071, 131071, 4095)
+        assert limits == (127, 254, 4095, 131071, 131071, 4095, 8388607)
     assert LOIHI2.with_weight_bits(4).weight_max == 14 and LOIHI2.with_weight_bits(4).weight_odd_max == 7
     assert set(ROUNDINGS) == {"nearest", "sums"}

@@ -389,6 +389,25 @@ def test_a_wrong_readout_is_caught(
     assert (failed.first.layer, failed.first.sample) == ("dense2", 0)
 
 
+def test_a_wrongly_folded_readout_is_caught(
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fold that loses the readout's bias shows in no spike and no membrane: in the scores alone."""
+    right = fold.fold
+
+    def without_bias(network: ir.Network) -> tuple[ir.Network, fold.FoldReport]:
+        folded, report = right(network)
+        nodes = [replace(node, bias=None) if node.name == "dense2" else node for node in folded.nodes]  # type: ignore[call-arg]
+        return folded.with_nodes("folded", nodes), report
+
+    chain = export(model)
+    monkeypatch.setattr(fold, "fold", without_bias)
+    failed = rung(verify(model, chain, images, with_lava=False), "captured = folded")
+    assert not failed.passed
+    assert failed.first is not None
+    assert (failed.first.layer, failed.first.sample) == ("dense2", 0)
+
+
 def test_a_wrong_capture_is_caught(
     model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
