@@ -145,9 +145,7 @@ def _calibration_notes(report: QuantizeReport, timesteps: int) -> list[str]:
     lines = [line if report.agree_plain is None else f"{line}, {report.agree_plain:,} without calibration"]
     if report.plain:
         names = "', '".join(report.plain)
-        lines.append(
-            f"note: '{names}': as without calibration, with it the network's decisions, or scores where those are as many, are worse"
-        )
+        lines.append(f"note: '{names}': as without calibration, which made decisions (or as many, and scores) worse")
     most = {layer.neuron: report.calibration * timesteps * layer.neurons for layer in report.layers}
     where = f"the {report.calibration:,} calibration images"
     trained = {

@@ -493,32 +493,6 @@ def change(tree: Path, mutant: Mutant) -> None:
     file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_a_mutant_is_killed(mutant: Mutant, mutated: Path, tmp_path: Path) -> None:
-    """Tests run and fail (exit code 1), or the compiled code crashes."""
-    change(mutated, mutant)
-    variables = {**os.environ, "PYTHONPATH": str(mutated), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    if mutant.file.endswith((".h", ".cpp")):
-        variables["SNN2CHIP_CACHE"] = str(tmp_path)  # compiled there at first use
-    file, _, options = mutant.tests.partition(" ")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "--hypothesis-seed=0",
-        "-m",
-        "not lava and not slow",
-    ]
-    done = subprocess.run(
-        [*command, *shlex.split(options), f"tests/{file}"],
-        cwd=mutated,
-        env=variables,
-=======
 def run(tree: Path, tests: str, **variables: str) -> subprocess.CompletedProcess[str]:
     file, _, options = tests.partition(" ")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
@@ -532,7 +506,6 @@ def run(tree: Path, tests: str, **variables: str) -> subprocess.CompletedProcess
             "OMP_NUM_THREADS": "1",
             **variables,
         },
->>>>>>> w-proof
         capture_output=True,
         text=True,
         timeout=500,
@@ -551,10 +524,7 @@ def test_without_a_mutant_the_tests_pass(tests: str, tree: Path) -> None:
 def test_a_mutant_is_killed(mutant: Mutant, mutated: Path, tmp_path: Path) -> None:
     """Tests run and one fails, or compiled code crashes."""
     change(mutated, mutant)
-    if mutant.file.startswith(EVENTS) and mutant.file.endswith(".h"):
-        build = [sys.executable, f"snn2chip/{EVENTS}build.py"]
-        subprocess.run(build, cwd=mutated, check=True, capture_output=True, timeout=300)
-    # the C++ of nn/ is compiled at its first use
-    done = run(mutated, mutant.tests, **({"SNN2CHIP_CACHE": str(tmp_path)} if mutant.file.endswith(".cpp") else {}))
+    compiled = mutant.file.endswith((".h", ".cpp"))  # at its first use
+    done = run(mutated, mutant.tests, **({"SNN2CHIP_CACHE": str(tmp_path)} if compiled else {}))
     failed = done.returncode == 1 and ("FAILED tests/" in done.stdout or "ERROR tests/" in done.stdout)
     assert failed or done.returncode < 0, f"{mutant} survives: {done.stdout[-500:]}{done.stderr[-500:]}"

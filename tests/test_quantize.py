@@ -630,7 +630,6 @@ def test_a_sum_seen_beyond_the_limit_is_refused() -> None:
         quantize(folded, LOIHI2)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("weights", "bias", "vth", "scale"),
     [
@@ -659,7 +658,8 @@ def test_numbers_of_one_unit_are_kept_as_they_are(
             assert isinstance(synapse, ir.Dense) and synapse.bias is not None
             np.testing.assert_array_equal(synapse.weight, scale * np.array([weights, weights[::-1]]))
             np.testing.assert_array_equal(synapse.bias, scale * np.array([bias, -bias]))
-=======
+
+
 def test_a_bias_beyond_its_register_at_a_given_scale_is_refused() -> None:
     """`quantize_at` takes any scale it is told; at 100 13 bits hold the bias, at 102 and one less they do not."""
     nodes: list[ir.Node] = [
@@ -673,7 +673,6 @@ def test_a_bias_beyond_its_register_at_a_given_scale_is_refused() -> None:
     assert quantize_at(folded, LOIHI2, {"dense": 100.0}, {}).of(ir.Dense)[0].bias == [4095]
     with pytest.raises(ChipLimitError, match="largest bias 41"):
         quantize_at(folded, LOIHI2, {"dense": 102.0}, {})
->>>>>>> w-proof
 
 
 def test_loihi1_refuses_graded_input() -> None:
