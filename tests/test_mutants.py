@@ -182,8 +182,8 @@ MUTANTS = [
     ),
     *of(
         "quantize/__init__.py",
-        "test_quantize.py -k 'seen_beyond or empty or missing_scale or layer_of_zeros'",
-        ("        if seen > limit:\n", "        if False:\n"),
+        "test_quantize.py -k 'seen_beyond or overflows_on or empty or missing_scale or layer_of_zeros'",
+        ("if best.seen > self.chip.input_max:", "if False:"),
         ("if calibration is not None and not len(calibration)", "if False"),
     ),
     *of(
@@ -198,7 +198,7 @@ MUTANTS = [
     *of(
         "quantize/candidate.py",
         "test_quantize.py -k 'room_to_spare or least_error or measured'",
-        ("r.peak * _SEEN_MARGIN <= limit", "r.peak <= limit"),
+        ("self.peak * _SEEN_MARGIN <= limit", "self.peak <= limit"),
         ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
         ("error = float((spikes != wanted)", "error = -float((spikes != wanted)"),
     ),
@@ -426,16 +426,21 @@ MUTANTS = [
         ("kept = membrane <= threshold", "kept = membrane > threshold"),
         ("later = here * tau", "later = here"),
     ),
+    *of("nn/bits.py", "test_fused.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
+    *of("nn/layers.py", "test_nn.py -k strided_kernel", ("self.kernel_size == (1, 1) and", "False and")),
+    *of(
+        "simulate/dense.py",
+        "test_simulate.py -k backend",
+        ("nnpack.flags(enabled=False)", "nnpack.flags(enabled=True)"),
+    ),
     *of(
         "nn/lif.cpp",
         "test_fused.py -k 'exactly_at or every_way or bits_come'",
         ("fire + (u[i] <= threshold ?", "fire + (u[i] < threshold ?"),
         ("grad_tau[i] += u[i] <= threshold ?", "grad_tau[i] += u[i] < threshold ?"),
         ("u[i] = in[i] + tau * (before[i] > threshold ?", "u[i] = in[i] + tau * (before[i] >= threshold ?"),
-        (
-            "found |= uint64_t(in[i] != 0) << i;\n        words[word]",
-            "found |= uint64_t(in[i] > 1) << i;\n        words[word]",
-        ),
+        ("found |= uint64_t(in[i] != 0) << i;", "found |= uint64_t(in[i] > 1) << i;"),
+        ("others += !(in[i] == 0 || in[i] == 1)", "others += 0"),
         ("DETACH ? g[i] : g[i] - later[i] * u[i]", "g[i]"),
     ),
     *of(
