@@ -334,7 +334,7 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "neurons.h",
-        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         (
             "((u <= -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
             "((u < -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
@@ -352,7 +352,7 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "sums.h",
-        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         (
             "if (some > L.limit - count) some = L.limit - count;",
             "if (some > L.limit + 8 - count) some = L.limit + 8 - count;",
