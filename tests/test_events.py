@@ -324,7 +324,25 @@ def test_at_the_limits_of_every_layout(name: str, simd: str) -> None:
     assert {key: layer.numbers[key] for key in numbers} == numbers
     port = port_input(chain, 3, 1, extreme=True)
     port[0] = chain.high
-    assert_same(EventEngine(chain, 1, simd=simd).run(port), reference.run(chain, port))
+    wanted = reference.run(chain, port)
+    assert_same(EventEngine(chain, 1, simd=simd).run(port), wanted)
+    found = EventEngine(chain, 1, simd=simd).run(port, keep=False)  # all steps of a neuron at once
+    assert found.scores.tolist() == wanted.scores.tolist()
+    assert (found.counts, found.largest) == (wanted.counts, wanted.largest)
+
+
+@pytest.mark.parametrize("simd", SETS)
+@pytest.mark.parametrize("shift", [8, 12])
+def test_tables_exactly_at_threshold(simd: str, shift: int) -> None:
+    """A membrane at its step's threshold does not fire, one above it does; in 64 bits (a shift of 8) as in 32."""
+    chain = of_dense([[1]], steps=3)
+    zeros = np.zeros((3, 1), dtype=np.int64)
+    tables = ir.StepTables(zeros + 2**shift, shift, zeros, np.array([[64], [127], [63]]), np.ones(1))
+    chain = replace(chain, readout="spike_count", layers=(replace(chain.layers[0], steps=tables),))
+    (layer,) = plan.plan(chain)
+    assert layer.numbers["decay"] == (plan.BY_WIDE_TABLE if shift == 8 else plan.BY_TABLE)
+    found = EventEngine(chain, 1, simd=simd).run(np.ones((1, 3, 1), dtype=np.int64))
+    assert found.spikes["1"].tolist() == [[[0], [1], [1]]]
 
 
 def vgg(steps: int = 4) -> tuple[ir.Chain, ir.IntArray]:

@@ -452,6 +452,12 @@ def test_a_weight_shared_out_among_copies(small: int, large: int, threshold: int
     chain, _ = lower(folded.with_nodes("quantized", integers), plan, LOIHI)
     weight = chain.layers[2].weight
     assert np.unique(weight).tolist() == wanted
+    start, _ = chain.layers[2].origin["lif2.relay1"]
+    bias = chain.layers[2].bias
+    assert (np.unique(bias[:start]).tolist(), np.unique(bias[start:]).tolist()) == (
+        [0],
+        [max(0, threshold + 1 - wanted[-1])],
+    )
 
 
 def test_a_relay_beside_odd_weights_is_odd() -> None:

@@ -146,6 +146,7 @@ MUTANTS = [
         ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
         ("> copies * self.chip.weight_odd_max", "> self.chip.weight_odd_max"),
         ("left = left - part", "left = left + 0"),
+        ("= weight_bias[1]", "= 0"),
         ("copies.get(source, 1)", "1"),
         ("[: level.copies]", "[:1]"),
         ("range(least, least + stride", "range(0, stride"),
@@ -157,9 +158,7 @@ MUTANTS = [
         "test_prove.py -k 'tables or fault or gaps'",
         ("+ block.start * (pixels - 1)", ""),
         ("(place[0] + padding[0]) // dilation[0]", "(place[0] + padding[0])"),
-        ("= weight_bias[1]", "= 0"),
         ("return 1, 0  # with", "return 0, 0  # with"),
-        ("wide = np.zeros((len(table), channels)", "wide = np.ones((len(table), channels)"),
     ),
     *of(
         "prove.py",
@@ -333,7 +332,7 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "neurons.h",
-        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         (
             "((u <= -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
             "((u < -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
@@ -351,7 +350,7 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "sums.h",
-        "test_events.py -k 'limits_of_every or events_equal or wide_chains_equal'",
+        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         (
             "if (some > L.limit - count) some = L.limit - count;",
             "if (some > L.limit + 8 - count) some = L.limit + 8 - count;",
@@ -462,6 +461,7 @@ EQUIVALENT = {
         "arith.py",
         "clip v at 2^23 instead of 2^23 - 1",
     ): "above every threshold (131071 << 6) in both cases, so reset to 0",
+    ("lower.py", "wide = np.zeros(...) -> np.ones"): "a relay's bias of 1 is not above its threshold of 1 either",
     ("prove.py", "known |= reached -> known = reached"): "a relay's states rise or fall to one that rests",
     ("simulate/events/plan.py", "limit 255 -> 256"): "256 halves of -256 are -32768, which an int16 holds",
     (

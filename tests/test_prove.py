@@ -263,6 +263,10 @@ def test_sums_are_compared_and_not_how_they_are_written(stages: Stages) -> None:
     wide = np.pad(first.weight, ((0, 0), (0, 0), (6, 6), (0, 0)))
     wide[:, :, 0] = 9  # six rows above the first: beyond the image at every pixel
     assert prove(stages.quantized, altered(stages, 0, weight=wide, padding=(7, 1))).holds
+    grouped = stages.chain.layers[3].weight
+    whole = np.zeros((4, 4, 3, 3), dtype=np.int64)
+    whole[:2, :2], whole[2:, 2:] = grouped[:2], grouped[2:]
+    assert prove(stages.quantized, altered(stages, 3, weight=whole, groups=1)).holds
     twice = replace(
         first,
         weight=np.concatenate([first.weight] * 2),
