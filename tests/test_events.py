@@ -326,7 +326,7 @@ def test_at_the_limits_of_every_layout(name: str, simd: str) -> None:
     port[0] = chain.high
     wanted = reference.run(chain, port)
     assert_same(EventEngine(chain, 1, simd=simd).run(port), wanted)
-    found = EventEngine(chain, 1, simd=simd).run(port, keep=False)  # all steps of a neuron at once
+    found = EventEngine(chain, 1, simd=simd).run(port, keep=False)
     assert found.scores.tolist() == wanted.scores.tolist()
     assert (found.counts, found.largest) == (wanted.counts, wanted.largest)
 
