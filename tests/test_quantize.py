@@ -352,7 +352,7 @@ def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, 
             for case in (0, len(layer.weight)):
                 whole = np.repeat(least[case : case + len(layer.weight)], steps, axis=1)
                 assert not overflows(layer, whole)[0]
-                assert not reference.run(replace(chain, layers=(layer,)), whole).counts[layer.name]
+                assert not reference.run(replace(chain, layers=(layer,), input_shape=shape), whole).counts[layer.name]
         shape, low, high = layer.shape, np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
 
 

@@ -133,7 +133,7 @@ def changed(model: model_file.Model, layer: str, shift: float) -> model_file.Mod
 
 def test_a_silent_network_fails(model: model_file.Model, images: NDArray[Any]) -> None:
     """Every stage is equal to every other where nothing fires: said, and refused, as no input changes the scores."""
-    silent = changed(model, "norm2", -100.0)
+    silent = changed(model, "norm2", -5.0)  # some input could make it fire, by its bounds: else export refuses it
     for some, where in ((images, "these 6 samples"), (images[:1], "this one sample")):
         verdict = verify(silent, export(silent), some, with_lava=False)
         assert [item.name for item in verdict.rungs if not item.passed] == ["folded ~ integers"]
@@ -149,7 +149,7 @@ def test_every_command_names_a_silent_layer(quickstart: Quickstart, tmp_path: Pa
     """Export by its calibration images, simulate, verify (exit code 1) and the page, in the same words."""
     trained = model_file.load(quickstart.model)
     with torch.no_grad():
-        trained.network.body.norm2.bias.sub_(100)  # type: ignore[operator, union-attr]
+        trained.network.body.norm2.bias.sub_(8)  # type: ignore[operator, union-attr]
     about: dict[str, Any] = {"max_value": 16, "classes": trained.classes, "metrics": trained.metrics}
     model_file.save(tmp_path / "model.pt", trained.network, trained.recipe, **about)
     model, net = tmp_path / "model.pt", tmp_path / "model.net"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from snn2chip import files, ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.text import one_line
+
+MAX_NEURONS = 2**24  # of a layer; a dozen arrays of as many numbers are made of its constants
 
 
 class Fields:
@@ -68,6 +71,8 @@ class Fields:
     def each(self, field: str, shape: ir.Shape) -> ir.FloatArray:
         """One value a neuron of `shape`, from as many, with or without axes of length 1, or from one for all."""
         value = np.asarray(self.values.get(field))
+        if math.prod(shape) > MAX_NEURONS:
+            raise InputError(f"layer '{self.name}': {math.prod(shape):,} neurons; at most {MAX_NEURONS:,} are read")
         same = tuple(n for n in value.shape if n != 1) == tuple(n for n in shape if n != 1)
         if value.dtype.kind not in "iuf" or not (same or value.size == 1):
             raise self.fail(field, f"an array {shape}, one value a neuron")
