@@ -92,7 +92,8 @@ READERS = {
 
 @dataclass
 class Result:
-    """What came of one file. `outcome` is 'read', 'refused' or, for a failure, what is wrong."""
+    """What came of one file. `outcome` is 'read', 'refused' or, for a failure, what is wrong; 'not made' where the change
+    itself takes more memory or time than a reader may."""
 
     case: int
     outcome: str
@@ -103,7 +104,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        return self.outcome not in ("read", "refused")
+        return self.outcome not in ("read", "refused", "not made")
 
     @property
     def reason(self) -> str:
@@ -142,8 +143,8 @@ class Campaign:
         largest = max(self.results, key=lambda result: result.mib)
         return (
             f"{self.reader}, seed {self.seed}: {len(self.results)} files, {counts['read']} read, {counts['refused']} "
-            f"refused for {len(self.reasons)} reasons, {counts['failed']} failures; slowest {slowest.seconds:.2f} s "
-            f"(case {slowest.case}), largest {largest.mib:.0f} MiB (case {largest.case})"
+            f"refused for {len(self.reasons)} reasons, {counts['not made']} not made, {counts['failed']} failures; "
+            f"slowest {slowest.seconds:.2f} s (case {slowest.case}), largest {largest.mib:.0f} MiB (case {largest.case})"
         )
 
 
@@ -311,6 +312,9 @@ def _run(fuzzer: Fuzzer, cases: range, folder: Path) -> tuple[list[Result], int]
     _, status = os.waitpid(child, 0)
     if "result" not in current or len(results) < len(cases):
         case = current.get("reads", current.get("makes", cases[0]))
+        if "makes" in current and ended:
+            results.append(Result(case, "not made", ended, []))
+            return results, case + 1
         if "makes" in current or not current or "result" in current:
             printed = (folder / "printed").read_text(encoding="utf-8", errors="replace")
             raise RuntimeError(f"{fuzzer.name}, seed {fuzzer.seed}, case {case}: the file could not be made\n{printed}")
