@@ -92,8 +92,8 @@ READERS = {
 
 @dataclass
 class Result:
-    """What came of one file. `outcome` is 'read', 'refused' or, for a failure, what is wrong; 'not made' where the change
-    itself takes more memory or time than a reader may."""
+    """What came of one file. `outcome` is 'read', 'refused' or, for a failure, what is wrong; 'not made' where the
+    change itself takes more memory or time than a reader may."""
 
     case: int
     outcome: str
@@ -144,7 +144,8 @@ class Campaign:
         return (
             f"{self.reader}, seed {self.seed}: {len(self.results)} files, {counts['read']} read, {counts['refused']} "
             f"refused for {len(self.reasons)} reasons, {counts['not made']} not made, {counts['failed']} failures; "
-            f"slowest {slowest.seconds:.2f} s (case {slowest.case}), largest {largest.mib:.0f} MiB (case {largest.case})"
+            f"slowest {slowest.seconds:.2f} s (case {slowest.case}), largest {largest.mib:.0f} MiB "
+            f"(case {largest.case})"
         )
 
 
