@@ -236,13 +236,14 @@ class Attack:
     def whole(self, folder: Path, *, parts: bool) -> None:
         """Every file is whole, and, unless `parts` may be there, no temporary ones are left."""
         for path in sorted(folder.rglob("*")):
-            temporary = ".tmp" in path.parts[:-1] or path.suffix == ".part"
-            if path.is_dir() or path.name in (".out", ".err"):
-                continue
+            inside = path.relative_to(folder).parts
+            temporary = ".tmp" in inside[:-1] or any(name.endswith(".part") for name in inside)
             assert parts or not temporary, f"'{path.relative_to(folder)}' is left"
-            self.parts += temporary
+            if temporary or path.is_dir() or path.name in (".out", ".err"):
+                self.parts += temporary
+                continue
             try:
-                _ = temporary or content(path)
+                content(path)
             except Exception as error:
                 raise AssertionError(f"'{path.relative_to(folder)}' is not whole: {error}") from None
 
