@@ -159,6 +159,20 @@ def test_code_in_a_model_is_not_run(kind: str, cli: Command, quickstart: Quickst
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.complex64])
+def test_weights_of_another_type(dtype: torch.dtype, cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """Numbers that only a change would make weights of are refused; floats of other widths are taken as they are."""
+    content = torch.load(quickstart.model, weights_only=True)
+    weight = content["state"]["body.conv1.weight"]
+    for other in (dtype, torch.float64):
+        content["state"]["body.conv1.weight"] = weight.to(other)
+        torch.save(content, tmp_path / "model.pt")
+        if other is dtype:
+            words = "'body.conv1.weight' is not a tensor of real numbers"
+            cli("fold-and-export", tmp_path / "model.pt").refused(words)
+    assert torch.equal(model_file.load(tmp_path / "model.pt").network.body.conv1.weight, weight)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("tensor", ["body.conv1.weight", "body.norm1.running_var", "body.dense1.weight"])
 def test_numbers_that_are_none(value: float, tensor: str, cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def odd_files(folder: Path, seeds: Iterable[int]) -> tuple[list[str], list[Job],
 
 
 @pytest.mark.lava
-@pytest.mark.parametrize(("first", "count"), [(0, 150), pytest.param(1000, 1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "count"), [(0, 60), pytest.param(1000, 1500, marks=pytest.mark.slow)])
 def test_of_any_file_stock_netx_does_what_show_says(
     first: int, count: int, lava_environment: lava.Environment, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ from snn2chip.nn.build import SpikingNetwork, build, unwrapped
 from snn2chip.text import first_line, one_line
 
 FORMAT, VERSION = "snn2chip-model", 1
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # narrower ones have no arithmetic
 _PLACES = 100_000  # of a recipe: the largest have some hundred
 _PIXELS = 2**24  # of an image; more is damage
 
@@ -279,7 +280,7 @@ def _build(
             what = "lacks" if name in wanted else "has too much"
             raise InputError(f"'{path}': weights do not fit its recipe: the file {what} '{one_line(str(name))}'")
         value = state[name]
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        if not isinstance(value, torch.Tensor) or value.dtype not in _REAL:
             raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
         if value.shape != wanted[name].shape:
             raise InputError(
