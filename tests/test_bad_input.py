@@ -173,6 +173,15 @@ def test_weights_of_another_type(dtype: torch.dtype, cli: Command, quickstart: Q
     assert torch.equal(model_file.load(tmp_path / "model.pt").network.body.conv1.weight, weight)
 
 
+@pytest.mark.parametrize("field", ["input_shape", "classes", "max_value", "state", "metrics"])
+def test_a_field_that_is_an_endless_tensor(field: str, cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """A few bytes of file that can be iterated over for ever."""
+    content = torch.load(quickstart.model, weights_only=True)
+    content[field] = torch.zeros(1).expand(2**40, 2**20)
+    torch.save(content, tmp_path / "model.pt")
+    cli("fold-and-export", tmp_path / "model.pt").refused(f"is damaged: TypeError {field} is of type Tensor")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("tensor", ["body.conv1.weight", "body.norm1.running_var", "body.dense1.weight"])
 def test_numbers_that_are_none(value: float, tensor: str, cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:

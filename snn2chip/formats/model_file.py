@@ -39,6 +39,13 @@ from snn2chip.text import first_line, one_line
 
 FORMAT, VERSION = "snn2chip-model", 1
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # narrower ones have no arithmetic
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "input_shape": (list, tuple),
+    "classes": (list, tuple),
+    "max_value": (int,),
+    "state": (dict,),
+    "metrics": (dict,),
+}
 _PLACES = 100_000  # of a recipe: the largest have some hundred
 _PIXELS = 2**24  # of an image; more is damage
 
@@ -325,6 +332,9 @@ def load(path: str | Path) -> Model:
         raise InputError(f"'{path}' has format version {said}, this snn2chip reads {VERSION}; update snn2chip")
     recipe = recipe_of(content, path)
     try:
+        for name, kinds in _FIELDS.items():  # a tensor is all of these to whoever only iterates
+            if not isinstance(content[name], kinds):
+                raise TypeError(f"{name} is of type {type(content[name]).__name__}")
         channels, height, width = (int(side) for side in content["input_shape"])
         classes = tuple(content["classes"])
         max_value = int(content["max_value"])
