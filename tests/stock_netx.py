@@ -172,7 +172,7 @@ def biases(layers: h5py.Group, rng: np.random.Generator) -> None:
     if layer is None or "shape" not in layer:
         return
     shape = tuple(int(side) for side in layer["shape"][()].reshape(-1)[::-1])
-    options = [shape, shape[-1:], (1,), (), (shape[-1] + 1,), shape[::-1]]
+    options = [shape, shape[-1:], (1,), (), (shape[-1] + 1,), shape[::-1], (1, 1, *shape), (shape[-1], shape[-1])]
     put(layer, "bias", rng.integers(-20, 20, options[int(rng.integers(len(options)))]))
 
 

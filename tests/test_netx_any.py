@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from lava_fixtures import lava_environment  # noqa: F401
 from snn2chip import cli, lava
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx, netx_any
+from snn2chip.formats.netx_fields import spread_bias
 from snn2chip.formats.netx_weights import load_dense
 from snn2chip.ir import Chain, ChainLayer
 from snn2chip.netlist import Netlist
@@ -214,20 +216,48 @@ def test_refused_by_name(plain: Path, change: Callable[[h5py.File], None], kind:
     assert str(plain) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("bias", "shape", "fits"),
+    [
+        ((5,), (5,), True),
+        ((1,), (5,), True),
+        ((), (5,), True),
+        ((1, 1, 5), (5,), True),
+        ((2, 5), (5,), False),
+        ((4,), (5,), False),
+        ((3,), (2, 4, 3), True),
+        ((2, 4, 3), (2, 4, 3), True),
+        ((1, 2, 4, 3), (2, 4, 3), False),
+        ((1, 2, 4, 1), (2, 4, 1), True),
+        ((3, 3), (2, 3, 3), True),
+        ((1,), (2, 4, 3), False),
+        ((), (2, 4, 3), False),
+        ((3, 4, 2), (2, 4, 3), False),
+    ],
+)
+def test_a_bias_is_spread_as_lava_does(bias: tuple[int, ...], shape: tuple[int, ...], fits: bool) -> None:
+    """Which it takes was read off stock netx in Lava; test_show.py compares more of them with it."""
+    values = np.arange(math.prod(bias)).reshape(bias)
+    spread = spread_bias(values, shape)
+    assert (spread is not None) == fits
+    if spread is not None:
+        assert (spread == np.zeros(shape, int) + values.reshape(bias[-len(shape) :])).all()
+
+
 def test_what_netx_changes_is_noted(plain: Path) -> None:
     assert netx_any.load(plain).notes == ()
     with h5py.File(plain, "a") as file:
         put("layer/1/weight", np.array([[300, -300, 5, 6]] * 5))(file)
-        put("layer/2/delay", np.array([70, 1, 2]))(file)
+        put("layer/2/delay", np.array([70, 1, -2]))(file)
         put("layer/2/bias", np.array([5000, 1, 2]))(file)
     net = netx_any.load(plain)
     first, second = net.layers
     assert first.weight is not None and first.weight[0].tolist() == [254, -256, 5, 6]
-    assert second.delay is not None and second.delay[:, 0].tolist() == [62, 1, 2]
+    assert second.delay is not None and second.delay[:, 0].tolist() == [62, 1, 0]
     assert [note.split(": ", 1)[1] for note in net.notes] == [
         "10 weights outside -256..254 (-300..300): netx clips them",
         "1 biases outside the chip's -4096..4095",
-        "1 delays beyond 62 (to 70): netx clamps them",
+        "2 delays outside 0..62 (-2..70): netx clamps them",
     ]
 
 

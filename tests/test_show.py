@@ -271,9 +271,11 @@ def odd_files(folder: Path, seeds: Iterable[int]) -> tuple[list[str], list[Job],
         changed, shape = odd_network(np.random.default_rng(seed), path)
         given = shape if seed % 3 else ()
         seen = show.describe(path, LOIHI2, input_shape=given)
-        told = any(finding.kind == "told" for finding in seen.findings)
+        if any(finding.kind == "told" for finding in seen.findings):  # it says what netx has to be told: do so
+            given = shape
+            seen = show.describe(path, LOIHI2, input_shape=given)
         made.append(f"seed {seed}: {', '.join(changed)}")
-        jobs.append(Job(str(path), input_shape=shape if told else given))
+        jobs.append(Job(str(path), input_shape=given))
         shown.append(seen.runs["stock netx"])
     return made, jobs, shown
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened
+from snn2chip.formats.netx_fields import MAX_NEURONS, Reader, opened, spread_bias
 from snn2chip.formats.netx_stock import NEURONS, Stock
 from snn2chip.formats.netx_weights import HIGHEST, LOWEST, load_dense
 from snn2chip.ir import IntArray, Shape, out_size
@@ -187,7 +187,7 @@ def _constant(neuron: Reader, name: str, most: int, shape: Shape) -> Constant:
 
 
 def _bias(reader: Reader, shape: Shape, walk: Walk) -> IntArray:
-    """One bias mantissa a neuron: of shape (C,) for each channel, or (W, H, C)."""
+    """One bias mantissa a neuron, spread over `shape` as Lava does."""
     reader.budget.spend(math.prod(shape), reader.where)
     if reader.item("bias") is None:
         return np.zeros(shape, dtype=np.int64)
@@ -196,11 +196,10 @@ def _bias(reader: Reader, shape: Shape, walk: Walk) -> IntArray:
     outside = int(((stored < low) | (stored > high)).sum())
     if outside:
         walk.note("register", f"{reader.where}: {outside} biases outside the chip's {low}..{high}")
-    if len(shape) == 3 and stored.shape == shape[::-1]:
-        return stored.transpose(2, 1, 0).copy()
-    if stored.shape == shape[:1] or (len(shape) == 1 and stored.size == 1):
-        return np.broadcast_to(stored.reshape(-1, *(1,) * (len(shape) - 1)), shape).copy()
-    raise InputError(f"{reader.where}: bias of shape {stored.shape} fits neither {shape[:1]} nor {shape[::-1]}")
+    spread = spread_bias(stored, shape[::-1])
+    if spread is None:
+        raise InputError(f"{reader.where}: bias of shape {stored.shape} fits neither {shape[:1]} nor {shape[::-1]}")
+    return spread.transpose().copy()
 
 
 def _input(reader: Reader, number: str, shape: Shape, walk: Walk) -> ChipLayer:
@@ -319,13 +318,14 @@ def _delay(reader: Reader, shape: tuple[int, ...], walk: Walk) -> IntArray | Non
         return None
     reader.budget.spend(math.prod(shape), reader.where)
     stored = reader.array("delay")
-    if stored.size and int(stored.min()) < 0:
-        raise InputError(f"{reader.where}: a delay of {stored.min()}; expected 0..{MAX_DELAY}")
-    clamped = int((stored > MAX_DELAY).sum())
-    if clamped:
-        text = f"{reader.where}: {clamped} delays beyond {MAX_DELAY} (to {stored.max()}): netx clamps them"
+    least, most = (int(stored.min()), int(stored.max())) if stored.size else (0, 0)
+    if most > MAX_DELAY:  # only then does netx clamp, and at both ends
+        clamped = int(((stored < 0) | (stored > MAX_DELAY)).sum())
+        text = f"{reader.where}: {clamped} delays outside 0..{MAX_DELAY} ({least}..{most}): netx clamps them"
         walk.note("changed", text)
         stored = stored.clip(0, MAX_DELAY)
+    elif least < 0:
+        raise InputError(f"{reader.where}: a delay of {least}; expected 0..{MAX_DELAY}")
     if stored.size == 1 and stored.ndim == 0:
         return np.broadcast_to(stored, shape).copy()
     if stored.shape == shape:

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from snn2chip import files
 from snn2chip.errors import InputError, reading
 from snn2chip.formats.hdf5_text import variable_text
 from snn2chip.formats.hdf5_values import Budget, check
+from snn2chip.ir import Shape
 from snn2chip.text import one_line
 
 MAX_NEURONS = 2**25  # a layer that claims more is damaged, not large
@@ -160,3 +162,20 @@ class Reader:
         if self.group.attrs.get_id(name).dtype.kind == "O":  # read, a damaged one can crash HDF5
             raise InputError(f"{self.where}: attribute '{name}' is of variable length; export the model again")
         return self.group.attrs[name]
+
+
+def spread_bias(bias: NDArray[Any], shape: Shape) -> NDArray[Any] | None:
+    """`bias` over neurons of Lava's `shape`, (W, H, C) or (features,), as lava-dl and Lava spread it; None: they fail.
+
+    lava-dl 0.6.0, `netx/blocks/process.py`: over three sides one a neuron, or whatever numpy assigns to them if its
+    first side is C long. One side it leaves to Lava's sum, in which further axes of 1 do no harm.
+    """
+    if len(shape) == 3 and bias.shape != shape and bias.shape[:1] != shape[-1:]:
+        return None
+    beyond = bias.ndim - len(shape)
+    if beyond > 0 and set(bias.shape[:beyond]) == {1}:
+        bias = bias.reshape(bias.shape[beyond:])
+    try:
+        return np.broadcast_to(bias, shape)
+    except ValueError:
+        return None

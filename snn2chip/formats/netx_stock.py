@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
-from snn2chip.formats.netx_fields import Reader
+from snn2chip.formats.netx_fields import Reader, spread_bias
 from snn2chip.ir import Shape, out_size
+from snn2chip.netlist import MAX_DELAY
 from snn2chip.text import one_line
 
 NEURONS = ("CUBA", "LOIHI")
@@ -172,7 +173,7 @@ def _sides(reader: Reader) -> Shape:
 
 
 def _delays(delay: Values, shapes: list[Shape]) -> None:
-    if not delay.size or int(delay.min()) < 0:
+    if not delay.size or (int(delay.min()) < 0 and int(delay.max()) <= MAX_DELAY):  # beyond it, netx clamps both ends
         raise _FailsError(f"a delay of {delay.min() if delay.size else 'no'}; stock netx takes 0 and more")
     for shape in shapes:
         fits = delay.ndim == 0 or delay.shape == shape or delay.shape in (shapes[0][:1], shapes[0][1:])
@@ -207,8 +208,7 @@ def _neurons(reader: Reader, neuron: Reader | None, shape: Shape) -> None:
         raise _FailsError(f"a bias of neurons that have none ({kind}): stock netx fails (TypeError)")
     if own_bias:
         bias = reader.numbers("bias")
-        fits = bias.shape in (shape, shape[-1:]) if len(shape) == 3 else _spreads(bias, shape)
-        if not fits:
+        if spread_bias(bias, shape) is None:
             raise _FailsError(f"bias of shape {bias.shape} fits neither {shape[-1:]} nor {shape}")
     if neuron is None or kind not in NEURONS:
         return
