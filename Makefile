@@ -29,6 +29,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --quiet
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

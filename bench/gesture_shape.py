@@ -26,13 +26,14 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from snn2chip import chip, lava, pipeline, recipe
+from snn2chip import chip, lava, recipe
 from snn2chip.data import ImageSet
+from snn2chip.data.recordings import Events, bin_events, make_events, read_recording
 from snn2chip.formats import netx
-from snn2chip.formats.model_file import Model, build_network
 from snn2chip.ir import Chain
 from snn2chip.nn import BNTT, TDBatchNorm
-from snn2chip.recordings import Events, bin_events, make_events, read_recording
+from snn2chip.nn.model_file import Model, build_network
+from snn2chip.passes import pipeline
 from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from snn2chip.data.recordings import Events, read_recording
 from snn2chip.formats import netx
-from snn2chip.recordings import Events, read_recording
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ROW = 5  # bytes an event

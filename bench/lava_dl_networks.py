@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from snn2chip import __version__, lava
 from snn2chip.files import atomic_path
-from snn2chip.formats import netx_any
-from snn2chip.netlist import Netlist
-from snn2chip.simulate.chip import ChipEngine, ChipTrace, check_input
+from snn2chip.formats.netx import read
+from snn2chip.ir.netlist import Netlist
+from snn2chip.simulate.chip_time import ChipEngine, ChipTrace, check_input
 
 Array = NDArray[np.generic]
 BEGIN, END = "<!-- lava-dl networks: begin -->", "<!-- lava-dl networks: end -->"
@@ -73,7 +73,7 @@ def _still(image: Array, steps: int) -> NDArray[np.int64]:
 
 def _random_pictures(root: Path) -> NDArray[np.int64]:
     """mnist.net has no recording: four random pictures, each for 16 steps, through its own input transform."""
-    net = netx_any.load(root / "mnist.net")
+    net = read.load(root / "mnist.net")
     pictures = np.random.default_rng(0).random((4, 784)).repeat(16, axis=0)
     return check_input(pictures, net)
 
@@ -105,7 +105,7 @@ def simulated(
     known: Known, root: Path, steps: int | None = None, reset_offset: int = 0
 ) -> tuple[Netlist, NDArray[np.int64], ChipTrace]:
     """The network, its input, and what our simulator makes of it, over all its steps or the first ones."""
-    net = netx_any.load(root / known.file, known.layers)
+    net = read.load(root / known.file, known.layers)
     stream = known.stream(root)[:steps]
     engine = ChipEngine(net, reset_interval=known.reset_interval, reset_offset=reset_offset)
     return net, stream, engine.run(stream)

@@ -28,10 +28,11 @@ from statistics import mean, stdev
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from snn2chip import chip, data, pipeline
+from snn2chip import chip, data
 from snn2chip import recipe as recipes
 from snn2chip.data import ImageSet
-from snn2chip.formats import model_file
+from snn2chip.nn import model_file
+from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
 from snn2chip.train.loop import Trainer
 

@@ -257,7 +257,7 @@ class Jobs:
 def row(jobs: Jobs, number: int, network: Any, raw: np.ndarray) -> str:
     """Spikes and scores of a job against ours."""
     from snn2chip import ir
-    from snn2chip.simulate.floating import evaluate
+    from snn2chip.ir.interpreter import evaluate
 
     answer, ours = jobs.answer(number), evaluate(network, raw)
     if "refused" in answer:
@@ -293,10 +293,10 @@ def main() -> None:
         return
 
     from snn2chip import data
-    from snn2chip.capture import capture
-    from snn2chip.encode import encoder_of
-    from snn2chip.fold import fold
-    from snn2chip.formats import model_file
+    from snn2chip.ir.encode import encoder_of
+    from snn2chip.nn import model_file
+    from snn2chip.passes.capture import capture
+    from snn2chip.passes.fold import fold
 
     python = options.python or environment()
     model = model_file.load(options.model)

@@ -34,12 +34,15 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from snn2chip import __version__, data, lava
-from snn2chip.encode import encoder_of
 from snn2chip.files import atomic_path
-from snn2chip.formats import netx, netx_any, onnx_chip, onnx_runtime
+from snn2chip.formats import netx
 from snn2chip.formats import onnx as onnx_format
-from snn2chip.netlist import Netlist
-from snn2chip.simulate.chip import ChipEngine, ChipTrace, check_input
+from snn2chip.formats.netx import read
+from snn2chip.formats.onnx import run as onnx_runtime
+from snn2chip.formats.onnx import write_chip_time
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.netlist import Netlist
+from snn2chip.simulate.chip_time import ChipEngine, ChipTrace, check_input
 from snn2chip.simulate.dense import DenseEngine
 
 Array = NDArray[Any]
@@ -78,7 +81,7 @@ def _ours(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
     if not path.exists():
         model = ROOT / "models" / name / "model.pt"
         command = ["fold-and-export", model, "-o", path, "--calibration", OURS[name], "--data", options.data]
-        subprocess.run([sys.executable, "-m", "snn2chip.cli", *map(str, command)], check=True)
+        subprocess.run([sys.executable, "-m", "snn2chip", *map(str, command)], check=True)
     chain = netx.load(path)
     images = data.load("cifar10", "test", options.data).subset(options.samples)
     raw = encoder_of(chain)(images.images)
@@ -105,14 +108,14 @@ def _ours(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
 def _chip_pairs(net: Netlist, streams: Callable[[int], Array], samples: int) -> Pairs:
     """Streams (T, ...) by number, one after another, each from rest."""
     steps = len(streams(0))
-    session = onnx_runtime.session(onnx_chip.build(net, steps, trace=True), 1)
-    port, names = onnx_chip.input_port(net, steps), [output.name for output in session.get_outputs()]
+    session = onnx_runtime.session(write_chip_time.build(net, steps, trace=True), 1)
+    port, names = write_chip_time.input_port(net, steps), [output.name for output in session.get_outputs()]
     for sample in range(samples):
         stream = streams(sample)
         wanted: ChipTrace = ChipEngine(net).run(stream)
         found = dict(zip(names, session.run(None, {port.name: stream[None].astype(port.dtype)}), strict=True))
         pairs = {}
-        for number, label in onnx_chip.labels(net).items():
+        for number, label in write_chip_time.labels(net).items():
             for kind in ("spikes", "voltage", "current"):
                 if (name := f"{label}/{kind}") in found:  # an input layer's current is always 0
                     pairs[name] = getattr(wanted, kind)[number][None], found[name]
@@ -122,7 +125,7 @@ def _chip_pairs(net: Netlist, streams: Callable[[int], Array], samples: int) -> 
 def _pictures(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
     """One of lava-dl's networks that are driven by bias, on resized images."""
     file, source, size, (gain, offset) = PICTURES[name]
-    net = netx_any.load(folder() / file)
+    net = read.load(folder() / file)
     images = data.load(source, "test", options.data).subset(options.samples)
     pixels = images.images.double() / float(images.max_value)
     values = (F.interpolate(pixels, size=size, mode="bilinear", antialias=True) * gain + offset).numpy()
@@ -138,7 +141,7 @@ def _pictures(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
 def _recording(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
     """lava-dl's own recorded input: one stream."""
     (known,) = (known for known in NETWORKS if known.name == name)
-    net = netx_any.load(folder() / known.file, known.layers)
+    net = read.load(folder() / known.file, known.layers)
     stream = check_input(known.stream(folder()), net)
     row = Row(name, "chip", "lava-dl's recorded input", len(net.layers), len(stream), 1)
     return row, _chip_pairs(net, lambda _sample: stream, 1)

@@ -11,7 +11,7 @@ import sys
 import venv
 from pathlib import Path
 
-from snn2chip.resources import cache_folder
+from snn2chip.places import cache_folder
 
 PINS = (
     *("nir==1.0.8", "nirtorch==2.6", "snntorch==1.0.0", "spikingjelly==2.0.0", "loguru==0.7.3", "norse==1.1.0"),

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from snn2chip import chip, data, pipeline
-from snn2chip.formats import model_file
-from snn2chip.quantize import Strategy
-from snn2chip.schedule import RELAYS, Relays
+from snn2chip import chip, data
+from snn2chip.nn import model_file
+from snn2chip.passes import pipeline
+from snn2chip.passes.quantize import Strategy
+from snn2chip.passes.schedule import RELAYS, Relays
 from snn2chip.simulate.run import simulate
 
 COLUMNS = (

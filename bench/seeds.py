@@ -17,7 +17,7 @@ from typing import Any
 
 from snn2chip import cli
 from snn2chip.files import atomic_path
-from snn2chip.formats import model_file
+from snn2chip.nn import model_file
 
 
 def run(*arguments: str) -> None:

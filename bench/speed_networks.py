@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from snn2chip import chip, ir, pipeline, recipe
-from snn2chip.formats import model_file
-from snn2chip.nn import TDBatchNorm
-from snn2chip.simulate.dense import BINARY, Product, exact_products, integrate
+from snn2chip import chip, ir, recipe
+from snn2chip.chip.bounds import BINARY
+from snn2chip.chip.products import Product, exact_products, integrate
+from snn2chip.nn import TDBatchNorm, model_file
+from snn2chip.passes import pipeline
 
 CONVOLUTIONS = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2))  # channels, stride
 HIDDEN, CLASSES, SIDE = 1024, 10, 32

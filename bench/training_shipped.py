@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from training_candidates import watch
 
 from snn2chip import data, recipe
-from snn2chip.formats import model_file
-from snn2chip.nn import spike_conv
+from snn2chip.nn import model_file, spike_conv
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.train.allocator import keep_pages
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from snn2chip.__main__ import reader_left
+from snn2chip.boundary import reader_left
 from snn2chip.text import printable
 
 

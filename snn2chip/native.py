@@ -27,7 +27,7 @@ from pathlib import Path
 
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, exclusive, not_only_ours, write_text
-from snn2chip.resources import cache_folder
+from snn2chip.places import cache_folder
 
 PACKAGE = Path(__file__).resolve().parent
 HASH = ".sha256"  # after the library's name

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from snn2chip import files, resources
+from snn2chip import files, places
+from snn2chip.data.recordings.binning import MAX_COUNT, BinSettings
 from snn2chip.errors import InputError, RecipeError
-from snn2chip.nn.coding import CodingName, ReadoutName
-from snn2chip.nn.surrogate import SurrogateName
-from snn2chip.recordings.binning import MAX_COUNT, BinSettings
+from snn2chip.ir import Coding, ReadoutKind
 from snn2chip.text import one_line
+
+SurrogateName = Literal["rectangular", "triangular", "arctan"]
 
 NormName = Literal["tdbn", "bntt", "none"]
 NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # it becomes a folder, a part of commands, and titles
@@ -150,8 +151,8 @@ class ModelSpec(_Table):
     """The network."""
 
     timesteps: int = Field(ge=1, le=1024, description="time steps T of one sample")
-    coding: CodingName = Field("direct", description="direct (the image at every step), poisson or events")
-    readout: ReadoutName = Field("membrane", description="membrane (accumulated) or spike_count")
+    coding: Coding = Field("direct", description="direct (the image at every step), poisson or events")
+    readout: ReadoutKind = Field("membrane", description="membrane (accumulated) or spike_count")
     width: float = Field(
         1.0, gt=0, le=16, description="factor on the channels and features of every layer but the classes"
     )
@@ -371,7 +372,7 @@ def load(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(recipe)
     if not (path.suffix == ".toml" or path.is_dir() or path.is_file()):
-        path = resources.recipe_file(str(recipe))
+        path = places.recipe_file(str(recipe))
     elif path.is_dir():
         path = path / "recipe.toml"
     try:

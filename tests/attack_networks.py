@@ -36,19 +36,22 @@ from branching import Stages, same_spikes, within_the_chip
 from torch import Tensor
 from torch.nn import functional as F
 
-from snn2chip import chip, ir, lava, pipeline
-from snn2chip.encode import encoder_of
+from snn2chip import chip, ir, lava
 from snn2chip.errors import InputError
-from snn2chip.formats import netx, nir, onnx_runtime
-from snn2chip.formats.model_file import Model
+from snn2chip.formats import netx, nir
+from snn2chip.formats.onnx import run as onnx_runtime
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF
 from snn2chip.nn.fuse import fuse_neurons
+from snn2chip.nn.model_file import Model
+from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe, parse
 from snn2chip.simulate import reference, trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine
-from snn2chip.simulate.floating import evaluate
-from snn2chip.verify import module_spikes, verify
+from snn2chip.verify.ladder import module_spikes, verify
 
 SILENCE = 180.0  # seconds of the clock for one network
 
@@ -88,7 +91,7 @@ def same_fields(what: str, left: Any, right: Any) -> None:
             same(f"{what}.{item.name}", a, b)
 
 
-def same_traces(what: str, left: trace.Trace, right: trace.Trace) -> int:
+def same_traces(what: str, left: Trace, right: Trace) -> int:
     """Spikes, voltages and scores of two engines."""
     count = same(f"{what}: scores", left.scores, right.scores)
     return count + sum(same_named(f"{what}: {k}", vars(left)[k], vars(right)[k]) for k in ("spikes", "voltage"))

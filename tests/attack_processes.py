@@ -37,11 +37,14 @@ import torch
 from PIL import Image
 
 from snn2chip import __main__ as entry
-from snn2chip import cli, pipeline, plots, report, report_page, show, verify
-from snn2chip.formats import model_file, netx, nir, onnx
-from snn2chip.nn import kernels
+from snn2chip import cli
+from snn2chip.formats import netx, nir, onnx
+from snn2chip.nn import kernels, model_file
+from snn2chip.passes import pipeline
+from snn2chip.report import curves, page, recording, show, tables
 from snn2chip.simulate import events, run
-from snn2chip.train import curves, iir, loop
+from snn2chip.train import fewer_steps, loop
+from snn2chip.verify import ladder
 
 PRELOADED = (
     plt,
@@ -50,15 +53,15 @@ PRELOADED = (
     _sets,
     cli,
     pipeline,
-    plots,
-    report,
-    report_page,
+    recording,
+    tables,
+    page,
     show,
-    verify,
+    ladder,
     onnx,
     run,
     curves,
-    iir,
+    fewer_steps,
     loop,
 )
 RECIPE = """

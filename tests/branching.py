@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snn2chip import chip, ir, relay
-from snn2chip.capture import capture
-from snn2chip.fold import fold
-from snn2chip.lower import LowerReport, lower
+from snn2chip import chip, ir
+from snn2chip.chip import relay
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2d, SpikingNetwork, TDBatchNorm
-from snn2chip.quantize import quantize, quantize_at
-from snn2chip.schedule import RELAYS, Relay, Relays, Schedule, schedule
-from snn2chip.simulate import graph
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import LowerReport, lower
+from snn2chip.passes.quantize import quantize, quantize_at
+from snn2chip.passes.schedule import RELAYS, Relay, Relays, Schedule, schedule
+from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.floating import evaluate
-from snn2chip.simulate.trace import Trace
-from snn2chip.verify import module_spikes, relayed
+from snn2chip.verify.ladder import module_spikes, relayed
 
 LOIHI = chip.load("loihi2")
 

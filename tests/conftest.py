@@ -63,13 +63,13 @@ class Outcome:
 Command = Callable[..., Outcome]
 
 
-def run_in_process(*arguments: str | Path) -> Outcome:
-    """`snn2chip ARGUMENTS` in this process."""
+def run_in_process(*arguments: str | Path, main: Callable[[list[str]], None] = command_line.main) -> Outcome:
+    """`snn2chip ARGUMENTS`, or those of another `main`, in this process."""
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            command_line.main([str(argument) for argument in arguments])
+            main([str(argument) for argument in arguments])
         except SystemExit as stop:
             code = stop.code
     assert code is None or isinstance(code, int), f"exit code {code!r}"
@@ -85,7 +85,7 @@ def child_environment(**changes: str) -> dict[str, str]:
 def start_process(*arguments: str | Path) -> subprocess.Popen[str]:
     """`snn2chip ARGUMENTS` started in a process group of its own, for a Ctrl-C as a terminal sends it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "snn2chip.cli", *map(str, arguments)],
+        [sys.executable, "-m", "snn2chip", *map(str, arguments)],
         env=child_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,7 +97,7 @@ def start_process(*arguments: str | Path) -> subprocess.Popen[str]:
 def run_as_process(*arguments: str | Path, **changes: str) -> Outcome:
     """`snn2chip ARGUMENTS` as a process of its own, its output in pipes."""
     done = subprocess.run(
-        [sys.executable, "-m", "snn2chip.cli", *map(str, arguments)],
+        [sys.executable, "-m", "snn2chip", *map(str, arguments)],
         env=child_environment(**changes),
         stdin=subprocess.DEVNULL,
         capture_output=True,

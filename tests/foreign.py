@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.netlist import ChipLayer, Netlist
+from snn2chip.ir.netlist import ChipLayer, Netlist
 
 IntArray = NDArray[np.int64]
 

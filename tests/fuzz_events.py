@@ -82,7 +82,7 @@ def of_text(seed: bytes, rng: Rng) -> tuple[bytes, list[str]]:
 
 @functools.cache
 def recipes() -> dict[str, bytes]:
-    from snn2chip import resources
+    from snn2chip import places as resources
 
     names = ("digits-tdbn", "nmnist-bntt", "cifar10-vgg-bntt", "resnet19")
     return {name: resources.recipe_file(name).read_bytes() for name in names}

@@ -159,7 +159,7 @@ def model() -> dict[str, bytes]:
     import torch
 
     from snn2chip import recipe
-    from snn2chip.formats import model_file
+    from snn2chip.nn import model_file
 
     def made(timesteps: int, coding: str, *layers: dict[str, Any]) -> bytes:
         table = {"timesteps": timesteps, "coding": coding, "layers": layers}

@@ -69,20 +69,22 @@ class Reader:
 READERS = {
     "netx": Reader("snn2chip.formats.netx:load", "fuzz_hdf5", "net", ".net"),
     "netx_any": Reader(
-        "snn2chip.formats.netx_any:load", "fuzz_hdf5", "foreign_net", ".net", ({}, {"layers": 2}), ("steps",)
+        "snn2chip.formats.netx.read:load", "fuzz_hdf5", "foreign_net", ".net", ({}, {"layers": 2}), ("steps",)
     ),
     "nir": Reader(
         "snn2chip.formats.nir:load", "fuzz_hdf5", "nir", ".nir", ({"timesteps": 2, "high": 3, "dt": 1e-4}, {})
     ),
-    "onnx": Reader("snn2chip.formats.onnx_import:load", "fuzz_onnx", "onnx", ".onnx"),
-    "model": Reader("snn2chip.formats.model_file:load", "fuzz_model", "model", ".pt"),
+    "onnx": Reader("snn2chip.formats.onnx.read:load", "fuzz_onnx", "onnx", ".onnx"),
+    "model": Reader("snn2chip.nn.model_file:load", "fuzz_model", "model", ".pt"),
     "input": Reader("fuzz_npz:read_input", "fuzz_npz", "fuzz_seeds:inputs", ".npz"),
     "trace": Reader("fuzz_npz:read_trace", "fuzz_npz", "fuzz_seeds:traces", ".npz"),
-    "recording": Reader("snn2chip.recordings:read_recording", "fuzz_npz", "fuzz_seeds:recording_npz", ".npz"),
-    "aedat4": Reader("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat4", ".aedat4", reasons=2),
-    "aedat": Reader("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat", ".aedat", reasons=3),
+    "recording": Reader("snn2chip.data.recordings:read_recording", "fuzz_npz", "fuzz_seeds:recording_npz", ".npz"),
+    "aedat4": Reader(
+        "snn2chip.data.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat4", ".aedat4", reasons=2
+    ),
+    "aedat": Reader("snn2chip.data.recordings:read_recording", "fuzz_events", "fuzz_seeds:aedat", ".aedat", reasons=3),
     "bin": Reader(
-        *("snn2chip.recordings:read_recording", "fuzz_events", "fuzz_seeds:bin_recording", ".bin"),
+        *("snn2chip.data.recordings:read_recording", "fuzz_events", "fuzz_seeds:bin_recording", ".bin"),
         options=({"sensor": (34, 34)},),
         reasons=1,
     ),

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
 from torch import Tensor
 
-from snn2chip import arith, lava
+from snn2chip import lava
+from snn2chip.chip import neuron
 
 STATES = sorted(
     {
@@ -43,7 +44,7 @@ def test_decay_is_exact_for_every_amount() -> None:
     tensor = int32(STATES)
     negative = 0
     for amount in range(4097):
-        got = arith.decay(tensor, amount)
+        got = neuron.decay(tensor, amount)
         assert got.dtype == torch.int32
         expected = [py_decay(state, amount) for state in STATES]
         assert got.tolist() == expected, f"amount {amount}"
@@ -56,14 +57,14 @@ def test_decay_is_exact_for_every_amount() -> None:
 @given(state=st.lists(states, min_size=1, max_size=20), amount=amounts)
 def test_decay_is_exact(state: list[int], amount: int) -> None:
     """Any state and amount."""
-    assert arith.decay(int32(state), amount).tolist() == [py_decay(x, amount) for x in state]
+    assert neuron.decay(int32(state), amount).tolist() == [py_decay(x, amount) for x in state]
 
 
 def test_decay_of_every_small_state() -> None:
     """Every state within +-5000 at chosen amounts: no off-by-one anywhere."""
     small = list(range(-5000, 5001))
     for amount in (1, 2, 1023, 2048, 3072, 4094, 4095):
-        assert arith.decay(int32(small), amount).tolist() == [py_decay(x, amount) for x in small]
+        assert neuron.decay(int32(small), amount).tolist() == [py_decay(x, amount) for x in small]
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,7 +72,7 @@ def test_decay_of_every_small_state() -> None:
 def test_current_step_is_exact(pairs: list[tuple[int, int]], amount: int) -> None:
     """u decays, takes the input and wraps, for any input below 2^24."""
     current, activation = zip(*pairs, strict=True)
-    got = arith.current_step(int32(list(current)), int32(list(activation)), amount)
+    got = neuron.current_step(int32(list(current)), int32(list(activation)), amount)
     assert got.tolist() == [py_current(u, a, amount) for u, a in pairs]
 
 
@@ -85,7 +86,7 @@ def test_current_step_is_exact(pairs: list[tuple[int, int]], amount: int) -> Non
 def test_voltage_step_is_exact(rows: list[tuple[int, int, int]], threshold: int, amount: int, bias_exp: int) -> None:
     """v decays, takes u and the bias, clips, fires and resets."""
     voltage, current, bias = (int32(list(column)) for column in zip(*rows, strict=True))
-    got, fired = arith.voltage_step(voltage, current, bias, threshold, amount, bias_exp)
+    got, fired = neuron.voltage_step(voltage, current, bias, threshold, amount, bias_exp)
     expected = [py_voltage(v, u, b, threshold, amount, bias_exp) for v, u, b in rows]
     assert fired.dtype == torch.bool
     assert list(zip(got.tolist(), fired.tolist(), strict=True)) == expected
@@ -107,7 +108,7 @@ def test_steps_in_a_row_are_exact(
     u = v = int32([0])
     want_u = want_v = 0
     for activation in inputs:
-        u, v, fired = arith.step(
+        u, v, fired = neuron.step(
             u,
             v,
             int32([activation]),
@@ -126,12 +127,12 @@ def test_the_current_wraps_exactly_past_its_edges() -> None:
     """+2^23 stays, one input step above it wraps; -2^23 wraps, one above it stays."""
     edge = 2**17  # << 6 is 2^23
     activation = int32([edge - 1, edge, edge + 1, -edge + 1, -edge, -edge - 1])
-    got = arith.current_step(torch.zeros_like(activation), activation, 4096)
+    got = neuron.current_step(torch.zeros_like(activation), activation, 4096)
     assert got.tolist() == [2**23 - 64, 2**23, -(2**23) + 64, -(2**23) + 64, 2**23, 2**23 - 64]
     # and in steps of one, with a current that is kept
-    kept = arith.current_step(int32([2**23 - 64 + low for low in (63, 64, 65)]), int32([0, 0, 0]), 0)
+    kept = neuron.current_step(int32([2**23 - 64 + low for low in (63, 64, 65)]), int32([0, 0, 0]), 0)
     assert kept.tolist() == [2**23 - 1, 2**23, -(2**23) + 1]
-    kept = arith.current_step(int32([-(2**23) + 64 - low for low in (63, 64, 65)]), int32([0, 0, 0]), 0)
+    kept = neuron.current_step(int32([-(2**23) + 64 - low for low in (63, 64, 65)]), int32([0, 0, 0]), 0)
     assert kept.tolist() == [-(2**23) + 1, 2**23, 2**23 - 1]
 
 
@@ -141,7 +142,7 @@ def test_the_voltage_clips_exactly_at_its_edges() -> None:
         for sign in (-1, 1):
             v = int32([sign * (total - 2**22)])
             u = int32([sign * 2**22])
-            got, fired = arith.voltage_step(v, u, 0, 131071, 0)
+            got, fired = neuron.voltage_step(v, u, 0, 131071, 0)
             above = sign > 0 and clipped > 131071 * 64
             assert int(got) == (0 if above else sign * clipped)
             assert bool(fired) == above
@@ -149,7 +150,7 @@ def test_the_voltage_clips_exactly_at_its_edges() -> None:
 
 def test_a_voltage_exactly_at_threshold_does_not_fire() -> None:
     """The comparison is strict at th << 6."""
-    got, fired = arith.voltage_step(int32([0, 0, 0]), int32([640, 641, 639]), 0, 10, 0)
+    got, fired = neuron.voltage_step(int32([0, 0, 0]), int32([640, 641, 639]), 0, 10, 0)
     assert fired.tolist() == [False, True, False]
     assert got.tolist() == [640, 0, 639]
 
@@ -163,7 +164,7 @@ def test_a_voltage_exactly_at_threshold_does_not_fire() -> None:
 def test_a_step_of_a_time_varying_neuron_is_exact(rows: list[tuple[int, ...]], shift: int) -> None:
     """Leak, lift and threshold of a step, in unbounded integers."""
     v, current, bias, leak, lift, threshold = (int32(list(column)) for column in zip(*rows, strict=True))
-    voltage, spikes = arith.step_voltage(v, current, bias, leak, shift, lift, threshold)
+    voltage, spikes = neuron.step_voltage(v, current, bias, leak, shift, lift, threshold)
     for row, found, fired in zip(rows, voltage.tolist(), spikes.tolist(), strict=True):
         size = abs(row[0]) * row[3] // 2**shift
         total = (size if row[0] >= 0 else -size) + row[1] + 64 * row[2] + row[4]
@@ -176,7 +177,7 @@ def test_inputs_are_left_as_they_were() -> None:
     u, v, a, b = int32([5, -5]), int32([9, 2**23 - 1]), int32([7, 2**17]), int32([4095, -4096])
     before = [x.clone() for x in (u, v, a, b)]
     for decays in ((0, 0), (4096, 4096), (100, 100)):
-        arith.step(u, v, a, b, threshold=3, voltage_decay=decays[0], current_decay=decays[1])
+        neuron.step(u, v, a, b, threshold=3, voltage_decay=decays[0], current_decay=decays[1])
         assert all(torch.equal(x, y) for x, y in zip((u, v, a, b), before, strict=True))
 
 
@@ -241,7 +242,7 @@ def test_arith_equals_lava(lava_environment: lava.Environment, model: Literal["l
                     u, v = torch.zeros_like(u), torch.zeros_like(v)
             a_in = torch.from_numpy(cases["a_in"][step, case].astype(np.int32))
             before_u, before_v = u.long(), v.long()
-            u, v, fired = arith.step(
+            u, v, fired = neuron.step(
                 u,
                 v,
                 a_in,

@@ -15,16 +15,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import Command, Outcome, Quickstart, child_environment, tiny_recipe
+import zoo as zoo_tool
+from conftest import Command, Outcome, Quickstart, child_environment, run_in_process, tiny_recipe
 from torch import nn
 
-from snn2chip.capture import capture
-from snn2chip.chip import load as load_chip
+from snn2chip.chip.profile import load as load_chip
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path
-from snn2chip.formats import model_file, netx
+from snn2chip.formats import netx
 from snn2chip.lava import CACHE_VARIABLE, PYTHON_VARIABLE, interpreters
-from snn2chip.pipeline import export
+from snn2chip.nn import model_file
+from snn2chip.passes.capture import capture
+from snn2chip.passes.pipeline import export
 
 OLD = b"what was there before"
 
@@ -107,7 +109,7 @@ def test_model_and_net_that_are_not_files(kind: str, cli: Command, quickstart: Q
     cli("verify", path, quickstart.net, "--no-lava").refused(f"cannot read '{path}'")
     cli("verify", quickstart.model, path, "--no-lava").refused(f"cannot read '{path}'")
     cli("report", path).refused("cannot read", "model.pt")
-    cli("publish", path, tmp_path).refused("cannot read", "model.pt")
+    run_in_process("publish", path, tmp_path, main=zoo_tool.main).refused("cannot read", "model.pt")
     assert snapshot(tmp_path) == before
 
 
@@ -123,7 +125,7 @@ def test_every_command_that_reads_a_model_refuses_a_damaged_one(
     before = snapshot(tmp_path)
     cli("verify", copy.model, copy.net, "--no-lava", "--json", copy.folder / "v.json").refused(str(copy.model))
     cli("report", copy.folder).refused(str(copy.model))
-    cli("publish", copy.folder, zoo).refused(str(copy.model))
+    run_in_process("publish", copy.folder, zoo, main=zoo_tool.main).refused(str(copy.model))
     assert snapshot(tmp_path) == before
     cli("train", "digits-tdbn", "--out", tmp_path / "new", "--init", copy.model, "--device", "cpu").refused(
         str(copy.model)
@@ -528,8 +530,8 @@ import resource, signal, sys
 import matplotlib.font_manager  # writes a cache of its own
 import typer
 from snn2chip import cli
-from snn2chip.formats import model_file
-from snn2chip.train import curves
+from snn2chip.nn import model_file
+from snn2chip.report import curves
 from pathlib import Path
 
 limit, what, *arguments = sys.argv[1:]
@@ -628,8 +630,8 @@ cli.main(arguments)
 @pytest.mark.parametrize(
     ("output", "place", "count"),
     [
-        ("net", "snn2chip.pipeline.quantize", 1),
-        ("net", "snn2chip.formats.netx._write_layer", 2),
+        ("net", "snn2chip.passes.pipeline.quantize", 1),
+        ("net", "snn2chip.formats.netx.samples._write_layer", 2),
         ("trace", "snn2chip.simulate.run.simulate", 1),
         ("trace", "numpy.lib.format.write_array", 2),
         ("verify.json", "snn2chip.simulate.dense:DenseEngine.run", 1),
@@ -664,7 +666,7 @@ def test_report_of_damaged_json(
     if content != b"{}":  # nothing in it is nothing to show
         cli("report", run).refused(name)
     if content == b"{":
-        cli("publish", run, zoo).refused(name)
+        run_in_process("publish", run, zoo, main=zoo_tool.main).refused(name)
     assert snapshot(tmp_path) == before
 
 

@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn2chip import chip, data, ir, pipeline
-from snn2chip.capture import capture
-from snn2chip.encode import encoder_of
+from snn2chip import chip, data, ir
 from snn2chip.errors import InputError, RecipeError, UnsupportedError
-from snn2chip.fold import fold, norm_gain
-from snn2chip.formats import model_file
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.nn import (
     LIF,
     AvgPool2d,
@@ -35,12 +33,15 @@ from snn2chip.nn import (
     SpikingNetwork,
     TDBatchNorm,
     build,
+    model_file,
 )
+from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold, norm_gain
 from snn2chip.recipe import parse
 from snn2chip.simulate.events import unavailable
-from snn2chip.simulate.floating import FloatTrace, evaluate
 from snn2chip.train.loop import Trainer
-from snn2chip.verify import module_spikes, verify
+from snn2chip.verify.ladder import module_spikes, verify
 
 MEETING = 2**-0.5
 Shape3 = tuple[int, int, int]

@@ -17,15 +17,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, ROOT, Command, Quickstart, child_environment
+import zoo as zoo_tool
+from conftest import QUICK, ROOT, Command, Quickstart, child_environment, run_in_process
 
 import snn2chip
-from snn2chip import lava, resources
+from snn2chip import lava, places
 from snn2chip.formats import netx
 
 COMMANDS = (
     "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "encode", "verify", "lava", "lava setup",
-    "lava run", "show", "import", "report", "publish", "recipe", "doctor",
+    "lava run", "show", "import", "report", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 
@@ -234,7 +235,7 @@ def shell(pipeline: str) -> subprocess.CompletedProcess[str]:
 
 
 def line_of(*arguments: str | Path) -> str:
-    return shlex.join([sys.executable, "-m", "snn2chip.cli", *map(str, arguments)])
+    return shlex.join([sys.executable, "-m", "snn2chip", *map(str, arguments)])
 
 
 def unread(*arguments: str | Path) -> tuple[int, str]:
@@ -243,7 +244,7 @@ def unread(*arguments: str | Path) -> tuple[int, str]:
     os.close(reader)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "snn2chip.cli", *map(str, arguments)],
+            [sys.executable, "-m", "snn2chip", *map(str, arguments)],
             env=child_environment(), stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, text=True,
             timeout=120, check=False,
         )  # fmt: skip
@@ -339,7 +340,7 @@ def test_doctor(cli: Command) -> None:
 def test_recipes_are_listed_and_printed(cli: Command) -> None:
     """`recipe` lists every shipped recipe, `recipe NAME` prints its file as it is."""
     listed = [line.split()[0] for line in cli("recipe").ok().splitlines()]
-    assert listed == resources.recipe_names()
+    assert listed == places.recipe_names()
     assert "digits-tdbn" in listed
     text = (ROOT / "models" / "digits-tdbn" / "recipe.toml").read_text(encoding="utf-8")
     assert cli("recipe", "digits-tdbn").ok() == text
@@ -373,14 +374,18 @@ def test_publish_refuses_what_is_not_verified(
     """Without verify.json, without Lava in it, or with a failed verdict nothing is published."""
     run, zoo = quickstart.copy(tmp_path / "run"), zoo_folder(tmp_path / "zoo")
     verified = run.folder / "verify.json"
-    cli("publish", run.folder, zoo).refused("verify.json", "is missing")
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused("verify.json", "is missing")
     cli("verify", run.model, run.net, "--no-lava", "--samples", "1", "--json", verified).ok()
-    cli("publish", run.folder, zoo).refused("verify.json", "passed verification with Lava")
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused(
+        "verify.json", "passed verification with Lava"
+    )
     cli("verify", run.model, altered, "--no-lava", "--samples", "1", "--json", verified).refused(code=1)
     failed = json.loads(verified.read_text())
     failed["rungs"].append({**failed["rungs"][0], "name": "dense = Lava"})
     verified.write_text(json.dumps(failed))
-    cli("publish", run.folder, zoo).refused("verify.json", "passed verification with Lava")
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused(
+        "verify.json", "passed verification with Lava"
+    )
     assert [path.name for path in zoo.iterdir()] == ["recipe.toml"]
 
 
@@ -394,7 +399,7 @@ def test_publish_writes_what_was_measured(
     run, zoo = quickstart.copy(tmp_path / "run"), zoo_folder(tmp_path / "zoo")
     verify = ("verify", run.model, run.net, "--samples", SAMPLES, "--json", run.folder / "verify.json")
     assert "dense = Lava" in cli(*verify).ok()
-    cli("publish", run.folder, zoo).ok()
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).ok()
     assert {path.name for path in zoo.iterdir()} == {"recipe.toml", "model.pt", "metrics.json", "card.md"}
     assert (zoo / "model.pt").read_bytes() == run.model.read_bytes()
     metrics = json.loads((zoo / "metrics.json").read_text())
@@ -404,10 +409,10 @@ def test_publish_writes_what_was_measured(
     assert metrics["lava_values"] > 0
     card = (zoo / "card.md").read_text(encoding="utf-8")
     assert card.startswith("# digits-tdbn\n")
-    for words in (f"{100 * simulated['accuracy']:.2f} %", "0 mismatches", "snn2chip publish", "3 epochs"):
+    for words in (f"{100 * simulated['accuracy']:.2f} %", "0 mismatches", "python tools/zoo.py publish", "3 epochs"):
         assert words in card
     # a simulation of a part of the test set is not what the card says
     cli("simulate", run.net, "--limit", "10", "--json", run.folder / "simulate.json").ok()
     before = card
-    cli("publish", run.folder, zoo).refused("simulated 10 samples, the test set has 359")
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused("simulated 10 samples, the test set has 359")
     assert (zoo / "card.md").read_text(encoding="utf-8") == before

@@ -19,15 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snn2chip import collapse as collapsing
 from snn2chip import data
-from snn2chip.collapse import MEASURED, STATISTICAL, CollapseReport, collapse, static_recipe
 from snn2chip.errors import InputError
-from snn2chip.formats import model_file
-from snn2chip.formats.model_file import Model
-from snn2chip.nn import BNTT, LIF, PoissonInput, TDBatchNorm
-from snn2chip.static_norm import Moments, Static, Tables, least_squares, mean_of_steps, pooled
+from snn2chip.nn import BNTT, LIF, PoissonInput, TDBatchNorm, model_file
+from snn2chip.nn.model_file import Model
+from snn2chip.train import collapse as collapsing
+from snn2chip.train.collapse import MEASURED, STATISTICAL, CollapseReport, collapse, static_recipe
 from snn2chip.train.loop import Trainer
+from snn2chip.train.static_norm import Moments, Static, Tables, least_squares, mean_of_steps, pooled
 
 LAYERS: tuple[dict[str, object], ...] = (
     {"type": "conv", "channels": 6, "stride": 2, "norm": "bntt"},

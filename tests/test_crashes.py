@@ -21,14 +21,14 @@ from fuzz_seeds import inputs, recording_npz, small_chain
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from snn2chip import __main__ as boundary
-from snn2chip import console, errors, plots, report_page
+from snn2chip import boundary, console, errors, npz
+from snn2chip.data.recordings import read_recording
 from snn2chip.errors import DataError, InputError, NotEnoughMemoryError, RecipeError, out_of_memory, reading
-from snn2chip.formats import model_file, netx, npz
-from snn2chip.recordings import read_recording
+from snn2chip.formats import netx
+from snn2chip.nn import model_file
+from snn2chip.report import curves, page, recording
 from snn2chip.simulate import trace
 from snn2chip.text import draw, in_html, in_plot, one_line, printable
-from snn2chip.train import curves
 
 ODD = "\x1b[31m\u202ea\u2028b\ud800\x00[red]$x_$<b>:smile:"
 
@@ -130,13 +130,13 @@ def test_what_nobody_foresaw_is_logged(
 
 LIMITED = """
 import resource, sys
-from snn2chip import cli, __main__
+from snn2chip import boundary, cli, __main__
 import torch, numpy, scipy.special, h5py, sklearn.datasets, matplotlib.figure
 from snn2chip.simulate import run
-from snn2chip.formats import netx, model_file, onnx
+from snn2chip.formats import netx, onnx; from snn2chip.nn import model_file
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 limit = size + int(sys.argv[1]) * 2**20
-__main__._ROOM = 4096
+boundary._ROOM = 4096
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.argv[1:] = sys.argv[2:]
 __main__.main()
@@ -283,10 +283,10 @@ def test_pictures_take_any_name(name: str, tmp_path: Path) -> None:
     curves.plot(history, tmp_path / "curves.png", name)
     curves.plot_timesteps(rows, tmp_path / "steps.png", name)
     layers = [{"name": name, "error": 0.1, "weight_bits": 8}]
-    assert report_page._picture(report_page.layers_figure(layers, {name: 0.5}), name).startswith("<img alt=")
+    assert page._picture(page.layers_figure(layers, {name: 0.5}), name).startswith("<img alt=")
     figure = Figure()
     axes = figure.subplots()
-    axes.set_title(plots._short(name))
+    axes.set_title(recording._short(name))
     draw(figure, io.BytesIO(), format="png")
     assert "$" not in axes.get_title().replace(r"\$", "")
 
@@ -448,7 +448,8 @@ def test_gigabytes_that_are_not_there(aedat4: Path) -> None:
     struct.pack_into("<I", content, header + 4, 2**31 - 1)
     aedat4.write_bytes(content)
     code = (
-        "import resource, sys\nfrom snn2chip.recordings import read_recording\nfrom snn2chip.errors import DataError\n"
+        "import resource, sys\nfrom snn2chip.data.recordings import read_recording\n"
+        "from snn2chip.errors import DataError\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))\nfor _ in range(2):\n"
         "    try: read_recording(sys.argv[1])\n    except DataError as error: print(error)\n"
     )
@@ -463,7 +464,7 @@ def test_gigabytes_that_are_not_there(aedat4: Path) -> None:
 
 
 def test_one_process_reads_many_and_is_replaced(aedat4: Path) -> None:
-    from snn2chip.recordings import library
+    from snn2chip.data.recordings import library
 
     read_recording(aedat4)
     first = library._PROCESS._running

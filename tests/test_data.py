@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from snn2chip import data as d
-from snn2chip.data import cifar, fashion, fetch
+from snn2chip.data import fetch
 from snn2chip.data.fetch import Download
-from snn2chip.data.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
+from snn2chip.data.sets import cifar, fashion
+from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
 from snn2chip.errors import DataError, InputError, RecipeError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -596,7 +597,7 @@ def test_folder_labels_follow_train(tmp_path: Path) -> None:
 
 def test_folder_too_big_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path)
-    monkeypatch.setattr("snn2chip.data.folder.os.sysconf", lambda name: 30)
+    monkeypatch.setattr("snn2chip.data.sets.folder.os.sysconf", lambda name: 30)
     with pytest.raises(DataError, match="GiB; give a smaller image size"):
         d.load("folder", "train", tmp_path)
 

@@ -16,30 +16,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, tiny_recipe
-from event_files import (
-    Raw,
-    aedat2_bytes,
-    aedat3_bytes,
-    bin_bytes,
-    nmnist_tree,
-    random_events,
-    write_npz,
-)
+from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, nmnist_tree, random_events, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn2chip import data, recipe
-from snn2chip.capture import capture
 from snn2chip.data.binned import Item, key_of
-from snn2chip.data.event_sets import find_events
-from snn2chip.encode import encoder_of
+from snn2chip.data.recordings import BinSettings, Events, Faults, Tally, bin_events, make_events, read_recording
+from snn2chip.data.recordings.recording import JITTER_US
+from snn2chip.data.sets.events import find_events
 from snn2chip.errors import DataError, InputError, RecipeError, SetupError
-from snn2chip.fold import fold
-from snn2chip.formats import model_file, netx
-from snn2chip.nn import EventInput
+from snn2chip.formats import netx
+from snn2chip.ir.encode import encoder_of
+from snn2chip.nn import EventInput, model_file
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
 from snn2chip.recipe import parse
-from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events, make_events, read_recording
-from snn2chip.recordings.recording import JITTER_US
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 NMNIST = SHARED / "nmnist" / "events.npz"

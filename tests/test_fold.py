@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snn2chip import ir
-from snn2chip.capture import capture
-from snn2chip.chip import load
-from snn2chip.encode import encoder_of
+from snn2chip.chip.profile import load
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.fold import FoldReport, fold, norm_gain
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -33,10 +32,11 @@ from snn2chip.nn import (
     SpikingNetwork,
     TDBatchNorm,
 )
-from snn2chip.quantize import quantize
-from snn2chip.schedule import schedule
-from snn2chip.simulate.floating import evaluate
-from snn2chip.verify import module_spikes
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import FoldReport, fold, norm_gain
+from snn2chip.passes.quantize import quantize
+from snn2chip.passes.schedule import schedule
+from snn2chip.verify.ladder import module_spikes
 
 Layers = list[tuple[str, nn.Module]]
 ALPHA = 2**-0.5

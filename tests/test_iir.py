@@ -18,10 +18,9 @@ from torch import Tensor
 from snn2chip import data
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.formats import model_file
-from snn2chip.nn import LIF, SpikingNetwork
+from snn2chip.nn import LIF, SpikingNetwork, model_file
 from snn2chip.train.cost import Cost, cost, fan_out
-from snn2chip.train.iir import Iir, stage_recipe, steps_of, table
+from snn2chip.train.fewer_steps import Iir, stage_recipe, steps_of, table
 from snn2chip.train.loop import Trainer, evaluate
 
 Sets = tuple[ImageSet, ImageSet]
@@ -226,7 +225,9 @@ def test_what_was_measured_is_not_measured_again(
     options: dict[str, Any] = {"timesteps": 2, "step": 2}
     rows = work(Iir(start["tdbn"], tmp_path, **options), digits)
     calls: list[int] = []
-    monkeypatch.setattr("snn2chip.train.iir.cost", lambda network, *_a, **_k: calls.append(1) or cost(network, *_a))
+    monkeypatch.setattr(
+        "snn2chip.train.fewer_steps.cost", lambda network, *_a, **_k: calls.append(1) or cost(network, *_a)
+    )
     assert work(Iir(start["tdbn"], tmp_path, **options, resume=True), digits) == rows
     assert calls == []
     fewer = digits[0], digits[1].subset(30)

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from test_simulate import assert_same
 
 from snn2chip import ir
-from snn2chip.simulate import dense, int8, reference
-from snn2chip.simulate.dense import BINARY, DenseEngine, Product, largest_sum
+from snn2chip.chip import int8
+from snn2chip.chip.bounds import BINARY, largest_sum
+from snn2chip.chip.products import Product
+from snn2chip.simulate import dense, reference
+from snn2chip.simulate.dense import DenseEngine
 
 CPU = torch.device("cpu")
 

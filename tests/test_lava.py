@@ -21,7 +21,7 @@ from lava_fixtures import lava_environment  # noqa: F401
 from snn2chip import ir, lava
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats import netx
-from snn2chip.resources import deploy_file
+from snn2chip.places import deploy_file
 
 T = 4
 

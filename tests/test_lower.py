@@ -21,19 +21,32 @@ from lava_fixtures import lava_environment  # noqa: F401
 from test_netx import assert_equal
 from torch import nn
 
-from snn2chip import ir, lava, pipeline, relay
-from snn2chip.capture import capture
+from snn2chip import ir, lava
+from snn2chip.chip import relay
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
-from snn2chip.fold import fold
-from snn2chip.formats import model_file, netx
-from snn2chip.lower import fit, lower
-from snn2chip.nn import LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm, build
-from snn2chip.quantize import quantize
-from snn2chip.schedule import Relays, schedule
+from snn2chip.formats import netx
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.nn import (
+    LIF,
+    Conv2d,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Residual,
+    SpikingNetwork,
+    TDBatchNorm,
+    build,
+    model_file,
+)
+from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import fit, lower
+from snn2chip.passes.quantize import quantize
+from snn2chip.passes.schedule import Relays, schedule
 from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.floating import evaluate
-from snn2chip.verify import verify
+from snn2chip.verify.ladder import verify
 
 Rows = list[dict[str, Any]]
 Ways = list[tuple[str, bool, nn.Module]]

@@ -43,7 +43,7 @@ def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
 
 MUTANTS = [
     *of(
-        "arith.py",
+        "chip/neuron.py",
         "test_arith.py",
         ("+ (((size & 4095) * keep) >> 12)", ""),
         ("torch.where(state < 0, -size, size)", "size"),
@@ -58,7 +58,7 @@ MUTANTS = [
         ("shifted = bias << bias_exp", "shifted = bias << 6"),
     ),
     *of(
-        "arith.py",
+        "chip/neuron.py",
         "test_arith.py -k time_varying",
         (".trunc_()", ".floor_()"),
         ("(bias << STATE_SHIFT) + lift", "bias + lift"),
@@ -66,7 +66,7 @@ MUTANTS = [
         ("total.clamp_(-(STATE_MAX - 1), STATE_MAX - 1)", "total.clamp_(-STATE_MAX, STATE_MAX - 1)"),
     ),
     *of(
-        "chip.py",
+        "chip/profile.py",
         "test_quantize.py -k 'chip_limits or out_of_range'",
         ("2**self.weight_bits - 2", "2**self.weight_bits - 1"),
         ("2 ** (self.weight_bits - 1) - 1", "2 ** (self.weight_bits - 1)"),
@@ -77,7 +77,7 @@ MUTANTS = [
         ("2 <= bits <=", "1 <= bits <="),
     ),
     *of(
-        "fold.py",
+        "passes/fold.py",
         "test_fold.py -k 'formula or two_pools or padded_input or dense_first or left_out or does_not_divide'",
         ("np.sqrt(norm.var + norm.eps)\n    return gain", "np.sqrt(norm.var)\n    return gain"),
         ("(bias - norm.mean", "(bias + norm.mean"),
@@ -93,7 +93,7 @@ MUTANTS = [
         ("np.repeat(source.scale, pixels)\n", "np.tile(source.scale, pixels)\n"),
     ),
     *of(
-        "fold.py",
+        "passes/fold.py",
         "test_branches.py -k 'counts_once or every_kind or maximum_at_every'",
         ("return replace(node, mean=zero, beta=zero)", "return replace(node, mean=zero)"),
         ("return replace(node, bias=None)", "return node"),
@@ -101,7 +101,7 @@ MUTANTS = [
         ("max(conv.padding[axis]", "min(conv.padding[axis]"),
     ),
     *of(
-        "varying.py",
+        "passes/fold_bntt.py",
         "test_varying.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
         ("neuron.tau * gain[:-1] / gain[1:]", "neuron.tau * gain[1:] / gain[:-1]"),
         ("neuron.threshold / gain)", "neuron.threshold * gain)"),
@@ -113,7 +113,7 @@ MUTANTS = [
         ("norm.gamma[0], 0 * norm.mean[0]", "norm.gamma[0], norm.mean[0]"),
     ),
     *of(
-        "schedule.py",
+        "passes/schedule.py",
         "test_lower.py -k 'phases or bottleneck or two_bits or copies or shared or no_chain or shrinks or relays'",
         ("(y % stride[0], x % stride[1])", "(0, 0)"),
         ("// stride[axis] >= size[axis]", "// stride[axis] > size[axis]"),
@@ -123,13 +123,13 @@ MUTANTS = [
         ("max(copies, wanted.get(source, 1))", "copies"),
     ),
     *of(
-        "schedule.py",
+        "passes/schedule.py",
         "test_prove.py -k gaps",
         ("min(pixel, shape[1 + axis] - 1)", "pixel"),
         ("conv.dilation[axis] * tap - conv.padding[axis]", "tap - conv.padding[axis]"),
     ),
     *of(
-        "relay.py",
+        "chip/relay.py",
         "test_relay.py",
         ("weight + bias <= threshold", "weight + bias < threshold"),
         ("voltage > threshold << _SHIFT", "voltage >= threshold << _SHIFT"),
@@ -141,7 +141,7 @@ MUTANTS = [
         ("chip.bias_max if with_bias else 0", "chip.bias_max"),
     ),
     *of(
-        "lower.py",
+        "passes/lower.py",
         "test_lower.py -k 'odd or shared or basic or phases or bottleneck or copies or shared or shrinks or test_fit'",
         ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
         ("> copies * self.chip.weight_odd_max", "> self.chip.weight_odd_max"),
@@ -154,14 +154,14 @@ MUTANTS = [
         ("weight_bias[0] > self.chip.weight_odd_max or", "False or"),
     ),
     *of(
-        "lower.py",
+        "passes/lower.py",
         "test_prove.py -k 'tables or fault or gaps'",
         ("+ block.start * (pixels - 1)", ""),
         ("(place[0] + padding[0]) // dilation[0]", "(place[0] + padding[0])"),
         ("return 1, 0  # with", "return 0, 0  # with"),
     ),
     *of(
-        "prove.py",
+        "verify/prove.py",
         "test_prove.py -k 'not random'",
         ("(u <= -(2**23)) * 2**24", "(u < -(2**23)) * 2**24"),
         ("0 if v > threshold else v), v > threshold", "0 if v >= threshold else v), v >= threshold"),
@@ -180,29 +180,29 @@ MUTANTS = [
         ("group * per_group : (group + 1) * per_group", "0 : per_group"),
     ),
     *of(
-        "quantize/__init__.py",
+        "passes/quantize/__init__.py",
         "test_quantize.py -k 'seen_beyond or overflows_on or empty or missing_scale or layer_of_zeros'",
         ("if best.seen > self.chip.input_max:", "if False:"),
         ("if calibration is not None and not len(calibration)", "if False"),
     ),
     *of(
-        "quantize/single.py",
+        "passes/quantize/layer.py",
         "test_quantize.py -k 'rounded_floats or large_bias or out_of_range or too_small or given_scale'",
         ("int(np.rint((1 - neuron.tau) * 4096))", "int((1 - neuron.tau) * 4096)"),
         ("threshold -= 1", "threshold -= 0"),
         ("np.abs(bias).max(initial=0) > self.bias_max", "np.abs(bias).max(initial=0) > 2 * self.bias_max"),
         ("if self.decay > chip.decay_max", "if self.decay > chip.decay_max + 1"),
     ),
-    *of("quantize/single.py", "test_prove.py -k gaps", ("bias if number == 0 else None", "bias")),
+    *of("passes/quantize/layer.py", "test_prove.py -k gaps", ("bias if number == 0 else None", "bias")),
     *of(
-        "quantize/candidate.py",
+        "passes/quantize/candidate.py",
         "test_quantize.py -k 'room_to_spare or least_error or measured'",
         ("self.peak * _SEEN_MARGIN <= limit", "self.peak <= limit"),
         ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
         ("error = float((spikes != wanted)", "error = -float((spikes != wanted)"),
     ),
     *of(
-        "quantize/varying.py",
+        "passes/quantize/bntt_layer.py",
         "test_varying_integers.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
         ("LEAK_MAX = 2**16 - 1", "LEAK_MAX = 2**16"),
         ("range(LEAK_SHIFT_MAX, -1, -1)", "range(LEAK_SHIFT_MAX, 0, -1)"),
@@ -211,7 +211,7 @@ MUTANTS = [
         ("np.minimum(np.rint(64 * scale * constants.threshold), most)", "np.rint(64 * scale * constants.threshold)"),
     ),
     *of(
-        "rounding.py",
+        "passes/quantize/rounding.py",
         "test_quantize.py -k 'sum_rounding or rounded_floats'",
         ("moves = np.rint(errors.sum(1))", "moves = np.floor(errors.sum(1))"),
         ("steps[single[positive], worst[positive]] = -np.sign", "steps[single[positive], worst[positive]] = np.sign"),
@@ -220,7 +220,7 @@ MUTANTS = [
         ("odd = [n * chip.weight_odd_max for n in reads]", "odd = [n * chip.weight_max for n in reads]"),
     ),
     *of(
-        "overflow.py",
+        "chip/bounds.py",
         "test_quantize.py -k 'proved or proof'",
         ("low, high = np.minimum(low, 0), np.maximum(high, 0)", "low, high = low, high"),
         ("return bound <= limit and down <= limit and up <= limit", "return bound <= limit and up <= limit"),
@@ -230,13 +230,13 @@ MUTANTS = [
         ("np.minimum(weight * hi, weight * lo)", "np.minimum(weight * lo, weight * lo)"),
     ),
     *of(
-        "overflow.py",
+        "chip/bounds.py",
         "test_varying_integers.py -k peaks",
         ("np.maximum(0, np.minimum(high, threshold))", "np.maximum(0, 0 * high)"),
         ("np.minimum(low, 0)\n    return peaks", "0 * low\n    return peaks"),
     ),
     *of(
-        "encode.py",
+        "ir/encode.py",
         "test_nn.py -k encoder",
         ("pixels.min() < 0 or ", ""),
         ("pixels.max() > self.pixel_max)", "pixels.max() > self.pixel_max + 1)"),
@@ -244,16 +244,20 @@ MUTANTS = [
         ("self.timesteps, axis=1)", "1, axis=1)"),
     ),
     *of(
-        "simulate/dense.py",
+        "chip/bounds.py",
         "test_simulate.py",
         ("FLOAT32_EXACT = 2**24", "FLOAT32_EXACT = 2**26"),
         ("np.maximum(np.abs(low), np.abs(high))", "np.abs(high)"),
-        ("volts[:, -1].long() if", "volts[:, 0].long() if"),
-        ("largest[name] = max(largest[name], seen)", "largest[name] = seen"),
-        ("current_decay=neuron.current_decay,", ""),
     ),
+    *of("chip/products.py", "test_simulate.py", ("current_decay=neuron.current_decay,", "")),
     *of(
         "simulate/dense.py",
+        "test_simulate.py",
+        ("volts[:, -1].long() if", "volts[:, 0].long() if"),
+        ("largest[name] = max(largest[name], seen)", "largest[name] = seen"),
+    ),
+    *of(
+        "chip/products.py",
         "test_streaming.py",
         ("state.steps += 1", "state.steps += 0"),
     ),
@@ -279,12 +283,12 @@ MUTANTS = [
         ("u <= -(2**23),", "u < -(2**23),"),
     ),
     *of(
-        "simulate/graph.py",
+        "simulate/branching.py",
         "test_lower.py -k basic_block",
         ("sums = made if number == 0 else sums + made", "sums = made"),
     ),
     *of(
-        "simulate/int8.py",
+        "chip/int8.py",
         "test_int8.py -k 'not gpu'",
         (
             "rest.size and (rest.min() < -128 or rest.max() > 127)",
@@ -299,7 +303,7 @@ MUTANTS = [
         ("largest < 2**31", "largest < 2**32"),
     ),
     *of(
-        "simulate/chip.py",
+        "simulate/chip_time.py",
         "test_netx_any.py -k 'one_step_after'",
         ("arriving[1 + delay : 1 + delay + steps]", "arriving[delay : delay + steps]"),
         ("(done + step + 1) %", "(done + step) %"),
@@ -357,7 +361,7 @@ MUTANTS = [
         ("if (first < 0) first = 0;", "if (first < 1) first = 1;"),
     ),
     *of(
-        "formats/netx.py",
+        "formats/netx/samples.py",
         "test_netx.py -k 'round_trip or wrong_is_named or odd_weights or layout or message_bits or missing_bias'",
         ('reader.within("weight", -256, 254)', 'reader.within("weight", -258, 256)'),
         ('reader.within("bias", -4096, 4095)', 'reader.within("bias", -5000, 4095)'),
@@ -369,14 +373,14 @@ MUTANTS = [
         ('group["padding"] = np.array(layer.padding)', 'group["padding"] = np.array(layer.padding[::-1])'),
     ),
     *of(
-        "formats/netx_weights.py",
+        "formats/netx/weights.py",
         "test_netx_any.py -k 'netx_changes or cannot_load or would_change or one_sign'",
         ("LOWEST, HIGHEST = -256, 254", "LOWEST, HIGHEST = -255, 254"),
         ("if not together.any():", "if False:"),
         ("if bits < 0:", "if False:"),
     ),
     *of(
-        "comparison.py",
+        "verify/compare.py",
         "test_verify.py -k 'compare_names or compare_refuses or difference'",
         ("compared += wanted.size", "compared = wanted.size"),
         ("mismatches += count", "mismatches = count"),
@@ -384,7 +388,7 @@ MUTANTS = [
         ("found is None or found.shape != wanted.shape", "found is None"),
     ),
     *of(
-        "verify.py",
+        "verify/ladder.py",
         "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights'",
         ("ROUNDING = 1e-9", "ROUNDING = 1e-2"),
         ("*item.padding, *item.dilation, item.groups", "*item.padding, item.groups"),
@@ -400,7 +404,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "verify.py",
+        "verify/ladder.py",
         "test_prove.py -k compares_relays",
         ("compare(passed, {name: found[name][0] for name in passed})", "(0, 0, None)"),
         ("ran, proved=ran.passed", "ran, proved=True"),
@@ -425,7 +429,7 @@ MUTANTS = [
     *of("nn/bits.py", "test_fused.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
     *of("nn/layers.py", "test_nn.py -k strided_kernel", ("self.kernel_size == (1, 1) and", "False and")),
     *of(
-        "simulate/dense.py",
+        "chip/products.py",
         "test_simulate.py -k backend",
         ("nnpack.flags(enabled=False)", "nnpack.flags(enabled=True)"),
     ),
@@ -450,15 +454,18 @@ MUTANTS = [
 ]
 EQUIVALENT = {
     (
-        "lower.py",
+        "passes/lower.py",
         "(y - phase[0]) // block.stride[0] -> y // block.stride[0]",
     ): "phase is y modulo the stride: the floor is the same",
     (
-        "arith.py",
+        "chip/neuron.py",
         "clip v at 2^23 instead of 2^23 - 1",
     ): "above every threshold (131071 << 6) in both cases, so reset to 0",
-    ("lower.py", "wide = np.zeros(...) -> np.ones"): "a relay's bias of 1 is not above its threshold of 1 either",
-    ("prove.py", "known |= reached -> known = reached"): "a relay's states rise or fall to one that rests",
+    (
+        "passes/lower.py",
+        "wide = np.zeros(...) -> np.ones",
+    ): "a relay's bias of 1 is not above its threshold of 1 either",
+    ("verify/prove.py", "known |= reached -> known = reached"): "a relay's states rise or fall to one that rests",
     ("simulate/events/plan.py", "limit 255 -> 256"): "256 halves of -256 are -32768, which an int16 holds",
     (
         "simulate/events/plan.py",

@@ -20,12 +20,13 @@ from lava_fixtures import lava_environment  # noqa: F401
 
 from snn2chip import cli, lava
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import netx, netx_any
-from snn2chip.formats.netx_fields import spread_bias
-from snn2chip.formats.netx_weights import load_dense
+from snn2chip.formats import netx
+from snn2chip.formats.netx import read
+from snn2chip.formats.netx.fields import spread_bias
+from snn2chip.formats.netx.weights import load_dense
 from snn2chip.ir import Chain, ChainLayer
-from snn2chip.netlist import Netlist
-from snn2chip.simulate.chip import ChipEngine, check_input
+from snn2chip.ir.netlist import Netlist
+from snn2chip.simulate.chip_time import ChipEngine, check_input
 
 
 def drawn(seed: int, path: Path, *, spread: bool = False) -> Foreign:
@@ -48,7 +49,7 @@ def test_chip_time_is_one_step_after_another(
 ) -> None:
     made = drawn(seed, tmp_path_factory.getbasetemp() / "random.net", spread=spread)
     try:
-        net = netx_any.load(made.path, message_bits=made.message_bits)
+        net = read.load(made.path, message_bits=made.message_bits)
     except UnsupportedError as error:
         assert "of one sign" in str(error) or "rounds every sum" in str(error)  # what Lava does there is not linear
         return
@@ -73,7 +74,7 @@ def test_chip_time_is_one_step_after_another(
 def test_random_networks_in_lava(seeds: tuple[int, ...], spread: bool, place: int, tmp_path: Path) -> None:
     """With a decay and a threshold for all, or one for each neuron."""
     made = drawn(seeds[place], tmp_path / "random.net", spread=spread)
-    net = netx_any.load(made.path, message_bits=made.message_bits)
+    net = read.load(made.path, message_bits=made.message_bits)
     if spread:
         for name in ("threshold", "voltage_decay", "current_decay"):
             assert any(isinstance(getattr(layer, name), np.ndarray) for layer in net.layers)
@@ -94,8 +95,8 @@ def test_a_convolution_that_comes_first(tmp_path: Path) -> None:
     shape = made.stream.shape[1:]
     made = replace(made, stream=made.stream % 2, message_bits=0)
     with pytest.raises(InputError, match="no input layer says what comes in; give --input-shape C,H,W"):
-        netx_any.load(made.path)
-    as_in_lava(made, netx_any.load(made.path, input_shape=shape), tmp_path, input_shape=shape)
+        read.load(made.path)
+    as_in_lava(made, read.load(made.path, input_shape=shape), tmp_path, input_shape=shape)
 
 
 def as_in_lava(made: Foreign, net: Netlist, folder: Path, input_shape: tuple[int, ...] = ()) -> None:
@@ -208,11 +209,11 @@ def put(place: str, value: object) -> Callable[[h5py.File], None]:
     ],
 )
 def test_refused_by_name(plain: Path, change: Callable[[h5py.File], None], kind: type[Exception], words: str) -> None:
-    netx_any.load(plain)
+    read.load(plain)
     with h5py.File(plain, "a") as file:
         change(file)
     with pytest.raises(kind, match=re.escape(words)) as caught:
-        netx_any.load(plain)
+        read.load(plain)
     assert str(plain) in str(caught.value)
 
 
@@ -245,12 +246,12 @@ def test_a_bias_is_spread_as_lava_does(bias: tuple[int, ...], shape: tuple[int, 
 
 
 def test_what_netx_changes_is_noted(plain: Path) -> None:
-    assert netx_any.load(plain).notes == ()
+    assert read.load(plain).notes == ()
     with h5py.File(plain, "a") as file:
         put("layer/1/weight", np.array([[300, -300, 5, 6]] * 5))(file)
         put("layer/2/delay", np.array([70, 1, -2]))(file)
         put("layer/2/bias", np.array([5000, 1, 2]))(file)
-    net = netx_any.load(plain)
+    net = read.load(plain)
     first, second = net.layers
     assert first.weight is not None and first.weight[0].tolist() == [254, -256, 5, 6]
     assert second.delay is not None and second.delay[:, 0].tolist() == [62, 1, 0]
@@ -273,7 +274,7 @@ def test_what_netx_cannot_load(plain: Path) -> None:
     with h5py.File(plain, "a") as file:
         put("layer/1/weight", np.zeros((5, 4)))(file)
         put("layer/2/neuron/messageBits", 16)(file)
-    refused = netx_any.load(plain).refused
+    refused = read.load(plain).refused
     assert len(refused) == 2
     assert "every weight is 0" in refused[0]
     assert "messageBits" in refused[1]
@@ -301,7 +302,7 @@ def test_lava_cannot_load_it_either(plain: Path, tmp_path: Path, place: tuple[st
 )
 def test_input_that_does_not_fit(plain: Path, values: np.ndarray, words: str) -> None:
     with pytest.raises(InputError, match=re.escape(words)):
-        check_input(values, netx_any.load(plain))
+        check_input(values, read.load(plain))
 
 
 def test_input_of_a_network_driven_by_bias(plain: Path) -> None:
@@ -309,7 +310,7 @@ def test_input_of_a_network_driven_by_bias(plain: Path) -> None:
         file.copy("layer/1/neuron", "layer/0/neuron")
         put("layer/0/weight", np.array([40.0]))(file)
         put("layer/0/bias", np.array([-36.0]))(file)
-    net = netx_any.load(plain)
+    net = read.load(plain)
     stream = check_input(np.array([[0.0, 1.0, 0.5, 0.89]]), net)
     assert stream.tolist() == [[-36, 4, -16, 0]]  # toward zero
     with pytest.raises(InputError, match=r"bias mantissas 5000\.\.5000 exceed -4096\.\.4095"):
@@ -342,7 +343,7 @@ def test_simulate_with_the_chip_clock(plain: Path, tmp_path: Path, capsys: pytes
             "voltage/1": (1, 150, 5),
             "voltage/2": (1, 150, 3),
         }
-        whole = ChipEngine(netx_any.load(plain)).run(np.ones((150, 4), np.int64))
+        whole = ChipEngine(read.load(plain)).run(np.ones((150, 4), np.int64))
         np.testing.assert_array_equal(arrays["voltage/2"][0], whole.voltage["2"])
 
 

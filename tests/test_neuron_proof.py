@@ -1,8 +1,8 @@
 """The neuron step of `arith` and of the compiled engine equals its plain definition for all register values: by z3.
 
-The functions themselves run on symbols: those of `snn2chip.arith` with torch's operations put in terms of z3, those of
-`snn2chip.simulate.reference` with numpy's, and the lines of simulate/events/neurons.h, read from the source and put
-into Python one by one (the portable ones: AVX-512 has others for comparison and reset). Multiplications by a decay are
+The functions themselves run on symbols: those of `snn2chip.chip.neuron` with torch's operations put in terms of z3,
+those of `snn2chip.simulate.reference` with numpy's, and the lines of simulate/events/neurons.h, read from the source
+and put into Python one by one (the portable ones: AVX-512 has others for both). Multiplications by a decay are
 proved over the integers, for all decays at once; the rest of a step over bit vectors of 32 bits (64 for the
 definition), with what is kept of u and v as symbols of their own. Of float64, in `arith.step_voltage`, it is assumed
 that integers below 2^53 and powers of two are exact; that no number leaves that range is proved.
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from snn2chip import arith
+from snn2chip.chip import neuron
 from snn2chip.simulate import reference
 from snn2chip.simulate.events import plan
 
@@ -157,7 +157,7 @@ NUMPY = SimpleNamespace(where=where, sign=lambda x: Sign(x.value), abs=Symbol.ab
 
 @pytest.fixture(autouse=True)
 def on_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arith, "torch", TORCH)
+    monkeypatch.setattr(neuron, "torch", TORCH)
     monkeypatch.setattr(reference, "np", NUMPY)
     monkeypatch.setattr(Double, "sizes", [])
 
@@ -201,7 +201,7 @@ def test_decay(amount: int | None, sign: int) -> None:
     decayed = Decay(z3.Int("amount"))
     given = (within(size, 0, MOST), within(decayed, 1, 4095))
     state = size if sign > 0 else -size
-    found = arith.decay(state, decayed if amount is None else amount)  # type: ignore[arg-type]
+    found = neuron.decay(state, decayed if amount is None else amount)  # type: ignore[arg-type]
     wanted = reference._toward_zero(state, 4096 - (decayed if amount is None else amount))  # type: ignore[arg-type, operator]
     proved(raw(found) == raw(wanted), *given)
     proved(z3.And(within(found, -MOST, MOST), raw(found.abs()) <= size.value), *given)  # type: ignore[arg-type, attr-defined]
@@ -216,9 +216,9 @@ def test_a_step_around_its_decays(monkeypatch: pytest.MonkeyPatch) -> None:
     given = (within(threshold, 0, 2**17 - 1),)
     layer: Any = SimpleNamespace(steps=None, current_decay=1, voltage_decay=1, threshold=wide(threshold))
     decays = iter([kept_u, kept_v, wide(kept_u), wide(kept_v)])
-    monkeypatch.setattr(arith, "decay", lambda *_: next(decays))
+    monkeypatch.setattr(neuron, "decay", lambda *_: next(decays))
     monkeypatch.setattr(reference, "_toward_zero", lambda *_: next(decays))
-    found = arith.step(u, v, sums, bias, threshold=threshold, voltage_decay=1, current_decay=1)  # type: ignore[arg-type]
+    found = neuron.step(u, v, sums, bias, threshold=threshold, voltage_decay=1, current_decay=1)  # type: ignore[arg-type]
     wanted = reference.neuron_step(layer, 0, wide(u), wide(v), wide(sums), wide(bias))  # type: ignore[arg-type]
     for mine, other in zip(found[:2], wanted[:2], strict=True):
         proved(raw(wide(mine)) == raw(other), *given)  # type: ignore[arg-type]
@@ -238,7 +238,7 @@ def test_a_step_of_a_time_varying_neuron(shift: int, sign: int) -> None:
         within(leak, 0, 2**16 - 1),
     )
     v = size if sign > 0 else -size
-    mine, fired = arith.step_voltage(v, current, bias, leak, shift, lift, threshold)  # type: ignore[arg-type]
+    mine, fired = neuron.step_voltage(v, current, bias, leak, shift, lift, threshold)  # type: ignore[arg-type]
     tables: Any = SimpleNamespace(leak=leak, leak_shift=shift, bias=lift, threshold=threshold)
     updated, spike = reference._varying(tables, 0, v, current + bias * 64)  # type: ignore[arg-type]
     proved(fired == spike, *given)
@@ -326,7 +326,7 @@ def test_a_step_of_the_engine(current: str, decay: str, scale: int, monkeypatch:
         "CURRENT": current,
         "DECAY": decay,
         "fresh": True,
-        "STATE_MAX": arith.STATE_MAX,
+        "STATE_MAX": neuron.STATE_MAX,
         "shift": 6 + scale,
         "sums": sums,
         "kept": lane(kept_v),

@@ -21,20 +21,22 @@ from conftest import Command
 from helpers import images_for, look_trained, mutations, rng_of, spiking_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nir_reading import convert, load
 from torch.nn import functional as F
 
 from snn2chip import chip, ir
-from snn2chip.capture import capture
-from snn2chip.encode import encoder_of
+from snn2chip.cli.export import write_nir
 from snn2chip.errors import InputError, SetupError, UnsupportedError
-from snn2chip.fold import fold
 from snn2chip.formats import nir as ours
-from snn2chip.formats import nir_nodes
-from snn2chip.lower import lower
+from snn2chip.formats.nir import algebra
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, TDBatchNorm
-from snn2chip.quantize import quantize
-from snn2chip.schedule import schedule
-from snn2chip.simulate.floating import evaluate
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import lower
+from snn2chip.passes.quantize import quantize
+from snn2chip.passes.schedule import schedule
 
 nir = pytest.importorskip("nir")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:nir")
@@ -170,8 +172,8 @@ def test_it_comes_back_as_it_was(tmp_path: Path, tau: float, readout: str) -> No
         options_of += [{"integrator": True}, {"unit_resistance": True}, {"dt": 1e-3}]
     for options in options_of:
         ours.save(tmp_path / "a.nir", network, **options)
-        assert_equal(ours.load(tmp_path / "a.nir"), network)
-    assert_equal(ours.convert(ours.build(network)), network)
+        assert_equal(load(tmp_path / "a.nir"), network)
+    assert_equal(convert(ours.build(network)), network)
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.5, 1.0])
@@ -195,14 +197,14 @@ def test_random_branching_networks(drawn: Drawn) -> None:
     except UnsupportedError as error:  # images that are not square
         assert "square" in str(error)
         return
-    assert_equal(ours.convert(graph), folded)
+    assert_equal(convert(graph), folded)
     same_spikes(folded, graph, inputs(folded, 2, drawn.seed))
 
 
 def test_a_trained_network_can_be_quantized_from_its_file(tmp_path: Path) -> None:
     """digits-tdbn: the digits' spikes by NIR's equations; the loaded network gives the same integers."""
-    path = ours.export_nir(ROOT / "models" / "digits-tdbn" / "model.pt", tmp_path / "digits.nir")
-    loaded = ours.load(path)
+    path = write_nir(ROOT / "models" / "digits-tdbn" / "model.pt", tmp_path / "digits.nir")
+    loaded = load(path)
     raw = encoder_of(loaded)(rng_of(0).integers(0, 17, (2, 1, 8, 8)))
     same_spikes(loaded, nir.read(path), raw)
     profile = chip.load("loihi2")
@@ -221,7 +223,7 @@ def test_poisson_input_and_images_without_padding() -> None:
         folded, _ = fold(capture(network))
         graph = ours.build(folded)
         assert [type(node).__name__ for node in graph.nodes.values()].count("Conv2d") == 1
-        assert_equal(ours.convert(graph), folded)
+        assert_equal(convert(graph), folded)
         assert graph.metadata["coding"] == coding
         raw = encoder_of(folded)(images_for(network, 2).numpy())
         same_spikes(folded, graph, raw)
@@ -244,7 +246,7 @@ def test_names_are_ones_that_readers_take() -> None:
     assert "block_conv2" in names and "train" not in names
     odd = replace_node(example(), "lif1", lambda node: replace(node, name="a/b"), {"lif1": "a/b"})
     odd = replace_node(odd, "conv3", lambda node: replace(node, name="a.b"), {"conv3": "a.b"})
-    assert_equal(ours.convert(ours.build(odd)), odd)
+    assert_equal(convert(ours.build(odd)), odd)
 
 
 def replace_node(
@@ -265,11 +267,11 @@ def replace_node(
 )
 def test_the_neuron_there_and_back(tau: float, threshold: float, dt: float, unit: bool) -> None:
     """leak, gain and threshold follow from the continuous constants, for every tau; exactly where gain is 1."""
-    made = nir_nodes.continuous("lif", tau, threshold, dt, unit_resistance=unit)
+    made = algebra.continuous("lif", tau, threshold, dt, unit_resistance=unit)
     if made.tau is not None and unit and 1 - tau < 1e-9:
         return  # a threshold of (1 - tau) Vth has no digits left
     tau_of = None if made.tau is None else np.array(made.tau)
-    leak, gain = nir_nodes.discrete(tau_of, np.array(made.resistance), dt)
+    leak, gain = algebra.discrete(tau_of, np.array(made.resistance), dt)
     level = made.threshold / gain
     assert abs(leak - tau) <= 2**-52 and abs(gain - (1 - tau if unit and made.tau is not None else 1)) < 2e-6
     assert level == threshold if not unit or tau == 1 else abs(level / threshold - 1) < 3e-6
@@ -280,7 +282,7 @@ def test_usual_leaks_are_exact(dt: float) -> None:
     """1 - dt / tau gives leaks in eighths to the last bit, and all that vDecay can say to the last bit of 1."""
     for decay in range(4096):
         tau = decay / 4096
-        made = nir_nodes.continuous("lif", tau, 0.5, dt)
+        made = algebra.continuous("lif", tau, 0.5, dt)
         assert made.tau is not None
         assert abs(1 - dt / made.tau - tau) <= (0 if decay % 512 == 0 else 2**-52)
 
@@ -313,14 +315,14 @@ def test_packing_a_convolution(drawn: tuple[ir.Conv, ir.Shape]) -> None:
     except InputError:
         return
     try:
-        packed, packing = nir_nodes.pack(conv, shape)
+        packed, packing = algebra.pack(conv, shape)
     except UnsupportedError as error:
         assert "'conv'" in str(error) and "square kernel" in str(error) and conv.weight.shape[2] != conv.weight.shape[3]
         return
     assert packed.groups == 1 and packed.weight.shape[2] == packed.weight.shape[3]
     image = eighths(rng_of(1), *shape)
     np.testing.assert_array_equal(conv2d(packed, image), conv2d(conv, image))
-    again = nir_nodes.unpack(packed, packing)
+    again = algebra.unpack(packed, packing)
     np.testing.assert_array_equal(again.weight, conv.weight)
     assert (again.groups, again.padding, again.stride) == (conv.groups, conv.padding, conv.stride)
 
@@ -330,13 +332,13 @@ def test_a_bias_of_every_neuron_is_a_kernel(channels: int, height: int, width: i
     """One pixel of value 1 spreads to the map, bit for bit; images of odd by even sides are refused by name."""
     bias = rng_of(height).standard_normal((channels, height, width))
     try:
-        kernel, padding = nir_nodes.bias_kernel("conv", bias)
+        kernel, padding = algebra.bias_kernel("conv", bias)
     except UnsupportedError as error:
         assert (height + width) % 2 and "'conv'" in str(error) and "square images" in str(error)
         return
     made = conv2d(ir.Conv("bias", ("one",), kernel, None, padding=padding), np.ones((1, 1, 1)))
     np.testing.assert_array_equal(made, bias)
-    back = nir_nodes.bias_of_kernel(kernel, padding, bias.shape)
+    back = algebra.bias_of_kernel(kernel, padding, bias.shape)
     assert back is not None
     np.testing.assert_array_equal(back, bias)
 
@@ -373,8 +375,8 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setitem(sys.modules, "nir", None)
     for call in (
         lambda: ours.save(tmp_path / "a.nir", example()),
-        lambda: ours.load(tmp_path / "a.nir"),
-        lambda: ours.export_nir(tmp_path / "model.pt"),
+        lambda: load(tmp_path / "a.nir"),
+        lambda: write_nir(tmp_path / "model.pt"),
     ):
         with pytest.raises(SetupError, match=r"pip install 'snn2chip\[nir\]'"):
             call()
@@ -383,8 +385,8 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_the_model_is_not_written_over(tmp_path: Path) -> None:
     """-o model.pt"""
-    with pytest.raises(InputError, match="the model itself"):
-        ours.export_nir(tmp_path / "model.pt", tmp_path / "model.pt")
+    with pytest.raises(InputError, match="the network itself"):
+        write_nir(tmp_path / "model.pt", tmp_path / "model.pt")
 
 
 # ------------------------------------------------------------------------------------------- graphs of other makers
@@ -426,7 +428,7 @@ def test_a_graph_of_another_maker() -> None:
         conv(padding="same"), lif(3, 4, 4, r=1.0), nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0])),
         flat(), dense(12, 5), lif(5, tau=4e-4, r=8.0), dense(5),
     )  # fmt: skip
-    network = ours.convert(graph, timesteps=3, high=7)
+    network = convert(graph, timesteps=3, high=7)
     assert network.stage == "folded" and network.classes == ("0", "1") and network.readout.kind == "membrane"
     first, second = network.of(ir.LIF)
     assert (first.tau, first.threshold) == (0.5, 2.0)  # R = 1 halves the input: twice the threshold
@@ -453,20 +455,20 @@ def test_cuba_neurons_whose_current_lasts_a_step() -> None:
             v_threshold=ones,
             w_in=scale * ones,
         )
-        network = ours.convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
+        network = convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
         assert network.of(ir.LIF)[0].threshold == pytest.approx(1 / scale, abs=0) or scale == 3
         assert network.of(ir.LIF)[0].tau == 0.5 and network.readout.kind == "spike_count"
     cuba.tau_syn = 2e-4 * ones
     with pytest.raises(UnsupportedError, match=r"'n1': CubaLIF with tau_syn 0\.0002 s keeps its current"):
-        ours.convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
+        convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
 
 
 def test_if_neurons_and_the_time_step() -> None:
     """R of IF is in units of 1 / dt: files that mean a step of 1 are read with dt=1."""
     neuron = nir.IF(r=np.ones(2), v_threshold=np.full(2, 3.0))
-    network = ours.convert(foreign(dense(4), neuron, shape=(4,)), timesteps=2, high=1, dt=1.0)
+    network = convert(foreign(dense(4), neuron, shape=(4,)), timesteps=2, high=1, dt=1.0)
     assert (network.of(ir.LIF)[0].tau, network.of(ir.LIF)[0].threshold) == (1.0, 3.0)
-    network = ours.convert(foreign(dense(4), neuron, shape=(4,)), timesteps=2, high=1)
+    network = convert(foreign(dense(4), neuron, shape=(4,)), timesteps=2, high=1)
     assert network.of(ir.LIF)[0].threshold == pytest.approx(3e4)
 
 
@@ -498,7 +500,7 @@ def test_other_nodes_are_refused_by_name_and_type(what: str) -> None:
     """The node, what it is, the value, and what to do."""
     nodes, message = REFUSED[what]
     with pytest.raises(InputError, match=message):
-        ours.convert(foreign(*nodes, shape=(4,)), timesteps=2, high=1)
+        convert(foreign(*nodes, shape=(4,)), timesteps=2, high=1)
 
 
 def test_images_that_are_refused() -> None:
@@ -506,10 +508,10 @@ def test_images_that_are_refused() -> None:
     for kind in (nir.AvgPool2d, nir.SumPool2d):
         pool = kind(np.array([3, 3]), np.array([2, 2]), np.array([1, 1]))
         with pytest.raises(UnsupportedError, match=rf"'n2': {kind.__name__} of kernel \(3, 3\), stride \(2, 2\)"):
-            ours.convert(foreign(conv(), lif(3, 4, 4), pool, flat(), dense(12)), timesteps=1, high=1)
+            convert(foreign(conv(), lif(3, 4, 4), pool, flat(), dense(12)), timesteps=1, high=1)
     levels = np.linspace(1, 2, 48).reshape(3, 4, 4)
     with pytest.raises(UnsupportedError, match=r"'n1': LIF's gain / threshold differs between the pixels"):
-        ours.convert(foreign(conv(), lif(3, 4, 4, threshold=levels), flat(), dense(48)), timesteps=1, high=1)
+        convert(foreign(conv(), lif(3, 4, 4, threshold=levels), flat(), dense(48)), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match=r"'n3': the scale of its input differs between the pixels"):
         nodes = (
             conv(),
@@ -517,17 +519,17 @@ def test_images_that_are_refused() -> None:
             nir.Scale(levels),
             nir.Conv2d(None, np.ones((1, 3, 4, 4)), 1, 0, 1, 1, np.ones(1)),
         )
-        ours.convert(foreign(*nodes, flat()), timesteps=1, high=1)
+        convert(foreign(*nodes, flat()), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match="'n0': padding 'same' with stride"):
-        ours.convert(foreign(conv(padding="same", stride=2), lif(3, 2, 2), flat(), dense(12)), timesteps=1, high=1)
+        convert(foreign(conv(padding="same", stride=2), lif(3, 2, 2), flat(), dense(12)), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match=r"'output': an output of shape \(3, 4, 4\)"):
-        ours.convert(foreign(conv(), lif(3, 4, 4)), timesteps=1, high=1)
+        convert(foreign(conv(), lif(3, 4, 4)), timesteps=1, high=1)
     with pytest.raises(UnsupportedError, match="'n0': it flattens dimensions 0 to 1"):
-        ours.convert(foreign(nir.Flatten({"input": None}, 0, 1), dense(32)), timesteps=1, high=1)
+        convert(foreign(nir.Flatten({"input": None}, 0, 1), dense(32)), timesteps=1, high=1)
     with pytest.raises(InputError, match=r"'n0': more than .* weights with the pooling"):
         big = nir.AvgPool2d(np.array([2048, 2048]), np.array([2048, 2048]), np.array([0, 0]))
         one = nir.Conv2d(None, np.ones((64, 1, 3, 3)), 1, 1, 1, 1, np.zeros(64))
-        ours.convert(
+        convert(
             nir.NIRGraph(
                 {"input": nir.Input({"input": np.array([1, 4096, 4096])}), "p": big, "n0": one, "f": flat(),
                  "d": dense(256), "output": nir.Output({"output": np.array([2])})},
@@ -541,14 +543,14 @@ def test_graphs_that_are_no_network() -> None:
     good = foreign(dense(4), lif(2), shape=(4,))
     for options, word in (({"high": 1}, "timesteps="), ({"timesteps": 1}, "high=")):
         with pytest.raises(InputError, match=word):
-            ours.convert(good, **options)
+            convert(good, **options)
     for options, message in (
         ({"timesteps": 0, "high": 1}, "timesteps 0"),
         ({"timesteps": 1, "high": 0}, "input value 0"),
         ({"timesteps": 1, "high": 1, "dt": -1.0}, "dt -1"),
     ):
         with pytest.raises(InputError, match=message):
-            ours.convert(good, **options)
+            convert(good, **options)
     changes: list[tuple[Callable[[Any], None], str]] = [
         (lambda g: g.nodes.update(rec=dense(2)) or g.edges.extend([("n1", "rec"), ("rec", "n1")]), "in a loop"),
         (lambda g: g.nodes.update(two=nir.Input({"input": np.array([4])})), "2 nodes of type Input"),
@@ -563,7 +565,7 @@ def test_graphs_that_are_no_network() -> None:
         graph = foreign(dense(4), lif(2), shape=(4,))
         change(graph)
         with pytest.raises(InputError, match=message):
-            ours.convert(graph, timesteps=1, high=1)
+            convert(graph, timesteps=1, high=1)
 
 
 # --------------------------------------------------------------------------------------------------- damaged files
@@ -641,7 +643,7 @@ def test_damage_is_named(good: Path, what: str) -> None:
     with h5py.File(good, "r+") as file:
         change(file)
     with pytest.raises(InputError, match=message) as caught:
-        ours.load(good)
+        load(good)
     assert "good.nir" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -649,11 +651,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     """Missing, a folder, text, an empty file: one line each."""
     for path in (tmp_path / "none.nir", tmp_path):
         with pytest.raises(InputError, match="no such file"):
-            ours.load(path)
+            load(path)
     for content in (b"", b"not HDF5 at all" * 100, b"\x89HDF\r\n\x1a\n"):
         (tmp_path / "x.nir").write_bytes(content)
         with pytest.raises(InputError, match=r"x\.nir' is damaged or not an HDF5 file"):
-            ours.load(tmp_path / "x.nir")
+            load(tmp_path / "x.nir")
 
 
 @functools.cache
@@ -680,7 +682,7 @@ def test_mutated_files_give_input_errors_only(tmp_path: Path) -> None:
     for data in mutations(small_file(), rng_of(0), 400):
         bad.write_bytes(data)
         try:
-            network = ours.load(bad)
+            network = load(bad)
         except InputError as error:
             refused += 1
             assert "\n" not in str(error) and "bad.nir" in str(error)
@@ -710,7 +712,7 @@ def test_fields_of_any_type_and_shape(tmp_path_factory: pytest.TempPathFactory, 
         )
         put(name, value)(file)
     try:
-        network = ours.load(path)
+        network = load(path)
     except InputError as error:
         assert "\n" not in str(error) and "a.nir" in str(error)
     else:
@@ -734,7 +736,7 @@ def test_the_command(cli: Command, tmp_path: Path) -> None:
     shutil.copy(ROOT / "models" / "digits-tdbn" / "model.pt", model)
     assert f"wrote {tmp_path / 'model.nir'}" in cli("export", model, "--format", "nir").ok()
     cli("export", model, "--format", "nir", "-o", tmp_path / "x.nir").ok()
-    assert_equal(ours.load(tmp_path / "x.nir"), ours.load(tmp_path / "model.nir"))
+    assert_equal(load(tmp_path / "x.nir"), load(tmp_path / "model.nir"))
     elsewhere = ("--format", "nir", "-o", tmp_path / "y.nir")
     cli("export", tmp_path / "x.nir", *elsewhere).refused("x.nir", "HDF5", "give its model.pt")
     assert not (tmp_path / "y.nir").exists()

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command, Quickstart
+from nir_reading import convert, load
 from test_nir import dense, foreign, lif
 
-from snn2chip import chip, data, ir, pipeline
+from snn2chip import chip, data, ir
 from snn2chip.errors import InputError
 from snn2chip.formats import netx
 from snn2chip.formats import nir as ours
-from snn2chip.simulate.floating import evaluate
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
 
 nir = pytest.importorskip("nir")
@@ -40,7 +42,7 @@ def graph_of(hidden: int = 12) -> tuple[ir.Network, object]:
     """A graph of another maker for digits, 1 x 8 x 8, and what it is when it reads (pixel / 16 - 0.3) / 0.4."""
     flat = nir.Flatten({"input": np.array([1, 8, 8])}, 0, -1)
     graph = foreign(flat, dense(64, hidden), lif(hidden, r=2.0), dense(hidden, 10), shape=(1, 8, 8), output=10)
-    return ours.convert(graph, timesteps=3, high=16, mean=[0.3], std=[0.4]), graph
+    return convert(graph, timesteps=3, high=16, mean=[0.3], std=[0.4]), graph
 
 
 def test_input_is_normalized_as_said() -> None:
@@ -77,7 +79,7 @@ def test_another_makers_graph_on_real_images(cli: Command, tmp_path: Path) -> No
     assert "accuracy" in cli("simulate", tmp_path / "net.net").ok()
     network, _ = graph_of()
     images = data.load("digits", "train").subset(16)
-    made = pipeline.export_folded(network, chip.load("loihi2"), name="net", calibration=images)
+    made = pipeline.export_network(network, chip.load("loihi2"), name="net", calibration=images)
     test = data.load("digits", "test").subset(50)
     assert simulate(made.chain, images=test).trace.scores.shape == (50, 10)
 
@@ -110,7 +112,7 @@ def test_our_own_graph_says_its_input(tmp_path: Path) -> None:
     """A normalization given for a graph that says its input is refused."""
     network, _ = graph_of()
     ours.save(tmp_path / "own.nir", network)
-    again = ours.load(tmp_path / "own.nir")
+    again = load(tmp_path / "own.nir")
     assert again.timesteps == 3
     with pytest.raises(InputError, match="snn2chip's own say"):
-        ours.load(tmp_path / "own.nir", mean=[0.0], std=[1.0])
+        load(tmp_path / "own.nir", mean=[0.0], std=[1.0])

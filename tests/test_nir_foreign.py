@@ -14,15 +14,17 @@ from conftest import Command
 from helpers import rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nir_reading import convert, load
 from test_nir import assert_equal, dense, eighths, flat, foreign, lif
 from torch.nn import functional as F
 
-from snn2chip import chip, ir, pipeline
+from snn2chip import chip, ir
+from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import ChipLimitError, InputError
 from snn2chip.formats import netx
 from snn2chip.formats import nir as ours
-from snn2chip.recordings import BinSettings
-from snn2chip.simulate.floating import evaluate
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
 
 nir = pytest.importorskip("nir")
@@ -79,7 +81,7 @@ def neurons(node: Any, x: np.ndarray, dt: float, ties: bool) -> np.ndarray:
 
 def same(nodes: list[Any], shape: tuple[int, ...], output: int, high: int, ties: bool = False, steps: int = 4) -> Any:
     """The network that is read gives the peer's spikes and scores; membranes are sums of powers of two."""
-    network = ours.convert(
+    network = convert(
         foreign(*nodes, shape=shape, output=output), timesteps=steps, high=high, ties="fire" if ties else None
     )
     raw = rng_of(5).integers(0, high + 1, (6, steps, *shape))
@@ -157,9 +159,9 @@ def test_it_gives_the_spikes_of_nirs_equations(what: str, ties: bool) -> None:
     assert network.stage == "folded"
     if what == "Threshold":
         with pytest.raises(ChipLimitError, match="'n1': voltage decay 4096"):
-            pipeline.export_folded(network, chip.load("loihi2"), name="net")
+            pipeline.export_network(network, chip.load("loihi2"), name="net")
         return
-    made = pipeline.export_folded(network, chip.load("loihi2"), name="net").chain
+    made = pipeline.export_network(network, chip.load("loihi2"), name="net").chain
     assert made.layers[-1].shape[0] == output or made.layers[-1].shape == (output,)
 
 
@@ -181,7 +183,7 @@ def test_branches_of_different_factors() -> None:
     }  # fmt: skip
     edges = ["input c", "c n", "n b", "b s", "n t", "s m", "t m", "m f", "f d", "d output"]
     graph = nir.NIRGraph(nodes, [tuple(edge.split()) for edge in edges], type_check=False)
-    network = ours.convert(graph, timesteps=4, high=3)
+    network = convert(graph, timesteps=4, high=3)
     raw = rng_of(0).integers(0, 4, (5, 4, 2, 8, 8))
     (first,), _ = peer([nodes["c"], nodes["n"]], raw)
     _, branch = peer([nodes["b"]], first)
@@ -212,7 +214,7 @@ def test_random_constants(data: st.DataObject) -> None:
         node = nir.CubaLIF(*taus, gain * tau / 1e-4, rest, level, reset, sign)
     scale = nir.Scale(rng.choice([-2.0, 0.0, 0.5, 1.0], count))
     layers = [matrix(5, count), *([scale] if data.draw(st.booleans()) else []), node, matrix(count, 2)]
-    network = ours.convert(foreign(*layers, shape=(5,)), timesteps=4, high=3, ties="fire" if ties else None)
+    network = convert(foreign(*layers, shape=(5,)), timesteps=4, high=3, ties="fire" if ties else None)
     raw = rng.integers(0, 4, (5, 4, 5))
     # levels are divided by: where that is not exact, only membranes away from their threshold are the same for certain
     exact = (2.0 ** np.round(np.log2(level - (0 if kind == "Threshold" else reset))) == level - (
@@ -244,30 +246,30 @@ def test_ties_survive_quantization(tau: float | None, ties: bool, tmp_path: Path
     nodes = integers(tau)
     steps = 6 if tau is None else 3  # halved twice, a multiple of 4 is an integer still
     graph = foreign(*nodes, shape=(5,), output=3)
-    network = ours.convert(graph, timesteps=steps, high=2, dt=1, ties="fire" if ties else "hold")
+    network = convert(graph, timesteps=steps, high=2, dt=1, ties="fire" if ties else "hold")
     raw = rng_of(1).integers(0, 3, (50, steps, 5))
     (wanted,), last = peer(nodes, raw, 1.0, ties=ties)
     assert (wanted != peer(nodes, raw, 1.0, ties=not ties)[0][0]).mean() > 0.02
     found = evaluate(network, raw)
     np.testing.assert_array_equal(found.spikes["n1"].numpy(), wanted)
     ours.save(tmp_path / "own.nir", network)
-    again = ours.load(tmp_path / "own.nir")
+    again = load(tmp_path / "own.nir")
     assert_equal(again, network)
     np.testing.assert_array_equal(evaluate(again, raw).scores.numpy(), last.sum(1))
     plain = nir.read(tmp_path / "own.nir")  # in it NIR's own > does what >= did
     level = plain.nodes["n1"].v_threshold[0]
     assert level == (np.nextafter(again.of(ir.LIF)[0].threshold, 0) if ties else again.of(ir.LIF)[0].threshold)
-    made = pipeline.export_folded(network, chip.load("loihi2"), name="net")
+    made = pipeline.export_network(network, chip.load("loihi2"), name="net")
     result = simulate(made.chain, port=raw, keep=True)
     np.testing.assert_array_equal(next(iter(result.trace.spikes.values())), wanted)
 
 
 def test_ties_are_of_graphs_of_other_makers(tmp_path: Path) -> None:
     """Ours say what their neurons do."""
-    network = ours.convert(foreign(*integers(None), shape=(5,), output=3), timesteps=2, high=1, dt=1)
+    network = convert(foreign(*integers(None), shape=(5,), output=3), timesteps=2, high=1, dt=1)
     ours.save(tmp_path / "own.nir", network)
     with pytest.raises(InputError, match=r"own\.nir.*ties are for graphs of other makers"):
-        ours.load(tmp_path / "own.nir", ties="fire")
+        load(tmp_path / "own.nir", ties="fire")
 
 
 # ------------------------------------------------------------------------------------------- what is said and refused
@@ -295,14 +297,14 @@ def test_what_a_graph_cannot_say_is_said(cli: Command, tmp_path: Path) -> None:
     notes = json.loads(report.read_text())["notes"]
     assert all(any(word in note for note in notes) for word in words) and all(note in printed for note in notes)
     assert netx.load(tmp_path / "net.net").made["notes"] == notes
-    network = ours.load(path, timesteps=3, high=16, dt=1)
+    network = load(path, timesteps=3, high=16, dt=1)
     assert list(network.notes) == notes
     printed = cli(*whole, "--mean", 0.5, "--std", 0.25, "--ties", "fire").ok()
     assert "(value / 16 - mean) / std with mean [0.5], std [0.25]" in printed and "as they are" not in printed
     assert "said by --ties: a membrane right at its threshold fires" in printed
-    assert any("0.0001 s (the default)" in note for note in ours.load(path, timesteps=3, high=16).notes)
+    assert any("0.0001 s (the default)" in note for note in load(path, timesteps=3, high=16).notes)
     ours.save(tmp_path / "own.nir", network)
-    assert ours.load(tmp_path / "own.nir").notes == ()
+    assert load(tmp_path / "own.nir").notes == ()
     assert "assumed" not in cli("fold-and-export", tmp_path / "own.nir").ok()
 
 
@@ -351,10 +353,10 @@ def test_files_of_other_versions_are_not_called_damaged(version: str, tmp_path: 
     with h5py.File(path, "r+") as file:
         del file["version"]
         file["version"] = version
-    assert ours.load(path, timesteps=1, high=1, dt=1).of(ir.LIF)  # what is read is read
+    assert load(path, timesteps=1, high=1, dt=1).of(ir.LIF)  # what is read is read
     with h5py.File(path, "r+") as file:
         del file["node/nodes/n2/type"]
         file["node/nodes/n2/type"] = "IzhikevichIF"
     with pytest.raises(InputError, match=rf"net\.nir' is of nir {version}, .*pip install nir=={version}") as caught:
-        ours.load(path, timesteps=1, high=1)
+        load(path, timesteps=1, high=1)
     assert "damaged" not in str(caught.value) and "\n" not in str(caught.value)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn2chip.encode import Encoder
 from snn2chip.errors import InputError
+from snn2chip.ir.encode import Encoder
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -39,7 +39,8 @@ from snn2chip.nn import (
 from snn2chip.nn.early_exit import ExitReport, early_exit
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.nn.neuron import lif_forward
-from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.recipe import SurrogateName
 
 NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
 

@@ -25,17 +25,19 @@ from test_varying import export as varying_stages
 from test_varying import plain, raw_for
 
 from snn2chip import data, ir
-from snn2chip.capture import capture
-from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, SetupError, UnsupportedError
-from snn2chip.fold import fold
-from snn2chip.formats import netx, onnx_graph, onnx_runtime
+from snn2chip.formats import netx
 from snn2chip.formats import onnx as onnx_format
+from snn2chip.formats.onnx import graph as onnx_graph
+from snn2chip.formats.onnx import run as onnx_runtime
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import FloatTrace, evaluate
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.floating import FloatTrace, evaluate
-from snn2chip.simulate.trace import Trace
 
 
 def raw_input(chain: ir.Chain, samples: int, seed: int, *, extreme: bool = False) -> ir.IntArray:
@@ -493,7 +495,7 @@ def test_the_shipped_model_on_120_samples(shipped: Path) -> None:
 
 def test_the_shipped_model_in_float32(shipped: Path) -> None:
     """The folded float network: all decisions of 120 samples are float64's."""
-    from snn2chip.formats import model_file
+    from snn2chip.nn import model_file
 
     model = model_file.load(ROOT / "models" / "digits-tdbn" / "model.pt")
     folded, _ = fold(capture(model.network, model.classes))

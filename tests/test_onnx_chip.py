@@ -20,13 +20,15 @@ from onnx.reference import ReferenceEvaluator
 from onnx_runs import Row, compare
 
 from snn2chip import lava
+from snn2chip.chip.bounds import port_range
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import netx_any, onnx_chip, onnx_runtime
 from snn2chip.formats import onnx as onnx_format
-from snn2chip.formats.onnx_chip import Reset
+from snn2chip.formats.netx import read
+from snn2chip.formats.onnx import run, write_chip_time
+from snn2chip.formats.onnx.write_chip_time import Reset
 from snn2chip.ir import IntArray, Shape, out_size
-from snn2chip.netlist import ChipLayer, Netlist
-from snn2chip.simulate.chip import ChipEngine, ChipTrace, port_range
+from snn2chip.ir.netlist import ChipLayer, Netlist
+from snn2chip.simulate.chip_time import ChipEngine, ChipTrace
 
 DECAYS = st.sampled_from([0, 1, 1000, 3072, 4095, 4096])
 
@@ -116,7 +118,7 @@ def simulated(net: Netlist, streams: IntArray, reset: Reset | None = None) -> li
 
 
 def outputs_of(model: onnx.ModelProto, streams: IntArray) -> dict[str, NDArray[Any]]:
-    session = onnx_runtime.session(model, 1)
+    session = run.session(model, 1)
     port = session.get_inputs()[0]
     names = [output.name for output in session.get_outputs()]
     dtype = np.uint8 if port.name == "spikes" else np.int32
@@ -126,7 +128,7 @@ def outputs_of(model: onnx.ModelProto, streams: IntArray) -> dict[str, NDArray[A
 def assert_equal(net: Netlist, found: dict[str, NDArray[Any]], wanted: list[ChipTrace]) -> None:
     """Every spike, voltage and current, of the same types; a layer without a synapse has no current but 0."""
     seen = set()
-    for number, label in onnx_chip.labels(net).items():
+    for number, label in write_chip_time.labels(net).items():
         for kind in ("spikes", "voltage", "current"):
             expected = np.stack([getattr(trace, kind)[number] for trace in wanted])
             if kind == "current" and label.startswith("input"):
@@ -144,7 +146,7 @@ def held_equal(
 ) -> list[ChipTrace]:
     """ONNX Runtime = the engine on streams (N, T, ...)."""
     wanted = simulated(net, streams, reset)
-    made = onnx_chip.build(net, streams.shape[1], reset=reset, trace=True, unroll=unroll)
+    made = write_chip_time.build(net, streams.shape[1], reset=reset, trace=True, unroll=unroll)
     assert_equal(net, outputs_of(made, streams), wanted)
     return wanted
 
@@ -178,7 +180,7 @@ def test_random_networks_reach_what_is_special() -> None:
     def visit(net: Netlist, seed: int) -> None:
         stream = streams_for(net, 1, 8, seed, extreme=True)
         (trace,) = simulated(net, stream)
-        names = {node.name for node in onnx_chip.build(net, 8).graph.node}
+        names = {node.name for node in write_chip_time.build(net, 8).graph.node}
         seen["24 bits"] += any(name.endswith("/wrapped") for name in names)
         seen["delays"] += any(name.endswith("/delayed") for name in names)
         seen["recurrent"] += any("/recurrent/" in name for name in names)
@@ -218,9 +220,9 @@ def test_many_steps_are_a_loop_and_the_same() -> None:
     streams = streams_for(net, 2, steps, 0)
     trace = held_equal(net, streams)
     assert all(part.any() for part in trace[0].spikes.values())
-    looped = onnx_chip.build(net, steps)
+    looped = write_chip_time.build(net, steps)
     assert [node.op_type for node in looped.graph.node].count("Loop") == 1
-    assert len(onnx_chip.build(net, 10 * steps).graph.node) == len(looped.graph.node)
+    assert len(write_chip_time.build(net, 10 * steps).graph.node) == len(looped.graph.node)
     held_equal(net, streams, unroll=True)
 
 
@@ -228,7 +230,7 @@ def test_the_standards_own_evaluator_agrees() -> None:
     """Not only ONNX Runtime reads the operators so."""
     net = small_net()
     streams = streams_for(net, 2, 9, 1)
-    made = onnx_chip.build(net, 9, trace=True)
+    made = write_chip_time.build(net, 9, trace=True)
     names = [port.name for port in made.graph.output]
     found = ReferenceEvaluator(made).run(None, {"spikes": streams.astype(np.uint8)})
     assert_equal(net, dict(zip(names, found, strict=True)), simulated(net, streams))
@@ -237,7 +239,7 @@ def test_the_standards_own_evaluator_agrees() -> None:
 def test_standard_operators_shapes_and_names() -> None:
     """onnx.checker with full shape inference; names that say layer, step and what; outputs of fixed shape."""
     net = small_net()
-    made = onnx_chip.build(net, 4)
+    made = write_chip_time.build(net, 4)
     onnx.checker.check_model(made, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
     assert {item.domain for item in made.opset_import} == {""}
@@ -273,15 +275,15 @@ def test_what_cannot_be() -> None:
     """No steps or too many; more inputs than float32 has exact sums of; delays that make too many weights."""
     for steps in (0, 10**6 + 1):
         with pytest.raises(InputError, match=rf"{steps} time steps asked for; an ONNX file runs 1..1,000,000"):
-            onnx_chip.build(small_net(), steps)
+            write_chip_time.build(small_net(), steps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_chip, "MOST_BYTES", 2000)
+        patch.setattr(write_chip_time, "MOST_BYTES", 2000)
         with pytest.raises(InputError, match=r"layer 'dense3': 4 delays make 5 x \d+ weights of it, too many"):
-            onnx_chip.build(small_net(), 3)
+            write_chip_time.build(small_net(), 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_format, "FLOAT32_EXACT", 10)
         with pytest.raises(UnsupportedError, match=r"layer 'conv1': 18 inputs a neuron"):
-            onnx_chip.build(small_net(), 3)
+            write_chip_time.build(small_net(), 3)
 
 
 # ------------------------------------------------------------------------------------------------------- commands
@@ -315,7 +317,7 @@ def test_the_command(tmp_path: Path, cli: Command) -> None:
         target = tmp_path / "any.onnx"
         printed = cli("export", net, "--clock", "chip", "--trace", *arguments).ok()
         assert f"wrote {target}" in printed and f"{steps} chip steps" in printed
-        network = netx_any.load(net, layers)
+        network = read.load(net, layers)
         streams = np.repeat(rng_of(1).integers(20, 200, (3, 1, 6)), steps, 1)
         wanted = simulated(network, streams, reset)
         assert all(trace.spikes["1"].any() for trace in wanted)
@@ -347,7 +349,7 @@ def test_networks_of_lava_dl(name: str, lava_environment: lava.Environment) -> N
     """lava-dl's files and its inputs, written out and as a loop; `bench/onnx_runs.py` runs them on many."""
     (root,) = (lava_environment.python.parent.parent / "lib").glob("python*/site-packages/tests/lava/lib/dl/netx")
     (known,) = (known for known in NETWORKS if known.name == name)
-    net = netx_any.load(root / known.file, known.layers)
+    net = read.load(root / known.file, known.layers)
     stream = known.stream(root)[:150].reshape(1, -1, *net.input_shape)
     (trace,) = held_equal(net, stream)
     assert trace.spikes[net.layers[-2].number].any()

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 from snn2chip import data, recipe
 from snn2chip.errors import InputError, SetupError, UnsupportedError
-from snn2chip.formats import model_file, onnx_import, onnx_read
-from snn2chip.formats.onnx_items import Block, Flat, Neuron, PlainNetwork, Pool, Weighted
-from snn2chip.nn import LIF, SpikingNetwork, TDBatchNorm
-from snn2chip.train import plain
+from snn2chip.formats.onnx import read, read_file
+from snn2chip.formats.onnx.items import Block, Flat, Neuron, PlainNetwork, Pool, Weighted
+from snn2chip.nn import LIF, SpikingNetwork, TDBatchNorm, model_file
+from snn2chip.train import start_from_onnx
 from snn2chip.train.loop import Trainer
 
 onnx = pytest.importorskip("onnx")
@@ -198,8 +198,10 @@ def runtime(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(scores)
 
 
-def fitted(found: PlainNetwork, **options: Any) -> plain.Imported:
-    return plain.fit(found, plain.derive(found, "it", "digits", **options), max_value=16, mean=MEAN, std=STD)
+def fitted(found: PlainNetwork, **options: Any) -> start_from_onnx.Imported:
+    return start_from_onnx.fit(
+        found, start_from_onnx.derive(found, "it", "digits", **options), max_value=16, mean=MEAN, std=STD
+    )
 
 
 def images(count: int = 40, seed: int = 3) -> Tensor:
@@ -232,7 +234,7 @@ def assert_same(network: SpikingNetwork, wanted: Tensor, raw: Tensor) -> None:
 def test_it_computes_what_onnx_runtime_computes(exporter: str, kind: str, norm: str, tmp_path: Path) -> None:
     """In float64, for either normalization in the recipe, before and after statistics were measured."""
     path = export(trained(NETWORKS[kind]), tmp_path / "net.onnx", exporter)
-    found = onnx_import.load(path)
+    found = read.load(path)
     assert (found.input_shape, found.classes, found.spiking) == ((1, 8, 8), 10, kind == "spiking")
     imported = fitted(found, norm=norm)
     raw = images()
@@ -240,7 +242,9 @@ def test_it_computes_what_onnx_runtime_computes(exporter: str, kind: str, norm: 
     assert_same(imported.network, wanted, raw)
     if exporter == "preserve" and kind != "plain":
         assert imported.unknown == ["norm1"] * (kind == "spiking" and norm == "tdbn")
-    plain.calibrate(plain.Imported(imported.network.float(), imported.recipe, [], imported.unknown), images(200, 7))
+    start_from_onnx.calibrate(
+        start_from_onnx.Imported(imported.network.float(), imported.recipe, [], imported.unknown), images(200, 7)
+    )
     assert_same(imported.network, wanted, raw)
 
 
@@ -249,7 +253,7 @@ def test_opsets(opset: int, tmp_path: Path) -> None:
     """Old and new: axes as attributes and inputs, dropout with and without a mask; the oldest are lifted."""
     path = export(trained(Plain), tmp_path / "net.onnx", "preserve" if opset > 10 else "old", opset_version=opset)
     raw = images()
-    found = onnx_import.load(path)
+    found = read.load(path)
     assert found.notes == ((f"opset {opset}, lifted to 11 by onnx's version converter",) if opset < 11 else ())
     assert_same(fitted(found).network, runtime(path, normalized(raw)), raw)
 
@@ -260,7 +264,7 @@ def test_a_closing_softmax_changes_no_decision(opset: int, end: nn.Module, tmp_p
     """The scores are those before it, and that is said."""
     network, raw = trained(Plain), images()
     path = export(nn.Sequential(network, end).eval(), tmp_path / "net.onnx", opset_version=opset)
-    found = onnx_import.load(path)
+    found = read.load(path)
     name = type(end).__name__
     assert (
         found.notes[-1] == f"the closing {name} is left out: the scores are those before it, the decision is the same"
@@ -312,13 +316,13 @@ def test_what_the_file_does_to_its_input_is_normalization(way: str, tmp_path: Pa
             dynamic_axes={"x": {0: "n"}},
             opset_version=17,
         )
-    found = onnx_import.load(tmp_path / "net.onnx")
+    found = read.load(tmp_path / "net.onnx")
     assert found.input_shape == (1, 8, 8)
     assert found.notes[-1].startswith("the file normalizes its input itself, (x - ")
     wanted = runtime(tmp_path / "net.onnx", given)
     if way == "bytes":  # x is the pixel itself, as bytes
-        start = plain.derive(found, "it", "digits")
-        imported = plain.fit(found, start, max_value=255, mean=[0], std=[1 / 255])
+        start = start_from_onnx.derive(found, "it", "digits")
+        imported = start_from_onnx.fit(found, start, max_value=255, mean=[0], std=[1 / 255])
         raw = given
     else:
         imported = fitted(found)
@@ -342,7 +346,7 @@ def test_by_channel(tmp_path: Path) -> None:
                 {"perm": [0, 3, 1, 2]} if each.op_type == "Transpose" else {}))
             for at, each in enumerate(first)
         ]  # fmt: skip
-        found = onnx_import.load(graph_file(path, [*chained, *rest], weights | values, shape=("n", 4, 4, 3)))
+        found = read.load(graph_file(path, [*chained, *rest], weights | values, shape=("n", 4, 4, 3)))
         assert found.input_shape == (3, 4, 4)
         assert found.scale.tolist() == [1 / 2, 1 / 4, 1 / 8]
         assert found.shift.tolist() == [-1 / 2, -2 / 4, -3 / 8]
@@ -368,12 +372,12 @@ def test_a_batch_norm_between_unsqueeze_and_squeeze(tmp_path: Path) -> None:
     weights = {"w": rng.normal(size=(64, 12)).astype(np.float32), "v": rng.normal(size=(12, 10)).astype(np.float32),
                "b": vectors["beta"]}  # fmt: skip
     path, raw = graph_file(tmp_path / "g.onnx", nodes, weights | vectors, shape=("n", 1, 8, 8), opset=11), images()
-    found = onnx_import.load(path)
+    found = read.load(path)
     assert [type(item) for item in found.items] == [Flat, Weighted, Neuron, Weighted]
     assert_same(fitted(found).network, runtime(path, normalized(raw)), raw)
     nodes[4:6] = [node("Relu", "d", "h"), node("Squeeze", "h", "g", axes=[2])]
     with pytest.raises(UnsupportedError, match="'the Relu': Relu behind Unsqueeze; batch norm and Squeeze are read"):
-        onnx_import.load(graph_file(path, nodes, weights | vectors, shape=("n", 1, 8, 8), opset=11))
+        read.load(graph_file(path, nodes, weights | vectors, shape=("n", 1, 8, 8), opset=11))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
@@ -385,7 +389,7 @@ def test_too_little_memory_is_not_the_files_fault(tmp_path: Path) -> None:
 import pathlib, resource, sys
 import onnx
 from snn2chip.errors import out_of_memory
-from snn2chip.formats import onnx_graph, onnx_read
+from snn2chip.formats.onnx import graph as onnx_graph, read_file as onnx_read
 path = pathlib.Path(sys.argv[1])
 model = onnx.load(path)
 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
@@ -427,7 +431,7 @@ def test_random_chains(seed: int, convs: list[tuple[int, int, int, int, bool, bo
     path = export(trained(lambda: nn.Sequential(*modules), seed), tmp_path / "net.onnx", "preserve")
     raw = images(10, seed)
     if any(isinstance(module, nn.ReLU) for module in modules):
-        found = scores(fitted(onnx_import.load(path)).network, raw)
+        found = scores(fitted(read.load(path)).network, raw)
         wanted = runtime(path, normalized(raw))
         assert float((found - wanted).abs().max()) < CLOSE * max(1.0, float(wanted.abs().max()))
 
@@ -435,11 +439,11 @@ def test_random_chains(seed: int, convs: list[tuple[int, int, int, int, bool, bo
 def test_measured_statistics_are_those_of_the_activations(tmp_path: Path) -> None:
     """So that training, which normalizes by a batch's own, starts from nearly the same function."""
     path = export(trained(Plain), tmp_path / "net.onnx")
-    imported = fitted(onnx_import.load(path), norm="tdbn")
+    imported = fitted(read.load(path), norm="tdbn")
     assert imported.unknown == ["norm1", "norm2"]  # torch folds into convolutions, and leaves a dense layer's
     raw = images(300)
     network = imported.network
-    plain.calibrate(imported, raw)
+    start_from_onnx.calibrate(imported, raw)
     with torch.no_grad():
         before = network(raw)
         for name in imported.unknown:
@@ -451,10 +455,10 @@ def test_measured_statistics_are_those_of_the_activations(tmp_path: Path) -> Non
 
 def test_what_is_found_is_named(tmp_path: Path) -> None:
     """The items are those of the file; max pooling stands behind its neuron."""
-    found = onnx_import.load(export(trained(Plain), tmp_path / "net.onnx", "preserve"))
+    found = read.load(export(trained(Plain), tmp_path / "net.onnx", "preserve"))
     kinds = [type(item) for item in found.items]
     assert kinds == [Weighted, Neuron, Pool, Weighted, Neuron, Pool, Flat, Weighted, Neuron, Weighted]
-    blocks = onnx_import.load(export(residual("basic").eval(), tmp_path / "r.onnx")).items
+    blocks = read.load(export(residual("basic").eval(), tmp_path / "r.onnx")).items
     assert sum(isinstance(item, Block) for item in blocks) == 3
 
 
@@ -480,7 +484,7 @@ def test_a_recipe_of_ones_own(norm: str, tmp_path: Path) -> None:
     """Matched layer by layer; any normalization, another threshold in tdBN's gain."""
     path = export(trained(Plain), tmp_path / "net.onnx", "preserve")
     chosen = wanted_recipe(norm, model__neuron={"threshold": 0.8})
-    imported = plain.fit(onnx_import.load(path), chosen, max_value=16, mean=MEAN, std=STD)
+    imported = start_from_onnx.fit(read.load(path), chosen, max_value=16, mean=MEAN, std=STD)
     raw = images()
     assert_same(imported.network, runtime(path, normalized(raw)), raw)
     assert imported.unknown == []
@@ -513,15 +517,15 @@ def test_other_layers_are_refused(place: int, layer: dict[str, Any], message: st
     values = wanted_recipe("none").model_dump(mode="json")
     values["model"]["layers"][place] |= layer
     with pytest.raises(InputError, match=message):
-        plain.fit(onnx_import.load(path), recipe.parse(values), max_value=16, mean=MEAN, std=STD)
+        start_from_onnx.fit(read.load(path), recipe.parse(values), max_value=16, mean=MEAN, std=STD)
 
 
 def test_the_recipe_that_is_written_reads_back(tmp_path: Path) -> None:
     """As TOML, for every network."""
     for kind, make in NETWORKS.items():
-        found = onnx_import.load(export(trained(make), tmp_path / f"{kind}.onnx"))
-        derived = plain.derive(found, "it", "folder", timesteps=3, norm="tdbn", size=8)
-        (tmp_path / "r.toml").write_text(plain.recipe_text(derived))
+        found = read.load(export(trained(make), tmp_path / f"{kind}.onnx"))
+        derived = start_from_onnx.derive(found, "it", "folder", timesteps=3, norm="tdbn", size=8)
+        (tmp_path / "r.toml").write_text(start_from_onnx.recipe_text(derived))
         assert recipe.load(tmp_path / "r.toml") == derived
 
 
@@ -585,14 +589,14 @@ def test_a_network_trained_elsewhere_starts_a_spiking_one(cli: Command, tmp_path
 
 def test_thresholds_go_along(tmp_path: Path) -> None:
     """A network of thresholds is a spiking one at T = 1, and starts others with them."""
-    found = onnx_import.load(export(trained(spiking), tmp_path / "net.onnx"))
+    found = read.load(export(trained(spiking), tmp_path / "net.onnx"))
     imported = fitted(found)
     lifs = [module for module in imported.network.modules() if isinstance(module, LIF)]
     assert [float(module.threshold.detach()) for module in lifs] == pytest.approx([0.2, 0.4])
     model_file.save(
         tmp_path / "m.pt", imported.network, imported.recipe, max_value=16, classes=list("0123456789"), metrics={}
     )
-    chosen = plain.derive(found, "it", "digits", timesteps=3)
+    chosen = start_from_onnx.derive(found, "it", "digits", timesteps=3)
     sets = data.load("digits", "train"), data.load("digits", "test").subset(40)
     trainer = Trainer(chosen, *sets, tmp_path / "snn", fuse=False, init=tmp_path / "m.pt")
     lifs = [module for module in trainer.network.modules() if isinstance(module, LIF)]
@@ -702,7 +706,7 @@ def claims(name: str, *dims: int, raw: bytes = b"", kind: int = 1, location: str
 
 def test_a_product_with_its_bias(tmp_path: Path) -> None:
     """MatMul and Add, as torch writes Linear at times; and a hand-made file is one that is read."""
-    found = onnx_import.load(graph_file(tmp_path / "g.onnx", *good()))
+    found = read.load(graph_file(tmp_path / "g.onnx", *good()))
     last = found.items[-1]
     assert isinstance(last, Weighted)
     assert (last.weight.shape, last.bias is not None, found.classes) == ((10, 48), True, 10)
@@ -804,7 +808,7 @@ def test_damage_is_named(
     values = {name: value for name, value in {**values, **weights}.items() if value is not None}
     path = graph_file(folder / "g.onnx", nodes, values)
     with pytest.raises(InputError, match=message) as caught:
-        onnx_import.load(path)
+        read.load(path)
     assert str(caught.value).startswith(f"'{path}': ")
     cli("import", path, "--dataset", "digits", "--mean", "0", "--std", "1", "-o", tmp_path / "out").refused("g.onnx")
     assert not (tmp_path / "out").exists()
@@ -826,7 +830,7 @@ def test_damage_is_named(
 def test_files_that_are_refused_whole(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     """Opset, input and output."""
     with pytest.raises(InputError, match=message):
-        onnx_import.load(graph_file(tmp_path / "g.onnx", *good(), **options))
+        read.load(graph_file(tmp_path / "g.onnx", *good(), **options))
 
 
 @pytest.mark.parametrize(
@@ -868,19 +872,19 @@ def test_graphs_that_are_no_network(nodes: list[Any], message: str, tmp_path: Pa
         "s": np.array([2, 2, 4], dtype=np.int64),
     }
     with pytest.raises(UnsupportedError, match=message):
-        onnx_import.load(graph_file(tmp_path / "g.onnx", nodes, weights))
+        read.load(graph_file(tmp_path / "g.onnx", nodes, weights))
 
 
 def test_weights_may_lie_beside_the_file_and_in_any_precision(tmp_path: Path) -> None:
     """Float16, float64, and a file in the same folder, with an offset."""
     nodes, weights = good()
-    plain_items = onnx_import.load(graph_file(tmp_path / "g.onnx", nodes, weights)).items
+    plain_items = read.load(graph_file(tmp_path / "g.onnx", nodes, weights)).items
     (tmp_path / "w.bin").write_bytes(bytes(8) + weights["w"].tobytes())
     beside = claims("w", 3, 1, 3, 3, location="w.bin")
     beside.external_data.add(key="offset", value="8")
     half = onnx.helper.make_tensor("m", onnx.TensorProto.FLOAT16, [48, 10], weights["m"].reshape(-1).tolist())
     other = {"w": beside, "m": half, "b": weights["b"].astype(np.float64), "a": weights["a"].astype(np.float16)}
-    found = onnx_import.load(graph_file(tmp_path / "h.onnx", nodes, other)).items
+    found = read.load(graph_file(tmp_path / "h.onnx", nodes, other)).items
     for mine, wanted in zip(found, plain_items, strict=True):
         if isinstance(wanted, Weighted):
             assert isinstance(mine, Weighted)
@@ -904,7 +908,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     path = graph_file(tmp_path / "g.onnx", *good())
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(SetupError, match=r"pip install 'snn2chip\[onnx\]'"):
-        onnx_import.load(path)
+        read.load(path)
 
 
 @pytest.mark.parametrize("what", ["nodes", "attributes", "constants", "texts"])
@@ -924,7 +928,7 @@ def test_files_that_would_fill_the_memory(what: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.onnx"
     path.write_bytes(b"\x3a" + varint(len(graph)) + graph)
     with pytest.raises(InputError, match=r"more than [\d,]+ (bytes besides|nodes, weights)"):
-        onnx_read.read(path)
+        read_file.read(path)
 
 
 def varint(value: int) -> bytes:
@@ -942,7 +946,7 @@ def test_many_nodes_take_their_time_only(tmp_path: Path) -> None:
     nodes += [onnx.helper.make_node("Identity", [f"a{i}"], [f"a{i + 1}"]) for i in range(20_000)]
     path = graph_file(tmp_path / "g.onnx", [*nodes, node("Flatten", "a20000", "y")], {"w": floats(3, 1, 1, 1)})
     with pytest.raises(UnsupportedError, match=r"'the Flatten': Flatten ends the network"):
-        onnx_import.load(path)
+        read.load(path)
 
 
 def damaged(path: Path, copies: int, seed: int, folder: Path) -> int:
@@ -952,9 +956,9 @@ def damaged(path: Path, copies: int, seed: int, folder: Path) -> int:
     for content in mutations(path.read_bytes(), rng_of(seed), copies):
         target.write_bytes(content)
         try:
-            found = onnx_import.load(target)
-            plain.fit(
-                found, plain.derive(found, "it", "digits"), max_value=16, mean=[0.0] * found.input_shape[0],
+            found = read.load(target)
+            start_from_onnx.fit(
+                found, start_from_onnx.derive(found, "it", "digits"), max_value=16, mean=[0.0] * found.input_shape[0],
                 std=[1.0] * found.input_shape[0],
             )  # fmt: skip
         except InputError as error:

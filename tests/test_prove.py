@@ -15,18 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_branches import Does
 
-from snn2chip import chip, ir, lower, relay
-from snn2chip import verify as ladder
-from snn2chip.capture import capture
-from snn2chip.comparison import Difference
+from snn2chip import chip, ir
+from snn2chip.chip import relay
 from snn2chip.errors import ChipLimitError, UnsupportedError
-from snn2chip.fold import fold
 from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, SpikingNetwork
-from snn2chip.prove import Proof, _Unit, prove
-from snn2chip.quantize import quantize
-from snn2chip.schedule import RELAYS, schedule
-from snn2chip.simulate import graph
+from snn2chip.passes import lower
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.quantize import quantize
+from snn2chip.passes.schedule import RELAYS, schedule
+from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
+from snn2chip.verify import ladder
+from snn2chip.verify.compare import Difference
+from snn2chip.verify.prove import Proof, _Unit, prove
 
 LOIHI = chip.load("loihi2")
 
@@ -400,7 +402,7 @@ def test_tables_are_compared_step_by_step() -> None:
 
 @pytest.mark.parametrize("decay", [0, 1000, 2048, 3072, 4095, 4096])
 def test_relays_are_walked_apart_from_the_rule(decay: int) -> None:
-    """The walk over reachable states agrees with `snn2chip.relay.is_exact`, on both sides of the limit."""
+    """The walk over reachable states agrees with `snn2chip.chip.relay.is_exact`, on both sides of the limit."""
     for weight, threshold in itertools.product((1, 7, 30), range(0, 60, 3)):
         for bias in range(-2, threshold + 3, 2):
             unit = _Unit(weight, bias, 4096, ((4096 - decay, 12, 0, 64 * threshold),))

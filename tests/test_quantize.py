@@ -15,28 +15,21 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
-from snn2chip import quantize as quantize_module
-from snn2chip.capture import capture
-from snn2chip.encode import encoder_of
+from snn2chip.chip.bounds import proof, sums_bound
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
-from snn2chip.fold import fold
-from snn2chip.lower import lower
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
-from snn2chip.overflow import proof, sums_bound
-from snn2chip.quantize import (
-    STRATEGIES,
-    LayerReport,
-    QuantizeReport,
-    Strategy,
-    quantize,
-    quantize_at,
-)
-from snn2chip.quantize.candidate import Candidate, Result, choose_result, measure
-from snn2chip.rounding import ROUNDINGS, rounded
-from snn2chip.schedule import schedule
+from snn2chip.passes import quantize as quantize_module
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import lower
+from snn2chip.passes.quantize import STRATEGIES, LayerReport, QuantizeReport, Strategy, quantize, quantize_at
+from snn2chip.passes.quantize.candidate import Candidate, Result, choose_result, measure
+from snn2chip.passes.quantize.rounding import ROUNDINGS, rounded
+from snn2chip.passes.schedule import schedule
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.floating import evaluate
 
 LOIHI1, LOIHI2 = chips.load("loihi1"), chips.load("loihi2")
 LIMIT = 131071

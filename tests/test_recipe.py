@@ -16,15 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from snn2chip import recipe, resources
-from snn2chip.capture import capture
+from snn2chip import places, recipe
 from snn2chip.data import ImageSet
-from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError, RecipeError
-from snn2chip.fold import fold
-from snn2chip.formats import model_file
-from snn2chip.nn import BNTT, LIF, TDBatchNorm, build
-from snn2chip.simulate.floating import evaluate
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.nn import BNTT, LIF, TDBatchNorm, build, model_file
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
 from snn2chip.train.loop import Trainer
 
 # the images that each data set has, without fetching it; a folder's small, as its recipes take any size
@@ -82,15 +81,15 @@ def removed(path: str) -> dict[str, Any]:
 
 def test_recipes_are_shipped() -> None:
     """There are some, with the data sets this test knows."""
-    assert len(resources.recipe_names()) >= 2
-    assert {recipe.load(name).data.name for name in resources.recipe_names()} <= set(SHAPES)
+    assert len(places.recipe_names()) >= 2
+    assert {recipe.load(name).data.name for name in places.recipe_names()} <= set(SHAPES)
 
 
-@pytest.mark.parametrize("name", resources.recipe_names())
+@pytest.mark.parametrize("name", places.recipe_names())
 def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     """Found by name and by path, named as its folder, described; its network trains, captures and folds."""
     made = recipe.load(name)
-    assert made == recipe.load(resources.recipe_file(name)) == recipe.load(resources.recipe_file(name).parent)
+    assert made == recipe.load(places.recipe_file(name)) == recipe.load(places.recipe_file(name).parent)
     assert made.name == name
     assert made.description.endswith(".")
     shape, classes, high = SHAPES[made.data.name]
@@ -354,7 +353,7 @@ def test_layers_after_flatten_that_need_an_image_are_named(kind: str) -> None:
 
 def test_set_overrides_values_of_every_type(tmp_path: Path) -> None:
     """Numbers, words, quoted strings, booleans, tables; the last of two wins; new tables are made."""
-    name = resources.recipe_names()[0]
+    name = places.recipe_names()[0]
     settings_ = ["train.epochs=3", "train.lr = 1e-2", "train.optimizer=sgd", 'description="a b = c"', "train.epochs=4"]
     settings_ += ["data.augment.flip=false", "model.neuron.tau=0.75", "model.neuron.detach_reset=true"]
     made = recipe.load(name, settings_)
@@ -364,7 +363,7 @@ def test_set_overrides_values_of_every_type(tmp_path: Path) -> None:
     assert (made.model.neuron.tau, made.model.neuron.detach_reset) == (0.75, True)
     assert recipe.load(name).train.epochs != 4
     path = tmp_path / "mine.toml"
-    path.write_text(resources.recipe_file(name).read_text(encoding="utf-8"), encoding="utf-8")
+    path.write_text(places.recipe_file(name).read_text(encoding="utf-8"), encoding="utf-8")
     table = recipe.load(path, ["data.augment={crop = 1}"])
     assert (table.data.augment.crop, table.data.augment.flip) == (1, False)
 
@@ -388,7 +387,7 @@ def test_set_overrides_values_of_every_type(tmp_path: Path) -> None:
 def test_bad_overrides_are_named(setting: str, message: str) -> None:
     """What was given and what was expected."""
     with pytest.raises(RecipeError, match=message):
-        recipe.load(resources.recipe_names()[0], [setting])
+        recipe.load(places.recipe_names()[0], [setting])
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -453,7 +452,7 @@ def test_a_name_is_a_name(name: str, tmp_path: Path) -> None:
 
 def test_recipes_that_are_not_there(tmp_path: Path) -> None:
     """An unknown name lists the known ones; a missing path is named."""
-    with pytest.raises(InputError, match=rf"no recipe 'nothing': shipped recipes are .*{resources.recipe_names()[0]}"):
+    with pytest.raises(InputError, match=rf"no recipe 'nothing': shipped recipes are .*{places.recipe_names()[0]}"):
         recipe.load("nothing")
     with pytest.raises(RecipeError, match=r"cannot read '.*gone\.toml': No such file"):
         recipe.load(tmp_path / "gone.toml")
@@ -463,7 +462,7 @@ def test_recipes_that_are_not_there(tmp_path: Path) -> None:
 
 def test_a_file_without_the_suffix_and_a_folder_are_read(tmp_path: Path) -> None:
     """A path is a path whatever its name."""
-    text = resources.recipe_file(resources.recipe_names()[0]).read_text(encoding="utf-8")
+    text = places.recipe_file(places.recipe_names()[0]).read_text(encoding="utf-8")
     for path in (tmp_path / "mine", tmp_path / "recipe.toml"):
         path.write_text(text, encoding="utf-8")
     assert recipe.load(tmp_path / "mine") == recipe.load(tmp_path) == recipe.load(str(tmp_path / "recipe.toml"))

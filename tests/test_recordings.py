@@ -15,18 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zoo
 from conftest import Command, child_environment
 from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, random_events, write_npz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn2chip import chip, ir, zoo
-from snn2chip.errors import DataError, InputError
-from snn2chip.formats import netx
-from snn2chip.formats.model_file import Model, build_network
-from snn2chip.pipeline import export
-from snn2chip.recipe import parse
-from snn2chip.recordings import (
+from snn2chip import chip, ir
+from snn2chip.data.recordings import (
     Binner,
     BinSettings,
     Events,
@@ -37,7 +33,12 @@ from snn2chip.recordings import (
     read_in_pieces,
     read_recording,
 )
-from snn2chip.recordings.recording import JITTER_US
+from snn2chip.data.recordings.recording import JITTER_US
+from snn2chip.errors import DataError, InputError
+from snn2chip.formats import netx
+from snn2chip.nn.model_file import Model, build_network
+from snn2chip.passes.pipeline import export
+from snn2chip.recipe import parse
 from snn2chip.simulate import recorded
 from snn2chip.simulate.dense import DenseEngine
 
@@ -433,7 +434,7 @@ def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path
 def test_a_terminal_gets_colours_and_a_bar(chain: ir.Chain) -> None:
     from rich.console import Console
 
-    from snn2chip.cli.recordings import _line
+    from snn2chip.cli.stream import _line
 
     named = replace(chain, classes=("[red]", *chain.classes[1:]))
     moment = recorded.Moment(7, 2, np.array([5, *[0] * 9]), np.array([0.5, *[0.5 / 9] * 9]))
@@ -531,7 +532,7 @@ def test_cards_speak_of_recordings(model: Model, tiny: Any) -> None:
 _CHILD = """
 import sys
 from snn2chip.formats import netx
-from snn2chip.recordings import read_in_pieces
+from snn2chip.data.recordings import read_in_pieces
 from snn2chip.simulate.recorded import RecordingStream
 
 def resident():
@@ -597,7 +598,7 @@ def test_pictures(net: Path, tmp_path: Path, cli: Command, kind: str) -> None:
 @pytest.mark.parametrize(("how", "steps"), [({"dt_us": 30_000}, 5), ({"dt_us": 30_000}, None), ({"count": 100}, None)])
 def test_what_is_drawn_of_a_recording(tmp_path: Path, how: dict[str, int], steps: int | None) -> None:
     """The events of the steps that are drawn, from however many pieces."""
-    from snn2chip.plots import DRAWN_STEPS, first_steps
+    from snn2chip.report.recording import DRAWN_STEPS, first_steps
 
     file = recording(tmp_path, count=DRAWN_STEPS * 100 + 5000, span_us=DRAWN_STEPS * 30_000 + 2_000_000)
     whole = read_recording(file, SENSOR)
@@ -614,7 +615,7 @@ def test_what_is_drawn_of_a_recording(tmp_path: Path, how: dict[str, int], steps
 
 
 def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
-    from snn2chip import plots
+    from snn2chip.report import recording as plots
 
     counted = export(network(readout="spike_count"), chip.load("loihi2")).chain
     counted = replace(counted, classes=tuple(f"right arm counter clockwise {index}" for index in range(10)))

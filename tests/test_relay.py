@@ -11,8 +11,9 @@ from helpers import py_current, py_decay, py_voltage, rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn2chip import arith, chip, relay
-from snn2chip.relay import bias_for, choose, is_exact, largest_threshold
+from snn2chip import chip
+from snn2chip.chip import neuron, relay
+from snn2chip.chip.relay import bias_for, choose, is_exact, largest_threshold
 
 LOIHI = chip.load("loihi2")
 TAUS = (0.25, 0.5, 0.9, 1.0)
@@ -51,7 +52,7 @@ def drive(trains: np.ndarray, threshold: int, decay: int, weight: int, bias: int
     bias_ = torch.full_like(current, bias)
     fired = []
     for step in torch.from_numpy(trains.astype(np.int32)).unbind(1):
-        current, voltage, spikes = arith.step(
+        current, voltage, spikes = neuron.step(
             current, voltage, step * weight, bias_, threshold=threshold, voltage_decay=decay
         )
         fired.append(spikes.numpy())

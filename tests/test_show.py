@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from stock_netx import Job, odd_network, verdicts
 
 from snn2chip import chip as chips
-from snn2chip import findings, lava, show
+from snn2chip import lava
 from snn2chip.errors import InputError
-from snn2chip.formats import netx_any
-from snn2chip.netlist import ChipLayer, Netlist
-from snn2chip.simulate import chip as chip_time
+from snn2chip.formats.netx import read
+from snn2chip.ir.netlist import ChipLayer, Netlist
+from snn2chip.report import findings, show
+from snn2chip.simulate import chip_time
 
 LOIHI2 = chips.load("loihi2")
 Change = Callable[[h5py.File], None]
@@ -244,11 +245,11 @@ def test_the_simulator_takes_what_show_says_it_takes(name: str, tmp_path: Path) 
     shown = show.describe(path, LOIHI2)
     if shown.runs["simulate --clock chip"]:
         with pytest.raises(InputError) as refused:
-            netx_any.load(path)
+            read.load(path)
         assert shown.runs["simulate --clock chip"] in str(refused.value)
         assert found(shown)
     else:
-        netx_any.load(path)
+        read.load(path)
         assert not found(shown, "refused")
 
 

@@ -16,19 +16,24 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from snn2chip import chip as chips
-from snn2chip import ir, pipeline
-from snn2chip.capture import capture
+from snn2chip import ir
+from snn2chip.chip import products
+from snn2chip.chip.bounds import largest_sum
+from snn2chip.chip.products import LayerRunner
 from snn2chip.errors import InputError
-from snn2chip.fold import fold
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, Conv2d, Flatten, Linear
-from snn2chip.simulate import dense, graph, reference, trace
-from snn2chip.simulate.dense import DenseEngine, LayerRunner, largest_sum
+from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.simulate import branching, reference, trace
+from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine
 from snn2chip.simulate.run import simulate
 from snn2chip.simulate.streaming import StreamEngine
 
 
-def assert_same(mine: trace.Trace, theirs: trace.Trace) -> None:
+def assert_same(mine: Trace, theirs: Trace) -> None:
     """Equal in every array, dtype and count."""
     assert list(mine.spikes) == list(theirs.spikes) and list(mine.voltage) == list(theirs.voltage)
     for name in theirs.spikes:
@@ -315,7 +320,7 @@ def test_another_backend_changes_nothing() -> None:
     port = np.concatenate([port] * 8)
     expected = reference.run(chain, port)
     with torch.backends.mkldnn.flags(enabled=False):
-        assert dense.float32_exact(False)
+        assert products.float32_exact(False)
         assert_same(DenseEngine(chain).run(port), expected)
         x, weight = torch.from_numpy(port[:, 0]).float(), torch.from_numpy(chain.layers[0].weight).float()
         if torch.backends.nnpack.is_available():  # type: ignore[no-untyped-call]
@@ -334,12 +339,12 @@ def test_float32_that_rounds_is_not_used(name: str, monkeypatch: pytest.MonkeyPa
         return y * (1 + 2.0**-23) if y.dtype == torch.float32 else y
 
     monkeypatch.setattr(F, name, off)
-    dense.float32_exact.cache_clear()
+    products.float32_exact.cache_clear()
     try:
-        assert not dense.float32_exact(True)
+        assert not products.float32_exact(True)
         assert_same(DenseEngine(chain).run(port), expected)
     finally:
-        dense.float32_exact.cache_clear()
+        products.float32_exact.cache_clear()
 
 
 def test_autocast_around_the_engine_changes_nothing() -> None:
@@ -494,7 +499,7 @@ def test_what_is_not_the_networks_integers_is_refused_by_every_engine(where: str
     """Floats are not truncated, and what would only broadcast is not stretched."""
     layers = [("conv", Conv2d(3, 2, 3)), ("lif", LIF()), ("flatten", Flatten()), ("dense", Linear(8, 2))]
     network = spiking_network(layers, (3, 4, 4), timesteps=2)
-    made = pipeline.export_folded(fold(capture(network))[0], chips.load("loihi2"), name="test")
+    made = pipeline.export_network(fold(capture(network))[0], chips.load("loihi2"), name="test")
     chain = made.chain
     run: Callable[[Any], object] = {
         "dense": lambda port: DenseEngine(chain).run(port),
@@ -504,7 +509,7 @@ def test_what_is_not_the_networks_integers_is_refused_by_every_engine(where: str
         "simulate": lambda port: simulate(chain, port=port),
         "chain": lambda port: chain.port(port + 128),
         "network": lambda port: made.folded.input.port(port),
-        "graph": lambda port: graph.run(made.quantized, port),
+        "graph": lambda port: branching.run(made.quantized, port),
     }[where]
     good = np.zeros((1, 2, 3, 4, 4), dtype=np.int64)
     run(good)
@@ -519,7 +524,7 @@ def test_more_steps_than_the_file_has_are_refused() -> None:
     """Twelve steps on a network of eight, by the call that the command makes."""
     layers = [("flatten", Flatten()), ("dense", Linear(4, 3)), ("lif", LIF()), ("dense2", Linear(3, 2))]
     network = spiking_network(layers, (1, 2, 2), timesteps=8)
-    chain = pipeline.export_folded(fold(capture(network))[0], chips.load("loihi2"), name="test").chain
+    chain = pipeline.export_network(fold(capture(network))[0], chips.load("loihi2"), name="test").chain
     assert simulate(chain, port=np.zeros((1, 8, 4), dtype=np.int64)).timesteps == 8
     with pytest.raises(InputError, match=r"12 timesteps exceed the file's 8"):
         simulate(chain, port=np.zeros((1, 12, 4), dtype=np.int64))

@@ -13,7 +13,7 @@ from torch import nn as tnn
 
 from snn2chip import nn
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import model_file
+from snn2chip.nn import model_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ALPHA, LEVEL = 0.75, 0.5

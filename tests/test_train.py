@@ -21,16 +21,18 @@ import pytest
 import torch
 from conftest import Command, Quickstart, child_environment, start_process, tiny_recipe
 
-from snn2chip import chip, data, pipeline
+from snn2chip import chip, data
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.formats import model_file
+from snn2chip.nn import model_file
+from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe
+from snn2chip.report import curves
 from snn2chip.simulate.events import unavailable
-from snn2chip.train import checkpoint, curves
-from snn2chip.train import plain as plain_recipes
+from snn2chip.train import checkpoint
+from snn2chip.train import start_from_onnx as plain_recipes
 from snn2chip.train.loop import Trainer, _mix, channel_statistics, learning_rate, make_optimizer
-from snn2chip.verify import verify
+from snn2chip.verify.ladder import verify
 
 CPU = torch.device("cpu")
 
@@ -201,7 +203,7 @@ DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
 from snn2chip import data
-from snn2chip.formats import model_file
+from snn2chip.nn import model_file
 from snn2chip.recipe import parse
 from snn2chip.train import loop
 

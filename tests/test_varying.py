@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snn2chip import chip, ir
-from snn2chip.capture import capture
-from snn2chip.encode import encoder_of
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
-from snn2chip.fold import fold
 from snn2chip.formats import netx
-from snn2chip.lower import lower
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.nn import BNTT, LIF, AvgPool2d, Conv2d, Flatten, Linear, Residual, SpikingNetwork, TDBatchNorm
-from snn2chip.quantize import quantize
-from snn2chip.schedule import schedule
-from snn2chip.simulate import graph, reference
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import lower
+from snn2chip.passes.quantize import quantize
+from snn2chip.passes.schedule import schedule
+from snn2chip.simulate import branching, reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.floating import FloatTrace, evaluate
-from snn2chip.verify import module_spikes
+from snn2chip.verify.ladder import module_spikes
 
 Floats = NDArray[np.float64]
 Named = list[tuple[str, nn.Module]]
@@ -500,6 +500,6 @@ def test_more_steps_than_tables() -> None:
         for layer in chain.layers:
             np.testing.assert_array_equal(part.spikes[layer.name], whole.spikes[layer.name][:, :2])
             np.testing.assert_array_equal(part.voltage[layer.name], whole.voltage[layer.name][:, :2])
-    assert message(lambda: graph.run(stages.quantized, long)).startswith("layer 'lif1': 8 time steps of input")
+    assert message(lambda: branching.run(stages.quantized, long)).startswith("layer 'lif1': 8 time steps of input")
     said = message(lambda: evaluate(stages.folded, np.repeat(raw, 2, 1)))
     assert said == "8 time steps of input exceed the network's 4; give fewer"

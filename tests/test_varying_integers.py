@@ -21,17 +21,17 @@ from test_varying import export, plain, randomize, raw_for
 from torch import nn
 
 from snn2chip import ir
-from snn2chip.capture import capture
+from snn2chip.chip.bounds import varying_peaks
 from snn2chip.errors import ChipLimitError, UnsupportedError
-from snn2chip.fold import fold
-from snn2chip.formats import model_file, netx
-from snn2chip.lower import lower
-from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm
+from snn2chip.formats import netx
+from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.layers import AvgPool2d
-from snn2chip.overflow import varying_peaks
-from snn2chip.quantize import quantize, quantize_at
-from snn2chip.quantize.varying import LEAK_MAX, LEAK_SHIFT_MAX, leak_shift
-from snn2chip.schedule import Relays, schedule
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.passes.lower import lower
+from snn2chip.passes.quantize import quantize, quantize_at
+from snn2chip.passes.quantize.bntt_layer import LEAK_MAX, LEAK_SHIFT_MAX, leak_shift
+from snn2chip.passes.schedule import Relays, schedule
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 

@@ -15,10 +15,12 @@ from lava_fixtures import lava_environment  # noqa: F401
 from test_varying import as_tdbn, export, message, plain, randomize, raw_for
 from test_varying_integers import digits_model, lowered, residual
 
-from snn2chip import arith, ir, lava
+from snn2chip import ir, lava
+from snn2chip.chip import neuron
 from snn2chip.formats import netx
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import BNTT, LIF, Flatten, Linear, SpikingNetwork, TDBatchNorm
-from snn2chip.resources import deploy_file
+from snn2chip.places import deploy_file
 from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
 
@@ -62,12 +64,12 @@ def test_a_million_neuron_steps() -> None:
             if row == 0:
                 u = v = torch.zeros(neurons, dtype=torch.int32)
             x = torch.from_numpy(given["a_in"][step, case])
-            current = arith.decay(u, int(given["du"][case]) + 1) + (x << 6)
-            u = arith.current_step(u, x, int(given["du"][case]) + 1)
+            current = neuron.decay(u, int(given["du"][case]) + 1) + (x << 6)
+            u = neuron.current_step(u, x, int(given["du"][case]) + 1)
             wraps += int((current != u).sum())
             shift = int(given["leak_shift"][case])
             rows_ = (tables[name][row] for name in ("lift", "threshold"))
-            v, fired = arith.step_voltage(v, u, bias, tables["leak"][row], shift, *rows_)
+            v, fired = neuron.step_voltage(v, u, bias, tables["leak"][row], shift, *rows_)
             clips += int((v.abs() == 2**23 - 1).sum())
             for name, values in (("u", u), ("v", v), ("spikes", fired)):
                 np.testing.assert_array_equal(
@@ -103,14 +105,14 @@ NETWORKS = {
 }
 
 
-def run_in_lava(chain: ir.Chain, port: ir.IntArray, folder: Path) -> trace.Trace:
+def run_in_lava(chain: ir.Chain, port: ir.IntArray, folder: Path) -> Trace:
     netx.save(folder / "model.net", chain)
     np.savez(folder / "input.npz", input=port)
     lava.run(folder / "model.net", folder / "input.npz", folder / "trace.npz", progress=False)
     return trace.load(folder / "trace.npz", chain)
 
 
-def same(left: trace.Trace, right: trace.Trace) -> None:
+def same(left: Trace, right: Trace) -> None:
     assert left.spikes.keys() == right.spikes.keys()
     for name in left.spikes:
         np.testing.assert_array_equal(left.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")

@@ -18,17 +18,20 @@ from conftest import Command, Quickstart
 from helpers import images_for, spiking_network
 from numpy.typing import NDArray
 
-from snn2chip import activity, arith, chip, fold, ir, lava, pipeline
-from snn2chip import verify as ladder
-from snn2chip.capture import capture
-from snn2chip.comparison import Difference, Rung, Verdict, compare
+from snn2chip import chip, ir, lava
+from snn2chip.chip import neuron as arith
 from snn2chip.errors import InputError
-from snn2chip.formats import model_file, netx
-from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
+from snn2chip.formats import netx
+from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm, model_file
+from snn2chip.passes import fold, pipeline
+from snn2chip.passes.capture import capture
 from snn2chip.recipe import Recipe
+from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import unavailable
-from snn2chip.verify import verify
+from snn2chip.verify import ladder
+from snn2chip.verify.compare import Difference, Rung, Verdict, compare
+from snn2chip.verify.ladder import verify
 
 ABOVE = ("torch = captured", "captured = folded", "integers = file", "graph = chain")
 ENGINES = ("reference = dense", *(("dense = events",) if unavailable() is None else ()))  # needs a compiler
@@ -280,7 +283,7 @@ def positive_gain(norm: ir.Norm) -> NDArray[np.float64]:
     return np.abs(right_gain(norm))
 
 
-# what is replaced in snn2chip.fold, by what, and the layer that is wrong first because of it
+# what is replaced in snn2chip.passes.fold, by what, and the layer that is wrong first because of it
 WRONG = {
     "eps left out": ("norm_gain", without_eps, "lif3", "conv3"),
     "alpha dropped": ("norm_gain", without_alpha, "lif2", "conv2"),
@@ -606,7 +609,8 @@ def test_a_bug_of_all_engines_is_caught_by_lava(
     lava_environment: lava.Environment,
 ) -> None:
     """What all of our engines get wrong in the same way, Lava does not."""
-    from snn2chip.simulate import graph, reference
+    from snn2chip.simulate import branching as graph
+    from snn2chip.simulate import reference
 
     model, chain = model_file.load(quickstart.model), netx.load(quickstart.net)
     right = reference.run

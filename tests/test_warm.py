@@ -13,15 +13,14 @@ from conftest import tiny_recipe
 from torch import Tensor, nn
 
 from snn2chip import data
-from snn2chip.capture import capture
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import model_file
-from snn2chip.nn import BNTT, LIF, SpikingNetwork, TDBatchNorm
+from snn2chip.nn import BNTT, LIF, SpikingNetwork, TDBatchNorm, model_file
+from snn2chip.passes.capture import capture
 from snn2chip.recipe import Recipe
 from snn2chip.train.balance import balance
 from snn2chip.train.loop import Trainer, make_optimizer
-from snn2chip.train.warm import fit_steps, shorten, start_from
+from snn2chip.train.start_from_model import fit_steps, shorten, start_from
 
 TRAINABLE = {"trainable_tau": True, "trainable_threshold": True}
 RESIDUAL = [

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zoo
 from conftest import ROOT
 
-from snn2chip import chip, data, pipeline, recipe, zoo
+from snn2chip import chip, data, recipe
 from snn2chip.errors import DataError
-from snn2chip.formats import model_file, netx
+from snn2chip.formats import netx
+from snn2chip.nn import model_file
+from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
 
 FOLDERS = sorted(path.parent for path in (ROOT / "models").glob("*/recipe.toml"))
@@ -116,5 +119,5 @@ def test_a_model_exports_and_shows_its_accuracy(
 
 
 def test_the_readme_shows_the_zoo() -> None:
-    """The README's table is the one that `python -m snn2chip.zoo README.md` writes."""
+    """The README's table is the one that `python tools/zoo.py readme` writes."""
     assert zoo.results_table(ROOT / "models") in (ROOT / "README.md").read_text()

@@ -12,16 +12,16 @@ import typer
 
 from snn2chip import __version__
 
-from snn2chip.cli import training  # isort: skip
-from snn2chip.cli import export  # isort: skip
-from snn2chip.cli import collapsing  # isort: skip
-from snn2chip.cli import exporting  # isort: skip
-from snn2chip.cli import importing  # isort: skip
-from snn2chip.cli import running  # isort: skip
-from snn2chip.cli import looking  # isort: skip
-from snn2chip.cli.shared import app, guarded
-
-__all__ = ["app", "collapsing", "export", "exporting", "guarded", "importing", "looking", "main", "running", "training"]
+# in the order in which --help lists the commands
+from snn2chip.cli import train as train  # isort: skip
+from snn2chip.cli import fold_and_export as fold_and_export  # isort: skip
+from snn2chip.cli import collapse as collapse  # isort: skip
+from snn2chip.cli import export as export  # isort: skip
+from snn2chip.cli import import_onnx as import_onnx  # isort: skip
+from snn2chip.cli import simulate as simulate  # isort: skip
+from snn2chip.cli import show as show  # isort: skip
+from snn2chip.cli.common import app as app
+from snn2chip.cli.common import guarded as guarded
 
 
 def _version(value: bool) -> None:

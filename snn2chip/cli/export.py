@@ -1,194 +1,148 @@
-"""The command from model.pt, or a NIR graph, to model.net."""
+"""The command that writes a network in other formats than the chip's."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn2chip.cli.shared import (
-    DataDir,
-    JsonOption,
-    RelayKind,
-    Scale,
-    app,
-    console_of,
-    guarded,
-    is_hdf5,
-    numbers,
-    some_images,
+from snn2chip.cli.chip import (
+    ChipOptions,
+    Clock,
+    ClockOption,
+    InputShape,
+    LayersOption,
+    MessageBits,
+    ResetInterval,
+    ResetOffset,
 )
+from snn2chip.cli.common import app, console_of, guarded, is_hdf5
 from snn2chip.errors import InputError
-from snn2chip.files import write_json
 
 if TYPE_CHECKING:
-    from snn2chip.data import ImageSet
-    from snn2chip.ir import Network
-    from snn2chip.recordings import BinSettings
+    from snn2chip.ir import Chain, Network
 
 
-class Ties(StrEnum):
-    """Choices of --ties."""
+class Format(StrEnum):
+    """What `snn2chip export` writes."""
 
-    HOLD = "hold"
-    FIRE = "fire"
-
-
-@app.command("fold-and-export")
-@guarded
-def fold_and_export(
-    model: Annotated[
-        Path, typer.Argument(help="model.pt made by `snn2chip train`, or a NIR graph from it or another simulator.")
-    ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
-    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
-    weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
-    scale: Annotated[Scale, typer.Option(help="How scales are chosen; auto compares the others.")] = Scale.AUTO,
-    relays: Annotated[
-        RelayKind, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
-    ] = RelayKind.AUTO,
-    calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
-    data: DataDir = None,
-    dataset: Annotated[str | None, typer.Option(help="NIR: the data set it was trained on, by name.")] = None,
-    timesteps: Annotated[int | None, typer.Option(min=1, help="NIR: time steps of a sample.")] = None,
-    high: Annotated[int | None, typer.Option(min=1, help="NIR: the largest pixel, 255, or 1 for spikes.")] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="NIR: mean of the input it was trained on, in pixel / largest pixel.")
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="NIR: standard deviation of that input, likewise.")] = None,
-    dt: Annotated[float | None, typer.Option(help="NIR: seconds of a time step; default 0.0001.")] = None,
-    ties: Annotated[
-        Ties | None, typer.Option(help="NIR: what a membrane right at its threshold does; default hold.")
-    ] = None,
-    dt_us: Annotated[
-        int | None, typer.Option(min=1, help="NIR of recordings: microseconds a time step, as in a recipe.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="NIR of recordings: or events a time step.")] = None,
-    max_count: Annotated[
-        int | None, typer.Option(min=1, help="NIR of recordings: largest value of a pixel at a step; default 1.")
-    ] = None,
-    downsample: Annotated[
-        int | None, typer.Option(min=1, help="NIR of recordings: sensor pixels a side that share one; default 1.")
-    ] = None,
-    sensor: Annotated[
-        str | None, typer.Option(help="NIR of recordings: HEIGHT,WIDTH where their files do not say it.")
-    ] = None,
-    json_file: JsonOption = None,
-) -> None:
-    """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
-
-    A NIR graph is folded already (only pooling is left to fold). One of another simulator does not say how many time
-    steps a sample has, nor its largest pixel: give --timesteps and --high, and, where the pixels that it was trained on
-    were normalized, --mean and --std (--mean 0 --std 1 for pixels in 0..1). For recordings of an event camera give
-    --timesteps and --dt-us or --count, as a recipe's [data.events] does. What the graph cannot say and is assumed is
-    printed.
-    """
-    from dataclasses import asdict
-
-    from snn2chip import chip as chips
-    from snn2chip import pipeline, report
-    from snn2chip.formats import model_file, netx
-
-    profile = chips.load(chip).with_weight_bits(weight_bits)
-    graph, events = None, None
-    asked: dict[str, object] = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean}
-    asked |= {"--std": std, "--dt": dt, "--ties": ties, "--dt-us": dt_us, "--count": count, "--max-count": max_count}
-    asked |= {"--downsample": downsample, "--sensor": sensor}
-    if is_hdf5(model):
-        events = _binning(timesteps, dt_us, count, max_count, downsample, sensor)
-        graph = _read_graph(model, timesteps, high, mean, std, dt, ties, events)
-    elif given := [option for option, value in asked.items() if value is not None]:
-        raise InputError(
-            f"{given[0]} is for NIR graphs; '{model}' is none, and a model.pt says it itself; leave it out"
-        )
-    trained = None if graph is not None else model_file.load(model)
-    output = output or model.with_suffix(".net")
-    if output.resolve() == model.resolve():
-        raise InputError(f"-o '{output}' is the model itself; name another file")
-    console = console_of()
-    images: ImageSet | None = None
-    if calibration:
-        if trained is None:
-            images, why = some_images(dataset, "train", data, None, calibration, events)
-        else:
-            spec = trained.recipe.data
-            images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
-        if images is None:
-            console.print(f"note: no calibration images, scales by largest weight: {why}")
-    options: dict[str, Any] = {"calibration": images, "strategy": scale.value, "relays": relays.value}
-    if trained is not None:
-        export = pipeline.export(trained, profile, **options)
-    else:
-        assert graph is not None
-        export = pipeline.export_folded(graph, profile, name=model.stem, dataset=dataset, events=events, **options)
-    netx.save(output, export.chain)
-    if json_file is not None:
-        write_json(
-            json_file,
-            {
-                "fold": asdict(export.fold_report),
-                "quantize": asdict(export.quantize_report),
-                "lower": asdict(export.lower_report),
-                "notes": export.notes,
-                "made": export.chain.made,
-            },
-        )
-    console.print(report.export_table(export))
-    console.print(report.layout_table(export))
-    for line in report.export_notes(export):
-        console.print(line)
-    console.print(f"wrote {output}")
+    ONNX = "onnx"
+    NIR = "nir"
 
 
-def _binning(
-    timesteps: int | None,
-    dt_us: int | None,
-    count: int | None,
-    max_count: int | None,
-    downsample: int | None,
-    sensor: str | None,
-) -> BinSettings | None:
-    """How recordings become frames, from the options named as a recipe's keys; None where none is given."""
-    from snn2chip.recordings import BinSettings
+def _read(path: Path) -> Chain | Network:
+    """A model.net as its chain, a model.pt as its folded network; files are told apart by what they hold."""
+    if is_hdf5(path):
+        from snn2chip.formats import netx
 
-    if all(value is None for value in (dt_us, count, max_count, downsample, sensor)):
-        return None
-    if timesteps is None:
-        raise InputError("recordings are binned to --timesteps T steps; give them")
-    sides = None
-    if sensor is not None:
-        parts = sensor.split(",")
-        if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 6 for part in parts):
-            raise InputError(f"--sensor '{sensor}': expected HEIGHT,WIDTH")
-        sides = (int(parts[0]), int(parts[1]))
-    return BinSettings(timesteps, dt_us, count, max_count or 1, downsample or 1, sides)
+        return netx.load(path)
+    return _folded(path)
 
 
-def _read_graph(
-    path: Path,
-    timesteps: int | None,
-    high: int | None,
-    mean: str | None,
-    std: str | None,
-    dt: float | None,
-    ties: Ties | None,
-    events: BinSettings | None,
-) -> Network:
-    """A NIR graph as a folded network; what is missing is asked for by the names of the options."""
+def _folded(path: Path) -> Network:
+    from snn2chip.nn import model_file
+    from snn2chip.passes.capture import capture
+    from snn2chip.passes.fold import fold
+
+    model = model_file.load(path)
+    return fold(capture(model.network, model.classes))[0]
+
+
+def write_nir(model: Path, output: Path | None = None) -> Path:
+    """A model.pt, folded, as a NIR file, by default model.nir beside it; its path."""
     from snn2chip.formats import nir
-    from snn2chip.formats.netx_fields import opened
 
-    if opened(path, lambda reader: reader.item("layer") is not None):
-        raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give a model.pt or a NIR graph")
-    numbers_of = {"--mean": mean, "--std": std}
-    found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
-    normal: dict[str, Any] = {"mean": found["--mean"], "std": found["--std"]}
-    asked: dict[str, Any] = {
-        "timesteps": timesteps,
-        "high": high,
-        "dt": dt,
-        "ties": None if ties is None else ties.value,
-    }
-    return nir.load(path, **normal, **asked, events=events)
+    nir.package()  # before the work
+    output = _beside(model, output, ".nir")
+    if model.is_file() and is_hdf5(model):
+        raise InputError(f"'{model}' is HDF5, as model.net is, for whose integers NIR has no format; give its model.pt")
+    nir.save(output, _folded(model))
+    return output
+
+
+@app.command()
+@guarded
+def export(
+    net: Annotated[
+        Path, typer.Argument(help="model.net for the chip's integers, or model.pt for the folded float network.")
+    ],
+    form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Default: beside NET, .onnx, or -float.onnx of a model.pt; .nir for NIR."),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Spikes and voltages of every layer as outputs too.")] = False,
+    clock: ClockOption = Clock.SAMPLE,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="Chip steps that the file runs (chip clock).")] = None,
+    layers: LayersOption = None,
+    message_bits: MessageBits = None,
+    reset_interval: ResetInterval = None,
+    reset_offset: ResetOffset = 0,
+    input_shape: InputShape = None,
+) -> None:
+    """Write a network as ONNX of standard operators: model.net spike for spike, or model.pt folded, in float32.
+
+    With --clock chip any CUBA or LOIHI netx file, spike for spike in raw chip time. Or a model.pt as NIR, folded, in
+    float64.
+    """
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
+    if options.asked(clock, timesteps=timesteps):
+        if form is not Format.ONNX:
+            raise InputError("--clock chip is for --format onnx; leave it out")
+        if timesteps is None:
+            raise InputError("--clock chip runs as many steps as the ONNX file has; give them with --timesteps T")
+        if reset_offset and reset_interval is None:
+            raise InputError("--reset-offset without --reset-interval resets nothing; give both or none")
+        _chip_clock(net, _beside(net, output, ".onnx"), timesteps, options, trace)
+        return
+    if form is Format.NIR:
+        if trace:
+            raise InputError("--trace is for ONNX: in a NIR graph every neuron can be read anyway; leave it out")
+        written = write_nir(net, output)
+        console_of().print("the folded network in float64, as NIR; see docs/nir.md for its time step and input")
+        console_of().print(f"wrote {written}")
+        return
+    from snn2chip.formats import onnx
+    from snn2chip.ir import Chain
+
+    source = _read(net)
+    exact = isinstance(source, Chain)
+    output = _beside(net, output, ".onnx" if exact else "-float.onnx")
+    onnx.save(output, source, trace=trace)
+    what = "the chip's integers, exactly" if exact else "the folded network in float32"
+    way = "written out" if source.timesteps <= onnx.UNROLL_MOST else "as a loop"
+    console_of().print(f"{what}; {source.timesteps} time steps {way}")
+    console_of().print(f"wrote {output}")
+
+
+def _beside(net: Path, output: Path | None, ending: str) -> Path:
+    """Where to write: `output`, or beside the network."""
+    output = output or net.with_name(f"{net.stem}{ending}")
+    if output.resolve() == net.resolve():
+        raise InputError(f"-o '{output}' is the network itself; name another file")
+    return output
+
+
+def _chip_clock(
+    net: Path,
+    output: Path,
+    timesteps: int,
+    options: ChipOptions,
+    trace: bool,
+) -> None:
+    """Any netx file in raw chip time."""
+    from snn2chip.formats import onnx
+    from snn2chip.formats.onnx import write_chip_time
+
+    network = options.load(net)
+    interval, offset = options.reset_interval, options.reset_offset
+    reset = None if interval is None else write_chip_time.Reset(interval, offset)
+    write_chip_time.save(output, network, timesteps, reset=reset, trace=trace)
+    console = console_of()
+    for note in network.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    way = "written out" if timesteps <= onnx.UNROLL_MOST else "as a loop"
+    console.print(f"the chip's integers, exactly, in raw chip time; {timesteps} chip steps {way}")
+    console.print(f"wrote {output}")

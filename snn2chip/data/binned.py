@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.data.files import cache_folder
+from snn2chip.data.recordings import BinSettings, Events, Faults, Tally, bin_events
 from snn2chip.errors import DataError, InputError, out_of_memory
 from snn2chip.files import atomic_path, read, write_text
-from snn2chip.recordings import BinSettings, Events, Faults, Tally, bin_events
 
 VERSION = 1
 """Of the reading and binning: another one makes other entries."""

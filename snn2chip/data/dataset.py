@@ -7,7 +7,7 @@ Where a set is looked for, in this order:
   system's packages put it, and last it is downloaded from its publisher into the cache.
 
 `digits` come with scikit-learn and need no folder; `folder` is never downloaded. Sets of event cameras are in
-`snn2chip.data.event_sets`.
+`snn2chip.data.sets.events`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snn2chip.data.cifar import find_cifar, read_cifar
-from snn2chip.data.digits import read_digits
-from snn2chip.data.event_sets import EVENT_NAMES, find_events, read_events
-from snn2chip.data.fashion import find_fashion, read_fashion
 from snn2chip.data.files import Arrays, is_file, is_folder
-from snn2chip.data.folder import read_folder
+from snn2chip.data.recordings import BinSettings
+from snn2chip.data.sets.cifar import find_cifar, read_cifar
+from snn2chip.data.sets.digits import read_digits
+from snn2chip.data.sets.events import EVENT_NAMES, find_events, read_events
+from snn2chip.data.sets.fashion import find_fashion, read_fashion
+from snn2chip.data.sets.folder import read_folder
 from snn2chip.errors import DataError, InputError
-from snn2chip.recordings import BinSettings
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
 

@@ -14,6 +14,7 @@ from snn2chip.ir.nodes import (
     CubaNeuron,
     IntArray,
     Pair,
+    ReadoutKind,
     Shape,
     StepTables,
     Synapse,
@@ -92,7 +93,7 @@ class Chain:
     high: int
     center: tuple[int, ...]
     timesteps: int
-    readout: Literal["membrane", "spike_count"]
+    readout: ReadoutKind
     classes: tuple[str, ...]
     layers: tuple[ChainLayer, ...]
     made: dict[str, Any] = field(default_factory=dict)

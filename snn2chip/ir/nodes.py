@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 Stage = Literal["captured", "folded", "quantized"]
 Pair = tuple[int, int]
 Coding = Literal["direct", "poisson", "events"]
+ReadoutKind = Literal["membrane", "spike_count"]
 CODINGS: tuple[Coding, ...] = get_args(Coding)
 
 
@@ -164,7 +165,7 @@ class Flatten(Node):
 
 @dataclass(frozen=True, eq=False)
 class StepConstants:
-    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64, see `snn2chip.varying`.
+    """What a normalization of every step makes of a LIF neuron; tables (T, C), float64; `snn2chip.passes.fold_bntt`.
 
     With v[t] = u[t] / gain[t]: ``v[t] = leak[t] v[t-1] (1 - o[t-1]) + I[t] + bias[t]``, ``o[t] = v[t] > threshold[t]``.
     leak[0] is 0: there is nothing before the first step.
@@ -192,7 +193,7 @@ class LIF(Node):
 
 @dataclass(frozen=True, eq=False)
 class StepTables:
-    """A time-varying neuron in integers, see `snn2chip.arith.step_voltage`; tables (T, C), int64.
+    """A time-varying neuron in integers, see `snn2chip.chip.neuron.step_voltage`; tables (T, C), int64.
 
     leak       0..65535, in units of 2^-leak_shift: factors above 1 are allowed
     bias       added to v as it is: 1/64 of a weight's unit
@@ -214,7 +215,7 @@ class StepTables:
 
 @dataclass(frozen=True, eq=False)
 class CubaNeuron(Node):
-    """The chip's neuron (see `snn2chip.arith.step`): 12-bit decays, threshold mantissa, in weight units.
+    """The chip's neuron (see `snn2chip.chip.neuron.step`): 12-bit decays, threshold mantissa, in weight units.
 
     With `steps`, the time-varying one of `StepTables`, which no stock neuron is; threshold and voltage_decay are then
     not used.
@@ -230,7 +231,7 @@ class CubaNeuron(Node):
 class Readout(Node):
     """Class scores: 'membrane' sums the input over time, 'spike_count' counts the spikes of the last LIF."""
 
-    kind: Literal["membrane", "spike_count"]
+    kind: ReadoutKind
 
 
 Synapse = Conv | Dense

@@ -14,7 +14,7 @@ build the environment from), SNN2CHIP_CACHE the folder that holds environments.
 from snn2chip.lava.environment import Environment, RegistryError, find, setup
 from snn2chip.lava.interpreters import PYTHON_VARIABLE, Candidate, NoPythonError, candidates
 from snn2chip.lava.runner import neuron_reference, run, run_chip_clock
-from snn2chip.resources import CACHE_VARIABLE
+from snn2chip.places import CACHE_VARIABLE
 
 __all__ = [
     "CACHE_VARIABLE",

@@ -20,7 +20,7 @@ from snn2chip.errors import InputError, SetupError
 from snn2chip.files import exclusive, not_only_ours, parse, part_folder, read
 from snn2chip.lava.interpreters import LIGHT_VERSIONS, PYTHON_VARIABLE, Candidate, NoPythonError, choose, probe
 from snn2chip.lava.processes import child_environment, last_words, started
-from snn2chip.resources import CACHE_VARIABLE, cache_folder, deploy_file
+from snn2chip.places import CACHE_VARIABLE, cache_folder, deploy_file
 
 
 class RegistryError(SetupError):

@@ -13,13 +13,13 @@ from typing import Literal
 
 import numpy as np
 
+from snn2chip import npz
 from snn2chip.console import console_of, progress_bar
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import atomic_path
-from snn2chip.formats import npz
 from snn2chip.lava.environment import Environment, find
 from snn2chip.lava.processes import end, last_words, started
-from snn2chip.resources import deploy_file
+from snn2chip.places import deploy_file
 from snn2chip.text import one_line
 
 _BAD_INPUT = 2  # the programs' exit status for a file they cannot use

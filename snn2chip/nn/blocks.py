@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip.nn.kernels import new_like
-from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.recipe import SurrogateName
 
 BLOCK = 1 << 16  # neurons
 

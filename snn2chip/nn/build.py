@@ -11,16 +11,7 @@ from torch import Tensor, nn
 
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, PoissonInput, SpikeCountReadout
-from snn2chip.nn.layers import (
-    AvgPool2d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Linear,
-    MaxPool2d,
-    Residual,
-)
+from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from snn2chip.errors import InputError
+from snn2chip.ir import Coding, ReadoutKind
+from snn2chip.ir.encode import poisson
 from snn2chip.nn.constants import number
-
-CodingName = Literal["direct", "poisson", "events"]
-ReadoutName = Literal["membrane", "spike_count"]
 
 
 def _positive(where: str, **values: int) -> None:
@@ -31,7 +29,7 @@ class DirectInput(nn.Module):
         InputError: not one mean and one positive deviation a channel; in forward, images of other channels.
     """
 
-    coding: CodingName = "direct"
+    coding: Coding = "direct"
 
     def __init__(self, timesteps: int, max_value: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class PoissonInput(nn.Module):
     run can be repeated spike for spike.
     """
 
-    coding: CodingName = "poisson"
+    coding: Coding = "poisson"
 
     def __init__(self, timesteps: int, max_value: int, seed: int = 0) -> None:
         super().__init__()
@@ -79,8 +77,7 @@ class PoissonInput(nn.Module):
         self._generator.manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        draws = torch.rand((self.timesteps, *x.shape), generator=self._generator).to(x.device)
-        return (draws < x.to(draws.dtype) / self.max_value).to(torch.get_default_dtype())
+        return poisson(x, self.timesteps, self.max_value, self._generator).to(torch.get_default_dtype())
 
 
 class EventInput(nn.Module):
@@ -90,7 +87,7 @@ class EventInput(nn.Module):
     spikes. Nothing is scaled: what the network sees is what the chip's port gets.
     """
 
-    coding: CodingName = "events"
+    coding: Coding = "events"
 
     def __init__(self, timesteps: int, max_value: int) -> None:
         super().__init__()
@@ -110,7 +107,7 @@ class MembraneReadout(nn.Module):
     """Score of a class: its current averaged over time, i.e. the final membrane of a neuron that never
     leaks, never fires and starts at 0, divided by T. (T, N, K) to (N, K)."""
 
-    kind: ReadoutName = "membrane"
+    kind: ReadoutKind = "membrane"
 
     def forward(self, current: Tensor) -> Tensor:
         return current.float().mean(0) if current.dtype != torch.float64 else current.mean(0)
@@ -119,7 +116,7 @@ class MembraneReadout(nn.Module):
 class SpikeCountReadout(nn.Module):
     """Score of a class: the share of steps at which its neuron fired. (T, N, K) to (N, K)."""
 
-    kind: ReadoutName = "spike_count"
+    kind: ReadoutKind = "spike_count"
 
     def forward(self, spikes: Tensor) -> Tensor:
         return spikes.float().mean(0) if spikes.dtype != torch.float64 else spikes.mean(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snn2chip import native
 from snn2chip.errors import InputError
-from snn2chip.nn.surrogate import SurrogateName
+from snn2chip.recipe import SurrogateName
 
 KINDS: dict[SurrogateName, int] = {"rectangular": 0, "triangular": 1, "arctan": 2}
 _SMALL = 1 << 15  # below this many numbers a second thread costs more than it saves

@@ -22,7 +22,8 @@ from snn2chip.errors import InputError
 from snn2chip.nn import blocks, kernels
 from snn2chip.nn.bits import mark_spikes
 from snn2chip.nn.constants import number
-from snn2chip.nn.surrogate import SURROGATES, SurrogateName
+from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.recipe import SurrogateName
 
 
 def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-SurrogateName = Literal["rectangular", "triangular", "arctan"]
+from snn2chip.recipe import SurrogateName
 
 
 def rectangular(x: Tensor, width: float) -> Tensor:

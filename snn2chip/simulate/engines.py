@@ -10,9 +10,9 @@ import torch
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.ir import Chain, IntArray
+from snn2chip.ir.trace import Trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import EventEngine
-from snn2chip.simulate.trace import Trace
 
 EngineKind = Literal["auto", "dense", "events"]
 KINDS: tuple[EngineKind, ...] = ("auto", "dense", "events")

@@ -1,6 +1,6 @@
 """The slow reference engine: one neuron-step after another in plain numpy int64, the definition of a chain.
 
-Written apart from `snn2chip.arith` and without its tricks, so that the two can be held against each other.
+Written apart from `snn2chip.chip.neuron` and without its tricks, so that the two can be held against each other.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from snn2chip.chip.products import check_steps
 from snn2chip.ir import Chain, ChainLayer, IntArray, StepTables, require_integers
-from snn2chip.simulate.dense import check_steps
-from snn2chip.simulate.trace import Trace
+from snn2chip.ir.trace import Trace
 
 
 def _toward_zero(values: IntArray, keep: int) -> IntArray:

@@ -12,11 +12,12 @@ import torch
 
 from snn2chip import parallel
 from snn2chip.data import ImageSet
-from snn2chip.encode import encoder_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.trace import Trace
 from snn2chip.simulate.engines import EngineKind, make_engine
-from snn2chip.simulate.trace import Trace, check_input
+from snn2chip.simulate.trace import check_input
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snn2chip.chip.bounds import BINARY
+from snn2chip.chip.products import LayerRunner, State, exact_products
 from snn2chip.ir import Chain, IntArray, require_integers
-from snn2chip.simulate.dense import BINARY, LayerRunner, State, exact_products
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,37 +1,19 @@
-"""What a run of a chain leaves behind, and the file it is kept in."""
+"""The file in which a run's spikes and voltages are kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snn2chip import npz
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
-from snn2chip.formats import npz
 from snn2chip.ir import Chain, IntArray
+from snn2chip.ir.trace import Trace
 from snn2chip.text import one_line
-
-
-@dataclass(frozen=True, eq=False)
-class Trace:
-    """Spikes and voltages of every layer in its own time (latency removed), by netx layer number.
-
-    spikes    (samples, T, ...) uint8
-    voltage   (samples, T, ...) int32, at the end of the step: 0 where the neuron spiked
-    scores    (samples, classes) int64: the last layer's voltage at the last step, or its spike count
-    counts    spikes of each layer, summed over everything
-    largest   largest |input| of one step seen in each layer, in weight units (limit 131071)
-    """
-
-    spikes: dict[str, NDArray[np.uint8]]
-    voltage: dict[str, NDArray[np.int32]]
-    scores: IntArray
-    counts: dict[str, int] = field(default_factory=dict)
-    largest: dict[str, int] = field(default_factory=dict)
 
 
 def save(path: str | Path, trace: Trace) -> None:

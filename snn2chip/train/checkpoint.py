@@ -18,8 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from snn2chip.errors import InputError
-from snn2chip.formats import model_file
-from snn2chip.nn import SpikingNetwork
+from snn2chip.nn import SpikingNetwork, model_file
 from snn2chip.recipe import Recipe
 
 FORMAT = "snn2chip-checkpoint"

@@ -27,8 +27,7 @@ from snn2chip import parallel
 from snn2chip.data import Augment, AugmentSpec, ImageSet
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, make_way, refuse_results, write_text
-from snn2chip.formats import model_file
-from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork
+from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, model_file
 from snn2chip.nn.early_exit import early_exit
 from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.recipe import Recipe
@@ -37,8 +36,8 @@ from snn2chip.train.allocator import keep_pages
 from snn2chip.train.balance import balance
 from snn2chip.train.checkpoint import Progress
 from snn2chip.train.optimization import learning_rate, make_optimizer
+from snn2chip.train.start_from_model import shorten, start_from
 from snn2chip.train.surroundings import processor_name, whole
-from snn2chip.train.warm import shorten, start_from
 
 CHECKPOINT_SECONDS = 60.0
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl")  # what another run would destroy

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snn2chip.chip.products import check_steps
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray, require_integers
-from snn2chip.simulate.dense import check_steps
+from snn2chip.ir.trace import Trace
 from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import plan
-from snn2chip.simulate.trace import Trace
 
 CHUNK_BYTES = 16 << 20  # lists of spikes of one layer, if all spiked: time steps that fit are run together
 MOST_STEPS = 16

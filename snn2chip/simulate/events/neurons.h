@@ -1,6 +1,6 @@
 // The neurons of a block, step by step. Part of kernels.h, inside of its namespace.
 
-// trunc0(state * keep / 2^(12 + more)) for |state| < 2^31 with a result that fits: see snn2chip.arith.decay.
+// trunc0(state * keep / 2^(12 + more)) for |state| < 2^31 with a result that fits: see snn2chip.chip.neuron.decay.
 INLINE I32 scaled(I32 state, I32 keep, int more) {
     I32 sign = state >> 31, size = (state ^ sign) - sign;
     I32 kept = ((size >> 12) * keep + (((size & 4095) * keep) >> 12)) >> more;
@@ -15,7 +15,7 @@ template <int DECAY> INLINE I32 kept_of(const Layer &L, I32 v, I32 keep, I32 rou
     return (I32){};
 }
 
-// All steps of a block of neurons at one pixel, see snn2chip.arith.step and step_voltage: `drive` are the sums of each
+// All steps of a block of neurons at one pixel, see snn2chip.chip.neuron.step and step_voltage: `drive` are the sums of each
 // step. Of 32 neurons at a time v (and u) stay in registers from the first step to the last. The next step's decay
 // is computed while this step's spikes are still being compared: both wait for v, not for each other.
 template <int CURRENT, int DECAY> void neurons(const Layer &L, const Block &B, const int32_t *const *drive, Seen &seen) {

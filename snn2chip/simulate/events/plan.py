@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snn2chip.chip.bounds import BINARY, largest_sum
 from snn2chip.errors import UnsupportedError
 from snn2chip.ir import Chain, ChainLayer, IntArray, Shape
-from snn2chip.simulate.dense import BINARY, largest_sum
 from snn2chip.simulate.events import windows
 
 GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 = range(5)

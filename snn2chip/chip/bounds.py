@@ -1,0 +1,107 @@
+"""What a layer's sums can become, and the proof that neither current nor membrane overflows.
+
+For every neuron ``sum of w x`` of one step must stay within 131071, or the current wraps, and the membrane within the
+same, or it clips. For inputs within known bounds the largest sums follow from the weights; with leak, threshold and
+bias, so does the largest membrane over T steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snn2chip import ir
+from snn2chip.ir import ChainLayer, Conv, Dense, IntArray, input_channels
+from snn2chip.ir.netlist import Netlist
+
+BIAS_LIMIT = 2**12  # of the mantissas that drive an input layer: 13 bits, signed
+SUM_BITS = 24  # a convolution keeps so many of a sum, and wraps
+FLOAT32_EXACT = 2**24
+BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest and largest value of a spike
+
+Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
+
+
+def output_bounds(
+    weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
+) -> tuple[ir.IntArray, ir.IntArray]:
+    """Smallest and largest sum of w x of each output channel, of integers or real numbers, for inputs within low..high
+    per channel.
+
+    Borders only leave terms out; a term left out is a 0, which low..high is made to include.
+    """
+    low, high = np.minimum(low, 0), np.maximum(high, 0)
+    weight: ir.Array = weights.weight
+    weight = weight.astype(np.float64, copy=False) if weight.dtype.kind == "f" else weight.astype(np.int64, copy=False)
+    axes = tuple(range(1, weight.ndim))
+    if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
+        return np.minimum(weight, 0).sum(axes), np.maximum(weight, 0).sum(axes)
+    if weight.ndim == 4:
+        groups = 1 if isinstance(weights, ir.Dense) else weights.groups
+        channel = ir.input_channels(weight, groups)
+        width = weight.shape[1] * groups
+        lo = np.broadcast_to(low, (width,))[channel][:, :, None, None]
+        hi = np.broadcast_to(high, (width,))[channel][:, :, None, None]
+    else:
+        repeat = weight.shape[1] // len(low)
+        lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
+    most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
+    least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
+    return least, most
+
+
+def sums_bound(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
+    """Smallest and largest sum of w x that any neuron can get, for inputs within low..high per channel."""
+    least, most = output_bounds(weights, low, high)
+    return int(least.min()), int(most.max())
+
+
+def proof(
+    least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
+) -> tuple[bool, int]:
+    """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
+    largest |sum|."""
+    bound = max(-least, most)
+    keep = 1 - neuron.voltage_decay / 4096
+    # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
+    gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
+    bias_low, bias_high = int(bias.min()), int(bias.max())
+    down = gathered * max(0, -(least + bias_low))
+    up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
+    return bound <= limit and down <= limit and up <= limit, bound
+
+
+def varying_peaks(
+    least: ir.IntArray, most: ir.IntArray, bias_low: ir.IntArray, bias_high: ir.IntArray, tables: ir.StepTables
+) -> ir.IntArray:
+    """Largest |v| (C,), in the units of v, that a time-varying neuron of each channel can reach before its reset.
+
+    `least` and `most` (C,) bound the sums of one step, `bias_low` and `bias_high` (C,) the synapses' own bias.
+    """
+    up, down = np.zeros(len(least), dtype=np.int64), np.zeros(len(least), dtype=np.int64)  # kept from the step before
+    peaks: ir.IntArray = np.zeros(len(least), dtype=np.int64)
+    for leak, lift, threshold in zip(tables.leak, tables.bias, tables.threshold, strict=True):
+        high = ((up * leak) >> tables.leak_shift) + 64 * (most + bias_high) + lift
+        low = -((-down * leak) >> tables.leak_shift) + 64 * (least + bias_low) + lift
+        peaks = np.maximum(peaks, np.maximum(np.abs(high), np.abs(low)))
+        up, down = np.maximum(0, np.minimum(high, threshold)), np.minimum(low, 0)
+    return peaks
+
+
+def largest_sum(weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray) -> int:
+    """Largest |sum of w times x| any neuron can get from inputs within low..high (per input channel)."""
+    most = np.maximum(np.abs(low), np.abs(high))
+    weight = np.abs(weights.weight)
+    if weight.ndim == 4:
+        groups = 1 if isinstance(weights, Dense) else weights.groups
+        most = np.broadcast_to(most, (weight.shape[1] * groups,))
+        return int((weight.sum((2, 3)) * most[input_channels(weight, groups)]).sum(1).max())
+    inputs = weight.shape[1]
+    spread = np.repeat(most, inputs // len(most)) if len(most) > 1 else np.broadcast_to(most, (inputs,))
+    return int((weight * spread).sum(1).max())
+
+
+def port_range(net: Netlist) -> tuple[int, int]:
+    """Smallest and largest integer that the network's input may hold."""
+    if net.driven_by_bias:
+        return -BIAS_LIMIT, BIAS_LIMIT - 1
+    return (-(2**23), 2**23 - 1) if net.layers[0].graded else (0, 1)

@@ -1,0 +1,196 @@
+"""The command from model.pt, or a NIR graph, to model.net."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snn2chip.cli.common import (
+    DataDir,
+    JsonOption,
+    RelayKind,
+    Scale,
+    app,
+    console_of,
+    guarded,
+    is_hdf5,
+    numbers,
+    some_images,
+)
+from snn2chip.errors import InputError
+from snn2chip.files import write_json
+
+if TYPE_CHECKING:
+    from snn2chip.data import ImageSet
+    from snn2chip.data.recordings import BinSettings
+    from snn2chip.ir import Network
+
+
+class Ties(StrEnum):
+    """Choices of --ties."""
+
+    HOLD = "hold"
+    FIRE = "fire"
+
+
+@app.command("fold-and-export")
+@guarded
+def fold_and_export(
+    model: Annotated[
+        Path, typer.Argument(help="model.pt made by `snn2chip train`, or a NIR graph from it or another simulator.")
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
+    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
+    weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
+    scale: Annotated[Scale, typer.Option(help="How scales are chosen; auto compares the others.")] = Scale.AUTO,
+    relays: Annotated[
+        RelayKind, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
+    ] = RelayKind.AUTO,
+    calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
+    data: DataDir = None,
+    dataset: Annotated[str | None, typer.Option(help="NIR: the data set it was trained on, by name.")] = None,
+    timesteps: Annotated[int | None, typer.Option(min=1, help="NIR: time steps of a sample.")] = None,
+    high: Annotated[int | None, typer.Option(min=1, help="NIR: the largest pixel, 255, or 1 for spikes.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="NIR: mean of the input it was trained on, in pixel / largest pixel.")
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="NIR: standard deviation of that input, likewise.")] = None,
+    dt: Annotated[float | None, typer.Option(help="NIR: seconds of a time step; default 0.0001.")] = None,
+    ties: Annotated[
+        Ties | None, typer.Option(help="NIR: what a membrane right at its threshold does; default hold.")
+    ] = None,
+    dt_us: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: microseconds a time step, as in a recipe.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="NIR of recordings: or events a time step.")] = None,
+    max_count: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: largest value of a pixel at a step; default 1.")
+    ] = None,
+    downsample: Annotated[
+        int | None, typer.Option(min=1, help="NIR of recordings: sensor pixels a side that share one; default 1.")
+    ] = None,
+    sensor: Annotated[
+        str | None, typer.Option(help="NIR of recordings: HEIGHT,WIDTH where their files do not say it.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
+
+    A NIR graph is folded already (only pooling is left to fold). One of another simulator does not say how many time
+    steps a sample has, nor its largest pixel: give --timesteps and --high, and, where the pixels that it was trained on
+    were normalized, --mean and --std (--mean 0 --std 1 for pixels in 0..1). For recordings of an event camera give
+    --timesteps and --dt-us or --count, as a recipe's [data.events] does. What the graph cannot say and is assumed is
+    printed.
+    """
+    from dataclasses import asdict
+
+    from snn2chip import chip as chips
+    from snn2chip.formats import netx
+    from snn2chip.nn import model_file
+    from snn2chip.passes import pipeline
+    from snn2chip.report import tables
+
+    profile = chips.load(chip).with_weight_bits(weight_bits)
+    graph, events = None, None
+    asked: dict[str, object] = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean}
+    asked |= {"--std": std, "--dt": dt, "--ties": ties, "--dt-us": dt_us, "--count": count, "--max-count": max_count}
+    asked |= {"--downsample": downsample, "--sensor": sensor}
+    if is_hdf5(model):
+        events = _binning(timesteps, dt_us, count, max_count, downsample, sensor)
+        graph = _read_graph(model, timesteps, high, mean, std, dt, ties, events)
+    elif given := [option for option, value in asked.items() if value is not None]:
+        raise InputError(
+            f"{given[0]} is for NIR graphs; '{model}' is none, and a model.pt says it itself; leave it out"
+        )
+    trained = None if graph is not None else model_file.load(model)
+    output = output or model.with_suffix(".net")
+    if output.resolve() == model.resolve():
+        raise InputError(f"-o '{output}' is the model itself; name another file")
+    console = console_of()
+    images: ImageSet | None = None
+    if calibration:
+        if trained is None:
+            images, why = some_images(dataset, "train", data, None, calibration, events)
+        else:
+            spec = trained.recipe.data
+            images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
+        if images is None:
+            console.print(f"note: no calibration images, scales by largest weight: {why}")
+    options: dict[str, Any] = {"calibration": images, "strategy": scale.value, "relays": relays.value}
+    if trained is not None:
+        export = pipeline.export(trained, profile, **options)
+    else:
+        assert graph is not None
+        export = pipeline.export_network(graph, profile, name=model.stem, dataset=dataset, events=events, **options)
+    netx.save(output, export.chain)
+    if json_file is not None:
+        write_json(
+            json_file,
+            {
+                "fold": asdict(export.fold_report),
+                "quantize": asdict(export.quantize_report),
+                "lower": asdict(export.lower_report),
+                "notes": export.notes,
+                "made": export.chain.made,
+            },
+        )
+    console.print(tables.export_table(export))
+    console.print(tables.layout_table(export))
+    for line in tables.export_notes(export):
+        console.print(line)
+    console.print(f"wrote {output}")
+
+
+def _binning(
+    timesteps: int | None,
+    dt_us: int | None,
+    count: int | None,
+    max_count: int | None,
+    downsample: int | None,
+    sensor: str | None,
+) -> BinSettings | None:
+    """How recordings become frames, from the options named as a recipe's keys; None where none is given."""
+    from snn2chip.data.recordings import BinSettings
+
+    if all(value is None for value in (dt_us, count, max_count, downsample, sensor)):
+        return None
+    if timesteps is None:
+        raise InputError("recordings are binned to --timesteps T steps; give them")
+    sides = None
+    if sensor is not None:
+        parts = sensor.split(",")
+        if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 6 for part in parts):
+            raise InputError(f"--sensor '{sensor}': expected HEIGHT,WIDTH")
+        sides = (int(parts[0]), int(parts[1]))
+    return BinSettings(timesteps, dt_us, count, max_count or 1, downsample or 1, sides)
+
+
+def _read_graph(
+    path: Path,
+    timesteps: int | None,
+    high: int | None,
+    mean: str | None,
+    std: str | None,
+    dt: float | None,
+    ties: Ties | None,
+    events: BinSettings | None,
+) -> Network:
+    """A NIR graph as a network; what is missing is asked for by the names of the options."""
+    from snn2chip.formats import nir
+    from snn2chip.formats.netx.fields import opened
+
+    if opened(path, lambda reader: reader.item("layer") is not None):
+        raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give a model.pt or a NIR graph")
+    numbers_of = {"--mean": mean, "--std": std}
+    found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
+    normal: dict[str, Any] = {"mean": found["--mean"], "std": found["--std"]}
+    asked: dict[str, Any] = {
+        "timesteps": timesteps,
+        "high": high,
+        "dt": dt,
+        "ties": None if ties is None else ties.value,
+    }
+    return nir.load(path, **normal, **asked, events=events)

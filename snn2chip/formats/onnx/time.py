@@ -1,0 +1,227 @@
+"""The two ways in which a network runs over time in an ONNX graph. Both compute the same.
+
+`Unrolled` writes the neurons of every step as nodes of their own, 'lif1/step2/spikes', and everything between two
+layers of neurons once, on all steps together. `Looped` writes one step of the whole network as the body of an ONNX
+Loop, so that neither the file nor the memory it needs grows with T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from snn2chip.formats.onnx.graph import BATCH, Graph, Make, Value, element_type, info, subgraph
+from snn2chip.ir import Shape
+
+UNROLL_MOST = 32
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a step of neurons is written: its graph, the prefix of its names, this step's row of a table (T, ...)."""
+
+    graph: Graph
+    prefix: str
+    row: Callable[[str, NDArray[Any]], str]
+
+    def op(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """`Graph.op` under the prefix."""
+        return self.graph.op(kind, inputs, f"{self.prefix}/{name}", **attributes)
+
+
+# one step of neurons: input and state before it (nothing: zero) to what it leaves, by key; 'spikes' is one, and
+# every key of the state
+Step = Callable[[At, str, Mapping[str, str] | None], dict[str, str]]
+
+
+class Timeline(Protocol):
+    """A network over time, layer after layer; `finish` before anything reads `last` or `total`'s names."""
+
+    def given(self, name: str, shape: Shape) -> Value:
+        """A graph input (N, T, *shape)."""
+
+    def apply(self, make: Make, *values: Value) -> Value:
+        """What treats every sample and step alike."""
+
+    def neurons(self, label: str, value: Value, step: Step, state: Mapping[str, tuple[Shape, DTypeLike]]) -> Value:
+        """A layer of neurons; its spikes."""
+
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
+        """Give one of a layer's keys over time as a graph output (N, T, *shape), 'label/key'; its name."""
+
+    def last(self, label: str, key: str) -> str:
+        """A layer's state after the last step, (N, ...)."""
+
+    def total(self, value: Value, shape: Shape, dtype: DTypeLike, name: str) -> str:
+        """Sum over time, (N, *shape)."""
+
+    def finish(self) -> None:
+        """Write what waited for the last layer."""
+
+
+class Unrolled:
+    """Steps as nodes of their own. A timed tensor is (T N, ...): all samples of step 1, then all of step 2, ..."""
+
+    def __init__(self, graph: Graph, steps: int) -> None:
+        self.graph, self.steps = graph, steps
+        self._left: dict[str, list[dict[str, str]]] = {}
+
+    def given(self, name: str, shape: Shape) -> Value:
+        axes = [1, 0, *range(2, 2 + len(shape))]
+        by_step = self.graph.op("Transpose", [name], f"{name}/by_step", perm=axes)
+        return Value(self.graph.op("Reshape", [by_step, self.graph.integers(-1, *shape)], f"{name}/all_steps"), True)
+
+    def apply(self, make: Make, *values: Value) -> Value:
+        timed = any(value.timed for value in values)
+        names = [self._over_time(value) if timed else value.name for value in values]
+        return Value(make(self.graph, names), timed)
+
+    def _over_time(self, value: Value) -> str:
+        if value.timed or self.steps == 1:
+            return value.name
+        return self._together([value.name] * self.steps, f"{value.name}/every_step")
+
+    def _together(self, names: list[str], name: str) -> str:
+        return names[0] if self.steps == 1 else self.graph.op("Concat", names, name, axis=0)
+
+    def neurons(self, label: str, value: Value, step: Step, state: Mapping[str, tuple[Shape, DTypeLike]]) -> Value:
+        graph = self.graph
+        parts = [value.name] * self.steps
+        if value.timed and self.steps > 1:
+            names = [f"{label}/step{number}/input" for number in range(1, self.steps + 1)]
+            parts = graph.ops("Split", [value.name], names, f"{label}/steps", axis=0, num_outputs=self.steps)
+        before: Mapping[str, str] | None = None
+        left = self._left[label] = []
+        for index, part in enumerate(parts):
+            prefix = f"{label}/step{index + 1}"
+
+            def row(key: str, table: NDArray[Any], index: int = index, prefix: str = prefix) -> str:
+                return graph.constant(f"{prefix}/{key}", table[index])
+
+            left.append(step(At(graph, prefix, row), part, before))
+            before = {key: left[-1][key] for key in state}
+        return Value(self._together([after["spikes"] for after in left], f"{label}/all_spikes"), True)
+
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
+        graph, output = self.graph, self.graph.name(f"{label}/{key}")
+        together = self._together([after[key] for after in self._left[label]], f"{output}/all_steps")
+        parts = graph.op("Reshape", [together, graph.integers(self.steps, -1, *shape)], f"{output}/by_step")
+        axes = [1, 0, *range(2, 2 + len(shape))]
+        turned = graph.op("Transpose", [parts], f"{output}/by_sample", perm=axes)
+        graph.put("Cast", [turned], [output], output, to=element_type(dtype))
+        return output
+
+    def last(self, label: str, key: str) -> str:
+        return self._left[label][-1][key]
+
+    def total(self, value: Value, shape: Shape, dtype: DTypeLike, name: str) -> str:
+        graph = self.graph
+        wide = graph.cast(self._over_time(value), dtype, f"{name}/values")
+        parts = graph.op("Reshape", [wide, graph.integers(self.steps, -1, *shape)], f"{name}/by_step")
+        return graph.op("ReduceSum", [parts, graph.integers(0)], name, keepdims=0)
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass
+class _Carried:
+    """A tensor (N, *shape) that goes from step to step, zero at first: its names before, in and after the loop."""
+
+    before: str
+    after: str
+    start: str
+    end: str
+    shape: Shape
+    dtype: DTypeLike
+
+
+class Looped:
+    """One step of the network as the body of a Loop. What is the same at every step stays outside, computed once.
+
+    `given` is the graph input whose first axis is the batch.
+    """
+
+    def __init__(self, graph: Graph, steps: int, given: str) -> None:
+        self.graph, self.steps, self.body = graph, steps, Graph(graph)
+        self._batch = graph.op("Shape", [given], "batch", start=0, end=1)
+        self._number, self._go = self.body.name("step/number"), self.body.name("step/go_on")
+        self._goes = self.body.op("Identity", [self._go], "step/goes_on")
+        self._carried: list[_Carried] = []
+        self._left: dict[str, dict[str, str]] = {}
+        self._end: dict[tuple[str, str], str] = {}
+        self._watched: list[tuple[str, str, Shape, DTypeLike]] = []
+
+    def given(self, name: str, shape: Shape) -> Value:
+        return Value(self.body.op("Gather", [name, self._number], f"{name}/step", axis=1), True)
+
+    def apply(self, make: Make, *values: Value) -> Value:
+        timed = any(value.timed for value in values)
+        return Value(make(self.body if timed else self.graph, [value.name for value in values]), timed)
+
+    def _carry(self, name: str, shape: Shape, dtype: DTypeLike) -> _Carried:
+        graph = self.graph
+        dimensions = graph.op("Concat", [self._batch, graph.integers(*shape)], f"{name}/shape", axis=0)
+        start = graph.zeros(dimensions, dtype, f"{name}/start")
+        before, end = self.body.name(f"{name}/before"), graph.name(f"{name}/end")
+        self._carried.append(_Carried(before, "", start, end, shape, dtype))
+        return self._carried[-1]
+
+    def neurons(self, label: str, value: Value, step: Step, state: Mapping[str, tuple[Shape, DTypeLike]]) -> Value:
+        body = self.body
+        carried = {key: self._carry(f"{label}/{key}", shape, dtype) for key, (shape, dtype) in state.items()}
+
+        def row(key: str, table: NDArray[Any]) -> str:
+            whole = self.graph.constant(f"{label}/{key}", table)
+            return body.op("Gather", [whole, self._number], f"{label}/step/{key}", axis=0)
+
+        before = {key: item.before for key, item in carried.items()}
+        left = self._left[label] = step(At(body, f"{label}/step", row), value.name, before)
+        for key, item in carried.items():
+            item.after, self._end[label, key] = left[key], item.end
+        return Value(left["spikes"], True)
+
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
+        output = self.graph.name(f"{label}/{key}")
+        seen = self.body.cast(self._left[label][key], dtype, f"{output}/step")
+        self._watched.append((seen, output, shape, dtype))
+        return output
+
+    def last(self, label: str, key: str) -> str:
+        return self._end[label, key]
+
+    def total(self, value: Value, shape: Shape, dtype: DTypeLike, name: str) -> str:
+        carried = self._carry(name, shape, dtype)
+        wide = self.body.cast(value.name, dtype, f"{name}/values")
+        carried.after = self.body.op("Add", [carried.before, wide], f"{name}/after")
+        return carried.end
+
+    def finish(self) -> None:
+        graph, body = self.graph, self.body
+        inputs = [info(self._number, np.int64, []), info(self._go, np.bool_, [])]
+        outputs = [info(self._goes, np.bool_, [])]
+        for item in self._carried:
+            inputs.append(info(item.before, item.dtype, [BATCH, *item.shape]))
+            outputs.append(info(item.after, item.dtype, [BATCH, *item.shape]))
+        stacked = []
+        for seen, output, shape, dtype in self._watched:
+            outputs.append(info(seen, dtype, [BATCH, *shape]))
+            stacked.append(graph.name(f"{output}/by_step"))
+        made = subgraph(body, inputs, outputs)
+        starts = [item.start for item in self._carried]
+        ends = [item.end for item in self._carried]
+        trips, always = graph.scalar(self.steps), graph.scalar(True, np.bool_)
+        graph.put("Loop", [trips, always, *starts], [*ends, *stacked], "time", body=made)
+        for by_step, (_, output, shape, _) in zip(stacked, self._watched, strict=True):
+            graph.put("Transpose", [by_step], [output], output, perm=[1, 0, *range(2, 2 + len(shape))])
+
+
+def timeline(graph: Graph, steps: int, given: str, unroll: bool | None) -> Timeline:
+    """`Unrolled` or `Looped`; None chooses by `UNROLL_MOST` steps. `given` is the graph's input."""
+    if steps <= UNROLL_MOST if unroll is None else unroll:
+        return Unrolled(graph, steps)
+    return Looped(graph, steps, given)

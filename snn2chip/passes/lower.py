@@ -1,0 +1,400 @@
+"""From a quantized network and its schedule to a chain of netx layers.
+
+netx loads one chain: input, then conv and dense layers with one neuron each, a flatten in between. Layer numbers count
+the input and the flatten, as the HDF5 file does. One level of the schedule becomes one layer::
+
+    channels of a level   [neurons | copies of them | relay 1 | copies of it | ...]
+    weights of a level    the neurons' convolutions over the channels that hold what they read, padded to one kernel;
+                          one tap a channel for every relay
+
+Nothing is rounded or rescaled here: the numbers of the quantized network move, and relays are added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from snn2chip import ir
+from snn2chip.chip import relay
+from snn2chip.chip.profile import Chip
+from snn2chip.errors import ChipLimitError
+from snn2chip.passes.schedule import Level, Relay, Schedule, copies_after, driven, taps
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a chain layer holds a trained layer: channels start..stop - 1 (of a dense layer, features).
+
+    what: 'neurons', 'copy' (the same again, for relays to read), or 'relay' of an earlier layer, of which `relay`
+    says which pixels it holds.
+    """
+
+    layer: str
+    name: str
+    what: str
+    start: int
+    stop: int
+    neurons: int
+    relay: Relay | None = None
+
+
+@dataclass(frozen=True)
+class LowerReport:
+    """Every block of every chain layer, in order; and the levels they come from."""
+
+    placed: tuple[Placed, ...]
+    levels: tuple[Level, ...]
+
+    @property
+    def relay_neurons(self) -> int:
+        """Neurons that are there only to pass spikes on, copies included."""
+        return sum(item.neurons for item in self.placed if item.what != "neurons")
+
+    @property
+    def neurons(self) -> int:
+        """All neurons of the chain."""
+        return sum(item.neurons for item in self.placed)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A source's spikes in the level that is read: where, and which pixels (see `snn2chip.passes.schedule`)."""
+
+    start: int
+    stride: ir.Pair
+    phases: tuple[ir.Pair, ...]
+    source_shape: ir.Shape
+    grid: ir.Pair  # height and width of what it holds, also once it is flat
+
+    def channel(self, channel: int | ir.IntArray, phase: ir.Pair) -> int | ir.IntArray:
+        return self.start + channel * len(self.phases) + self.phases.index(phase)
+
+    def features(self) -> ir.IntArray:
+        """Flat place in this level of every (flat) feature of the source; blocks begin at whole channels."""
+        if len(self.source_shape) == 1:
+            return self.start + np.arange(self.source_shape[0])
+        channels, height, width = self.source_shape
+        c, y, x = np.meshgrid(np.arange(channels), np.arange(height), np.arange(width), indexing="ij")
+        order = np.full(self.stride, -1)
+        for number, (a, b) in enumerate(self.phases):
+            order[a, b] = number
+        (sy, sx), (rows, columns) = self.stride, self.grid
+        channel = c * len(self.phases) + order[y % sy, x % sx]
+        places: ir.IntArray = self.start + ((channel * rows + y // sy) * columns + x // sx)
+        return places.reshape(-1)
+
+
+def fit(size_in: int, size_out: int, stride: int, places: list[int]) -> tuple[int, int, int]:
+    """Padding, kernel and dilation of a small symmetric convolution that reads all of `places` (relative to stride
+    times the output's place) and makes `size_out` pixels of `size_in`."""
+    least = max(0, -min(places))
+    best: tuple[int, int, int, int] | None = None
+    for padding in range(least, least + stride * size_out + size_in + max(0, *places) + 1):
+        spread = math.gcd(*(place + padding for place in places))
+        for dilation in {max(1, spread), 1}:
+            taps_needed = max(place + padding for place in places) // dilation + 1
+            # out = (in + 2 p - d (k - 1) - 1) // s + 1, so d (k - 1) must leave a room of size_out - 1 strides
+            room = size_in + 2 * padding - 1 - (size_out - 1) * stride
+            if room < 0:
+                continue
+            most = room // dilation + 1
+            fewest = max(taps_needed, -(-(room - stride + 1) // dilation) + 1)
+            if fewest <= most and (best is None or fewest < best[0]):
+                best = (fewest, padding, fewest, dilation)
+        if best is not None and padding > least:
+            break
+    assert best is not None  # a kernel that reaches far enough always makes the size
+    return best[1:]
+
+
+class _Lowering:
+    """The chain as it grows: the blocks of the level before, and the layers so far."""
+
+    def __init__(self, network: ir.Network, plan: Schedule, chip: Chip) -> None:
+        self.network, self.plan, self.chip = network, plan, chip
+        source = network.input
+        self.blocks: dict[str, list[_Block]] = {source.name: [self._source_block(source.name, 0)]}
+        self.shape = source.shape
+        self.layers: list[ir.ChainLayer] = []
+        self.placed: list[Placed] = []
+        self.number = 1
+
+    def _source_block(self, name: str, start: int) -> _Block:
+        shape = self.network.shape(name)
+        return _Block(start, (1, 1), ((0, 0),), shape, _grid(shape))
+
+    def level(self, level: Level, copies: dict[str, int]) -> None:
+        """Add one layer; `copies` says how many copies of its blocks the next level reads."""
+        network = self.network
+        unit = driven(network, level)
+        assert isinstance(unit, ir.CubaNeuron)  # a membrane readout reads its accumulator
+        shape = network.shape(unit.name)
+        flatten = level.stride is None and len(self.shape) == 3
+        if flatten and self.layers:  # netx has no process before the first layer that could flatten
+            self.number += 1
+        name = str(self.number)
+        weight_bias = self._relay_numbers(level, unit) if level.relays else (0, 0)
+        blocks: dict[str, list[_Block]] = {}
+        origin: dict[str, tuple[int, int]] = {}
+        start = 0
+        for label, block_shape, item in [
+            (unit.name, shape, None),
+            *((item.name, item.shape, item) for item in level.relays),
+        ]:
+            source = unit.name if item is None else item.source
+            for copy in range(copies.get(source, 1)):
+                stop = start + block_shape[0]
+                shown = label if copy == 0 else f"{label}.copy{copy + 1}"
+                origin[shown] = (start, stop)
+                made = (
+                    self._source_block(source, start)
+                    if item is None
+                    else _Block(start, item.stride, item.phases, network.shape(source), item.grid)
+                )
+                blocks.setdefault(source, []).append(made)
+                what = "relay" if item is not None else "neurons" if copy == 0 else "copy"
+                neurons = int(np.prod(block_shape))
+                self.placed.append(Placed(name, shown, what, start, stop, neurons, item))
+                start = stop
+        flatten = flatten and bool(self.layers)
+        synapses = network.synapses_of(unit)
+        alone = start == shape[0] and self.shape == network.shape(network.source_of(synapses[0]).name)
+        if alone and len(synapses) == 1:  # as trained, groups and all
+            layer = ir.chain_layer(name, synapses[0], unit, shape, flatten=flatten)
+        else:
+            layer = self._joined(name, level, unit, shape, start, blocks, weight_bias, flatten)
+        layer.origin.clear()
+        layer.origin.update(origin)
+        self.layers.append(layer)
+        self.blocks, self.shape = blocks, layer.shape
+        self.number += 1
+
+    def _relay_numbers(self, level: Level, unit: ir.CubaNeuron) -> tuple[int, int]:
+        if unit.steps is not None:
+            return 1, 0  # with a row of its own in the tables any spike makes it fire
+        odd, large = self._parity(level, unit)
+        for even in [True] if large else [False] if odd else [False, True]:
+            found = relay.choose(
+                unit.threshold,
+                unit.voltage_decay,
+                level.copies,
+                self.chip,
+                even=even,
+                with_bias=self.plan.with_bias,
+            )
+            if found is not None:
+                return found
+        raise ChipLimitError(
+            f"layer '{level.neuron}': threshold {unit.threshold} exceeds what the relays beside it allow "
+            f"({level.limit}, {self.chip.name}); quantize with this schedule"
+        )
+
+    def _parity(self, level: Level, unit: ir.CubaNeuron) -> tuple[bool, bool]:
+        """Whether some weights of a layer are odd, and whether some are beyond what odd ones may reach."""
+        synapses = self.network.synapses_of(unit)
+        odd = any((item.weight % 2).any() for item in synapses)
+        large = any(
+            np.abs(item.weight).max(initial=0) > copies * self.chip.weight_odd_max
+            for item, copies in zip(synapses, level.reads, strict=True)
+        )
+        return odd, large
+
+    def _joined(
+        self,
+        name: str,
+        level: Level,
+        unit: ir.CubaNeuron,
+        shape: ir.Shape,
+        channels: int,
+        blocks: dict[str, list[_Block]],
+        weight_bias: tuple[int, int],
+        flatten: bool,
+    ) -> ir.ChainLayer:
+        """Neurons, copies and relays in one layer."""
+        if level.stride is None or level.grid is None:
+            weight = np.zeros((channels, int(np.prod(self.shape))), dtype=np.int64)
+            bias = np.zeros(channels, dtype=np.int64)
+            geometry: dict[str, ir.Pair] = {}
+            fill = self._dense
+        else:
+            places = self._places(level, unit)
+            fits = [
+                fit(self.shape[1 + i], level.grid[i], level.stride[i], sorted({place[i] for place in places}))
+                for i in range(2)
+            ]
+            padding, kernel, dilation = ((fits[0][i], fits[1][i]) for i in range(3))
+            weight = np.zeros((channels, self.shape[0], *kernel), dtype=np.int64)
+            bias = np.zeros((channels, *level.grid), dtype=np.int64)
+            geometry = {"stride": level.stride, "padding": padding, "dilation": dilation}
+            fill = self._conv
+        even = weight_bias[0] > self.chip.weight_odd_max or self._parity(level, unit)[1]
+        most = self.chip.weight_max if even else self.chip.weight_odd_max
+        for block in blocks[unit.name]:
+            rows = slice(block.start, block.start + shape[0])
+            for synapse, copies in zip(self.network.synapses_of(unit), level.reads, strict=True):
+                if not synapse.weight.any():  # what it reads nothing of may have no relay, and so no block
+                    continue
+                source = self.network.source_of(synapse).name
+                for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
+                    if part.any():
+                        fill(weight[rows], synapse, part, before, geometry)
+            bias[rows] = ir.neuron_bias(self.network.synapses_of(unit), shape)
+        for item in level.relays:
+            for block in blocks[item.source]:
+                for before in self.blocks[item.source][: level.copies]:
+                    self._pass_on(weight, before, block, item, weight_bias[0], geometry)
+                bias[block.start : block.start + item.shape[0]] = weight_bias[1]
+        one = (1, 1)
+        starts = [block.start for block in blocks[unit.name]]
+        steps = None if unit.steps is None else _beside_relays(unit.steps, starts, channels)
+        return ir.ChainLayer(
+            name,
+            "dense" if level.stride is None else "conv",
+            weight,
+            bias,
+            bias.shape,
+            unit.threshold,
+            unit.voltage_decay,
+            unit.current_decay,
+            geometry.get("stride", one),
+            geometry.get("padding", (0, 0)),
+            geometry.get("dilation", one),
+            flatten=flatten,
+            steps=steps,
+        )
+
+    def _reads(self, conv: ir.Conv, block: _Block) -> Iterator[tuple[int, int, ir.Pair, ir.Pair]]:
+        """(tap row, tap column, phase, place in the level's pixels) of every tap that has weights."""
+        used = np.abs(conv.weight).sum((0, 1)) > 0
+        for i, y in enumerate(taps(conv, 0)):
+            for j, x in enumerate(taps(conv, 1)):
+                phase = (y % block.stride[0], x % block.stride[1])
+                if used[i, j] or (block.stride == (1, 1)):
+                    yield i, j, phase, ((y - phase[0]) // block.stride[0], (x - phase[1]) // block.stride[1])
+
+    def _places(self, level: Level, unit: ir.CubaNeuron) -> set[ir.Pair]:
+        """Every place (relative, in pixels of the level before) that neurons and relays of a level read."""
+        places: set[ir.Pair] = set()
+        for synapse in self.network.synapses_of(unit):
+            if isinstance(synapse, ir.Conv) and synapse.weight.any():
+                block = self.blocks[self.network.source_of(synapse).name][0]
+                places.update(place for *_, place in self._reads(synapse, block))
+        for item in level.relays:
+            before = self.blocks[item.source][0]
+            places.update(_step(phase, before) for phase in item.phases)
+        return places or {(0, 0)}
+
+    def _conv(
+        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+    ) -> None:
+        assert isinstance(synapse, ir.Conv)  # a level with a stride holds convolutions
+        channels = ir.input_channels(part, synapse.groups)
+        rows = np.arange(len(part))[:, None]
+        for i, j, phase, place in self._reads(synapse, block):
+            ky, kx = _tap(place, geometry)
+            weight[rows, block.channel(channels, phase), ky, kx] += part[:, :, i, j]
+
+    def _dense(
+        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+    ) -> None:
+        weight[:, self._flat(block)] += part
+
+    def _flat(self, block: _Block) -> ir.IntArray:
+        """Where in this dense layer's input the features of a source are."""
+        if len(self.shape) == 3:  # a block begins at a channel, and channels become rows of pixels
+            pixels = self.shape[1] * self.shape[2]
+            return block.features() + block.start * (pixels - 1)
+        return block.features()
+
+    def _pass_on(
+        self,
+        weight: ir.IntArray,
+        before: _Block,
+        block: _Block,
+        item: Relay,
+        value: int,
+        geometry: dict[str, ir.Pair],
+    ) -> None:
+        """One weight for every channel of a relay, from one copy of its source in the level before."""
+        if not geometry:
+            places = np.arange(item.shape[0])
+            first = before.start * (int(np.prod(self.shape[1:])) if len(self.shape) == 3 else 1)
+            weight[block.start + places, first + places] = value
+            return
+        channels = np.arange(block.source_shape[0])
+        for phase in item.phases:
+            ky, kx = _tap(_step(phase, before), geometry)
+            earlier = (phase[0] % before.stride[0], phase[1] % before.stride[1])
+            weight[block.channel(channels, phase), before.channel(channels, earlier), ky, kx] = value
+
+
+def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> ir.StepTables:
+    """Tables of a layer of `channels` that holds neurons, and copies of them, at `starts`.
+
+    Relays get rows of 0: they keep nothing, and any spike is above their threshold.
+    """
+    places = np.concatenate([np.arange(start, start + len(tables.scale)) for start in starts])
+
+    def spread(table: ir.IntArray) -> ir.IntArray:
+        wide = np.zeros((len(table), channels), dtype=np.int64)
+        wide[:, places] = np.tile(table, len(starts))
+        return wide
+
+    scale = np.ones(channels)
+    scale[places] = np.tile(tables.scale, len(starts))
+    return ir.StepTables(spread(tables.leak), tables.leak_shift, spread(tables.bias), spread(tables.threshold), scale)
+
+
+def _share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:
+    """The weights shared out among copies of a source, as much as possible on the first ones."""
+    left = weight.astype(np.int64)
+    for _ in range(copies):
+        part = np.clip(left, -most, most)
+        left = left - part
+        yield part
+
+
+def _grid(shape: ir.Shape) -> ir.Pair:
+    return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
+
+
+def _step(phase: ir.Pair, before: _Block) -> ir.Pair:
+    """Where the level before holds a phase, relative to stride times the relay's place."""
+    return phase[0] // before.stride[0], phase[1] // before.stride[1]
+
+
+def _tap(place: ir.Pair, geometry: dict[str, ir.Pair]) -> ir.Pair:
+    padding, dilation = geometry["padding"], geometry["dilation"]
+    return (place[0] + padding[0]) // dilation[0], (place[1] + padding[1]) // dilation[1]
+
+
+def lower(network: ir.Network, plan: Schedule, chip: Chip) -> tuple[ir.Chain, LowerReport]:
+    """Lower a 'quantized' network to a `Chain`, level by level of its schedule.
+
+    Raises:
+        ChipLimitError: a threshold is too large for the relays beside it.
+    """
+    source = network.input
+    made = _Lowering(network, plan, chip)
+    for index, level in enumerate(plan.levels):
+        made.level(level, copies_after(network, plan, index))
+    first = made.layers[0]
+    input_shape = (int(np.prod(source.shape)),) if first.kind == "dense" else source.shape
+    chain = ir.Chain(
+        input_shape,
+        source.shape,
+        source.coding,
+        source.pixel_max,
+        source.low,
+        source.high,
+        tuple(int(c) for c in source.center),
+        network.timesteps,
+        network.readout.kind,
+        network.classes,
+        tuple(made.layers),
+    )
+    return chain, LowerReport(tuple(made.placed), plan.levels)

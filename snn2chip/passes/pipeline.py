@@ -1,0 +1,143 @@
+"""The flow on one page: model.pt -> captured -> folded -> (schedule) -> quantized -> chain -> model.net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import snn2chip
+from snn2chip import ir
+from snn2chip.chip.profile import Chip
+from snn2chip.data import ImageSet
+from snn2chip.data.recordings import BinSettings
+from snn2chip.errors import InputError
+from snn2chip.ir.encode import encoder_of
+from snn2chip.nn.model_file import Model
+from snn2chip.passes import reach
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import FoldReport, fold
+from snn2chip.passes.lower import LowerReport, lower
+from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize
+from snn2chip.passes.schedule import Relays, Schedule, schedule
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A network at every stage, and what each stage reported; `notes`: what was assumed, and layers that never fire."""
+
+    captured: ir.Network
+    folded: ir.Network
+    plan: Schedule
+    quantized: ir.Network
+    chain: ir.Chain
+    fold_report: FoldReport
+    quantize_report: QuantizeReport
+    lower_report: LowerReport
+    notes: tuple[str, ...]
+
+
+def export(
+    model: Model,
+    chip: Chip,
+    *,
+    calibration: ImageSet | None = None,
+    strategy: Strategy = "auto",
+    relays: Relays = "auto",
+) -> Export:
+    """Take a trained model to a chain for `chip`; `calibration` images choose the scales.
+
+    `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
+    """
+    captured = capture(model.network, model.classes)
+    folded, fold_report = fold(captured)
+    made = {
+        "model": model.recipe.name,
+        "dataset": model.recipe.data.name,
+        "image_size": model.recipe.data.image_size,
+        **({} if model.recipe.binning is None else {"events": model.recipe.binning.as_json()}),
+    }
+    return _to_chain(captured, folded, fold_report, chip, made, calibration, strategy, relays)
+
+
+def export_network(
+    network: ir.Network,
+    chip: Chip,
+    *,
+    name: str,
+    dataset: str | None = None,
+    events: BinSettings | None = None,
+    calibration: ImageSet | None = None,
+    strategy: Strategy = "auto",
+    relays: Relays = "auto",
+) -> Export:
+    """Take a captured or folded network, one that `snn2chip.formats.nir` read say, to a chain for `chip`; see `export`.
+
+    `name`, `dataset` and `events` (the data that `simulate` takes without being told, and how recordings are binned)
+    go into the file.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
+        InputError: calibration images that are not this network's input.
+    """
+    given = network.input
+    if calibration is not None and (calibration.shape != given.shape or calibration.max_value != given.pixel_max):
+        raise InputError(
+            f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
+            f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
+        )
+    binned = {} if events is None else {"events": events.as_json()}
+    made = {"model": name, "dataset": dataset, "image_size": None, **binned}
+    folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
+    return _to_chain(network, folded, report, chip, made, calibration, strategy, relays)
+
+
+def _to_chain(
+    captured: ir.Network,
+    folded: ir.Network,
+    fold_report: FoldReport,
+    chip: Chip,
+    about: dict[str, Any],
+    calibration: ImageSet | None,
+    strategy: Strategy,
+    relays: Relays,
+) -> Export:
+    """The stages behind the fold; `about` is what the file says of its source."""
+    raw = None if calibration is None else encoder_of(captured)(calibration.images)
+    notes = (*folded.notes, *reach.check(folded))
+    plan = schedule(folded, chip, relays)
+    quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
+    notes += reach.check(quantized)
+    chain, lower_report = lower(quantized, plan, chip)
+    made = {
+        "snn2chip": snn2chip.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        **about,
+        "chip": chip.name,
+        "weight_bits": chip.weight_bits,
+        "strategy": strategy,
+        "relays": relays,
+        "calibration": "none" if calibration is None else f"{calibration.name}, {len(calibration)} images",
+        "route": "steps" if not chain.stock else "static",
+        # those of time-varying neurons are one a channel, and stand beside their tables
+        "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
+        "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
+        **({"notes": list(notes)} if notes else {}),
+    }
+    return Export(
+        captured,
+        folded,
+        plan,
+        quantized,
+        replace(chain, made=made),
+        fold_report,
+        quantize_report,
+        lower_report,
+        notes,
+    )

@@ -1,0 +1,96 @@
+"""One layer in integers, as tried; what came of it on calibration data; and which one is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn2chip import ir
+from snn2chip.chip.bounds import Bounds
+from snn2chip.chip.products import Product, exact_products, integrate
+from snn2chip.errors import UnsupportedError
+from snn2chip.passes.quantize.report import Strategy
+from snn2chip.passes.quantize.rounding import Rounding
+
+_SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
+_NO_SPIKES = torch.zeros(0, dtype=torch.bool)
+_PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
+
+
+def require_weights(synapses: Sequence[ir.Synapse]) -> None:
+    """Refuse a layer of neurons that nothing drives.
+
+    Raises:
+        UnsupportedError: every weight is 0.
+    """
+    if not any(item.weight.any() for item in synapses):
+        raise UnsupportedError(
+            f"layer '{synapses[0].name}': every weight is 0, so nothing that comes in counts, and netx loads no dense "
+            f"layer of zeros; train it, or leave it out"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    rule: str
+    rounding: Rounding
+    synapses: tuple[ir.Synapse, ...]
+    neuron: ir.CubaNeuron
+    scale: float | ir.FloatArray  # of the layer, or of each channel
+    clipped: int
+    proved: bool
+    bound: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    candidate: Candidate
+    error: float
+    seen: int
+    peak: int  # largest |sum| or |membrane| seen, in weight units
+    spikes: Tensor
+    scores: Tensor | None  # (N, K) in the trained network's units; only of an accumulating readout
+    fired: int = 0  # spikes, once they are not kept any more
+
+    def fits(self, limit: int) -> bool:
+        """Whether it is proved not to overflow, or has room to spare."""
+        return self.candidate.proved or self.peak * _SEEN_MARGIN <= limit
+
+    def without_spikes(self) -> Result:
+        """To be kept when the next layers have read them."""
+        return replace(self, spikes=_NO_SPIKES, fired=int(self.spikes.sum()))
+
+
+def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Tensor) -> Result:
+    """Run a candidate on integer inputs (N, T, ...) of its synapses, compare with the float spikes or scores."""
+    with exact_products():
+        parts = [Product(item, *port)(x) for item, port, x in zip(made.synapses, bounds, xs, strict=True)]
+    sums = sum(parts[1:], parts[0])
+    bias = torch.from_numpy(ir.neuron_bias(made.synapses, tuple(sums.shape[2:])).astype(np.int32))
+    spikes, voltage = integrate(sums, bias, made.neuron)
+    seen = int(sums.abs().max())
+    scores = None
+    if wanted.dtype == torch.bool:
+        error = float((spikes != wanted).double().mean())
+    else:
+        scores = voltage[:, -1].double() / (64 * float(made.scale))  # one scale: the readout does not vary
+        error = float((scores - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp_min(1e-12))
+    peak = max(seen, -(-int(voltage.abs().max()) // 64))
+    return Result(made, error, seen, peak, spikes, scores)
+
+
+def choose_result(results: list[Result], strategy: Strategy, limit: int) -> Result:
+    """The least error; a proved one if it is nearly as good; only unproved ones with room to spare, if there are any,
+    and before those whose current overflowed on the data any other."""
+    if strategy in ("max", "percentile"):
+        of_rule = [result for result in results if result.candidate.rule == strategy]
+        results = of_rule or results
+    proved = [result for result in results if result.candidate.proved]
+    room = [result for result in results if result.fits(limit)] or [r for r in results if r.seen <= limit]
+    best = min(room or results, key=lambda result: result.error)
+    near = [result for result in proved if result.error <= best.error * _PROOF_WORTH + 1e-12]
+    return min(near, key=lambda result: result.error) if near else best

@@ -1,0 +1,206 @@
+"""One scale for a whole layer, as the chip's stock neuron needs: the candidates of `snn2chip.passes.quantize`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from snn2chip import ir
+from snn2chip.chip.bounds import Bounds, output_bounds, proof
+from snn2chip.chip.profile import Chip
+from snn2chip.chip.relay import choose
+from snn2chip.errors import ChipLimitError
+from snn2chip.passes.quantize.candidate import Candidate, require_weights
+from snn2chip.passes.quantize.report import Strategy
+from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, round_weights
+from snn2chip.passes.schedule import Level
+
+ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
+_PERCENTILES = (99.9, 99.99)
+_GRID = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+
+
+class LayerQuantizer:
+    """Everything about one layer that its candidates share."""
+
+    def __init__(
+        self,
+        synapses: list[ir.Synapse],
+        bounds: list[Bounds],
+        neuron: ir.LIF | None,
+        driver: str,
+        shape: ir.Shape,
+        steps: int,
+        chip: Chip,
+        level: Level | None,
+        with_bias: bool,
+    ) -> None:
+        self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
+        self.shape, self.steps, self.chip = shape, steps, chip
+        self.level = level if level is not None and level.relays else None
+        self.reads = (1,) * len(synapses) if level is None else level.reads
+        self.with_bias = with_bias
+        self.proved = (0.0, 0.0)  # the largest scale proved, of those up to the second
+        self.bias = ir.total_bias(synapses)
+        self.bias_max = chip.bias_max
+        # by how much of the range each weight takes: one shared out among copies counts by its share
+        self.size = np.concatenate(
+            [np.abs(item.weight).ravel() / n for item, n in zip(synapses, self.reads, strict=True)]
+        )
+        self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * 4096))
+        if self.decay > chip.decay_max:
+            raise ChipLimitError(
+                f"layer '{self.name}': voltage decay {self.decay} (tau {neuron.tau if neuron else 1}) exceeds "
+                f"{chip.decay_max} ({chip.name}); use tau of at least 1/4096"
+            )
+        require_weights(synapses)
+
+    @property
+    def name(self) -> str:
+        return self.neuron.name if self.neuron else ACCUMULATOR
+
+    def candidate(self, rule: str, scale: float, rounding: Rounding = "nearest") -> Candidate | None:
+        """The layer at about this scale, or None if it breaks a limit that no data can excuse."""
+        chip = self.chip
+        if self.neuron is None:
+            threshold = chip.threshold_max  # never reached: the readout only accumulates
+        else:
+            ties = int(self.neuron.ties)  # of integers, v >= th is v > th - 1
+            threshold = int(np.rint(scale * self.neuron.threshold))
+            if not 1 + ties <= threshold <= chip.threshold_max:
+                return None
+            if self._largest_bias() * threshold / self.neuron.threshold > self.bias_max + 0.49:
+                threshold -= 1  # rounding up the threshold took the bias past its limit
+            scale = threshold / self.neuron.threshold
+            threshold -= ties
+        floats = [item.weight.astype(np.float64) for item in self.synapses]
+        weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
+        even = any(
+            np.abs(weight).max(initial=0) > n * chip.weight_odd_max
+            for weight, n in zip(weights, self.reads, strict=True)
+        )
+        if not self._relays_fit(threshold, even):
+            if even or not self._relays_fit(threshold, True):
+                return None
+            weights, clipped = round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
+        if not any(weight.any() for weight in weights):
+            return None
+        bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
+        if bias is not None and np.abs(bias).max(initial=0) > self.bias_max:
+            return None
+        synapses = tuple(
+            replace(item, weight=weight, bias=bias if number == 0 else None)
+            for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
+        )
+        neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
+        sums = [output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
+        least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
+        shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
+        proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
+        return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
+
+    def _relays_fit(self, threshold: int, even: bool) -> bool:
+        """Whether the relays of the same chain layer are exact at this threshold and kind of weights."""
+        if self.level is None:
+            return True
+        made = choose(threshold, self.decay, self.level.copies, self.chip, even=even, with_bias=self.with_bias)
+        return made is not None
+
+    def _largest_bias(self) -> float:
+        return 0.0 if self.bias is None else float(np.abs(self.bias).max(initial=0))
+
+    def scale_limit(self) -> float:
+        """The largest scale that biases and thresholds allow."""
+        chip = self.chip
+        limits = [np.inf]
+        if self._largest_bias() > 0:
+            limits.append((chip.bias_max + 0.49) / self._largest_bias())
+        if self.neuron is not None:
+            limits.append(chip.threshold_max / self.neuron.threshold)
+            if self.level is not None and self.level.limit is not None:
+                limits.append((self.level.limit + 0.49) / self.neuron.threshold)
+        return float(min(limits))
+
+    def _proved_scale(self, scale: float) -> float:
+        """The largest scale up to `scale` whose sums are proved, found by bisection.
+
+        Bounds grow with the scale, so what was found once holds for every other call.
+        """
+        found, searched = self.proved
+        if scale > searched and found >= searched * (1 - 1e-6):  # no limit met so far
+            low, high = found, scale
+            for _ in range(24):
+                middle = (low + high) / 2
+                made = self.candidate("max", middle)
+                low, high = (middle, high) if made is None or made.proved else (low, middle)
+            self.proved = found, _ = low, scale
+        return min(scale, found)
+
+    def _exact_scale(self) -> float | None:
+        """The largest scale at which weights, biases and threshold are integers as they are; None where none is."""
+        weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
+        others = [] if self.bias is None else [self.bias.ravel()]
+        others += [] if self.neuron is None else [np.array([self.neuron.threshold])]
+        values = np.concatenate([weights, *others])
+        values = values[values != 0]
+        mantissas, exponents = np.frexp(values)
+        digits = (mantissas * 2.0**53).astype(np.int64)
+        unit = int((np.frexp((digits & -digits).astype(np.float64))[1] - 54 + exponents).min())  # 2^unit divides all
+        if exponents.max() - unit > 31:
+            return None
+        step = float(np.ldexp(np.gcd.reduce(np.ldexp(values, -unit).astype(np.int64)), unit))
+        sizes = np.abs(weights / step).astype(np.int64)
+        largest, all_even = int(sizes.max()), not (sizes % 2).any()
+        for times in range(int(min(self.chip.weight_max // largest, self.scale_limit() * step)), 0, -1):
+            if all_even or times % 2 == 0 or times * largest <= self.chip.weight_odd_max:
+                return times / step
+        return None
+
+    def candidates(self, strategy: Strategy, calibrated: bool) -> Iterator[Candidate]:
+        """Everything worth trying, most precise first."""
+        chip, limit = self.chip, self.scale_limit()
+        size = self.size
+        fulls = [chip.weight_max / float(size.max()), chip.weight_odd_max / float(size.max())]
+        plan = [("max", scale) for scale in fulls]
+        if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self._exact_scale()):
+            plan.insert(0, ("exact", exact_scale))
+        if calibrated and strategy in ("auto", "percentile"):
+            for share in _PERCENTILES:
+                top = float(np.percentile(size[size > 0], share))
+                plan += [("percentile", scale / top) for scale in (chip.weight_max, chip.weight_odd_max)]
+        if calibrated and strategy in ("auto", "error"):
+            plan += [("error", min(full, limit) * share) for full in fulls for share in (1.0, *_GRID)]
+        tried: set[tuple[str, float]] = set()
+        for rule, wanted in plan:
+            scale = min(wanted, limit)
+            for value in (scale,) if rule == "exact" else (scale, None):
+                exact = self._proved_scale(scale) if value is None else value
+                if (rule, round(exact, 9)) in tried or exact <= 0:
+                    continue
+                tried.add((rule, round(exact, 9)))
+                roundings = ROUNDINGS if calibrated else ROUNDINGS[:1]
+                made = [item for kind in roundings if (item := self.candidate(rule, exact, kind))]
+                if rule == "percentile":  # what clips nothing is no percentile
+                    made = [item for item in made if item.clipped]
+                yield from made
+                if made and all(item.proved for item in made):
+                    break
+
+    def refuse(self) -> ChipLimitError:
+        """Why no candidate is left."""
+        chip = self.chip
+        bias = self._largest_bias()
+        weight = float(self.size.max())
+        at = f"threshold {self.neuron.threshold:.3g}" if self.neuron else "the readout"
+        if self.level is not None:
+            at += f" (at most {self.level.limit:,} for the relays beside it)"
+        return ChipLimitError(
+            f"layer '{self.synapses[0].name}': no scale fits {chip.name}: largest weight {weight:.3g}, largest bias "
+            f"{bias:.3g}, {at}, {self.bits}; train with a smaller weight or bias (weight decay)"
+        )
+
+    @property
+    def bits(self) -> str:
+        return f"{self.chip.weight_bits}-bit weights, {self.chip.bias_bits}-bit biases"

@@ -1,0 +1,81 @@
+"""How weights become integers: rounded to the nearest, or so that the sums of kernels are kept.
+
+``nearest``, or ``sums``, which starts from nearest and then moves the few weights that were rounded worst so that
+every kernel's sum, then every output's, is off by at most half a step (as SQuant does, Guo et al. 2022). Neighbouring
+inputs are alike, so errors of one sign add up under nearest rounding. Both are functions of the weights and the scale
+alone, so that a file's integers can be recomputed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from snn2chip import ir
+from snn2chip.chip.profile import Chip
+
+Rounding = Literal["nearest", "sums"]
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "sums")
+
+
+def _move(errors: ir.FloatArray) -> ir.FloatArray:
+    """Steps (-1, 0, +1) that bring the sum of each row of rounding errors to within half a step.
+
+    The entries rounded worst in the direction of their row's sum move, each by one step.
+    """
+    moves = np.rint(errors.sum(1))
+    steps: ir.FloatArray = np.zeros_like(errors)
+    single = np.flatnonzero(np.abs(moves) == 1)  # most rows that move at all: no need to sort them
+    if len(single):
+        directed = errors[single] * np.sign(moves[single])[:, None]
+        worst = directed.argmax(1)
+        positive = directed[np.arange(len(single)), worst] > 0
+        steps[single[positive], worst[positive]] = -np.sign(moves[single[positive]])
+    several = np.flatnonzero(np.abs(moves) > 1)
+    if len(several):
+        directed = errors[several] * np.sign(moves[several])[:, None]
+        order = np.argsort(-directed, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.broadcast_to(np.arange(errors.shape[1]), order.shape), 1)
+        chosen = (rank < np.abs(moves[several])[:, None]) & (directed > 0)
+        steps[several] = np.where(chosen, -np.sign(moves[several])[:, None], 0.0)
+    return steps
+
+
+def rounded(scaled: ir.FloatArray, rounding: Rounding) -> ir.IntArray:
+    """Weights (O, ...) in units of one step to integers."""
+    nearest = np.rint(scaled)
+    if rounding == "sums":
+        if scaled.ndim == 4:
+            kernels = (-1, scaled.shape[2] * scaled.shape[3])
+            nearest = nearest + _move((nearest - scaled).reshape(kernels)).reshape(scaled.shape)
+        outputs = (len(scaled), -1)
+        nearest = nearest + _move((nearest - scaled).reshape(outputs)).reshape(scaled.shape)
+    return nearest.astype(np.int64)
+
+
+def round_weights(
+    weights: Sequence[ir.FloatArray],
+    scale: float,
+    chip: Chip,
+    rounding: Rounding = "nearest",
+    *,
+    even: bool = False,
+    reads: Sequence[int] | None = None,
+) -> tuple[list[ir.IntArray], int]:
+    """The weights of one neuron layer as integers within the chip's range, and how many had to be clipped to it.
+
+    Even ones if `even`, or if some exceed what odd ones may reach. With `reads` copies of what they read, weights may
+    reach that many times the range.
+    """
+    reads = [1] * len(weights) if reads is None else reads
+    whole = [rounded(weight * scale, rounding) for weight in weights]
+    odd = [n * chip.weight_odd_max for n in reads]
+    if not even and all(np.abs(weight).max(initial=0) <= most for weight, most in zip(whole, odd, strict=True)):
+        return whole, 0
+    doubled = [2 * rounded(weight * (scale / 2), rounding) for weight in weights]
+    most = [n * chip.weight_max for n in reads]
+    clipped = sum(int((np.abs(weight) > n).sum()) for weight, n in zip(doubled, most, strict=True))
+    return [np.clip(weight, -n, n) for weight, n in zip(doubled, most, strict=True)], clipped

@@ -1,0 +1,221 @@
+"""report.html: what a folder with a model and its export holds, with pictures, in one file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from snn2chip import ir
+from snn2chip.data import ImageSet
+from snn2chip.errors import InputError
+from snn2chip.files import read, write_text
+from snn2chip.formats import netx
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.nn import model_file
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
+from snn2chip.simulate import activity
+from snn2chip.simulate.dense import DenseEngine
+from snn2chip.text import draw, in_html, in_plot, one_line
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 13px; margin: 1em 0 } td, th { padding: 3px 9px; text-align: right }
+td:first-child, th:first-child, td.text { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
+th { border-bottom: 1px solid #999 } img { max-width: 100% } .ok { color: #186a3b } .bad { color: #b03a2e }
+"""
+
+
+def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{in_html(column)}</th>" for column in columns)
+    body = "".join("<tr>" + "".join(f"<td>{in_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _picture(figure: Figure, alt: str) -> str:
+    buffer = io.BytesIO()
+    draw(figure, buffer, format="png", dpi=110)
+    return f'<img alt="{in_html(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Figure:
+    """Spikes of every layer for one image (C, H, W), or events (T, C, H, W): equal ones grey, differing in colour."""
+    raw = encoder_of(chain)(image[None])
+    float_spikes = evaluate(folded, raw).spikes
+    integer = DenseEngine(chain).run(chain.port(raw))
+    layers = [layer for layer in chain.layers if next(iter(layer.origin), "") in float_spikes]
+    rows = -(-len(layers) // 10)  # a deep network takes several rows
+    figure = Figure(figsize=(11, 3.4 * rows), layout="constrained")
+    spread = np.random.default_rng(0)
+    for index, layer in enumerate(layers):
+        axes = figure.add_subplot(rows, -(-len(layers) // rows), index + 1)
+        name = next(iter(layer.origin))
+        wanted = float_spikes[name][0].flatten(1).numpy()
+        start, stop = layer.origin[name]
+        found = integer.spikes[layer.name][0, :, start:stop].reshape(len(wanted), -1).astype(bool)
+        for spikes, color, size in (
+            (wanted & found, "0.65", 1.0),
+            (wanted & ~found, "tab:blue", 5.0),
+            (found & ~wanted, "tab:red", 5.0),
+        ):
+            steps, neurons = np.nonzero(spikes)
+            # a column a time step, dots spread over its width so that they do not cover each other
+            axes.scatter(steps + spread.uniform(-0.4, 0.4, len(steps)), neurons, s=size, color=color, linewidths=0)
+        axes.set_title(f"{in_plot(name)}: {int((wanted != found).sum())} of {wanted.size:,} differ", fontsize=9)
+        axes.set_xlabel("time step")
+        axes.set_xticks(range(len(wanted)))
+        axes.set_xlim(-0.5, len(wanted) - 0.5)
+        axes.tick_params(labelsize=7)
+    figure.axes[0].set_ylabel("neuron")
+    figure.suptitle("spikes of one sample: in both (grey), only float (blue), only chip integers (red)", fontsize=10)
+    return figure
+
+
+def layers_figure(layers: Sequence[dict[str, Any]], spikes: dict[str, float]) -> Figure:
+    """Share of differing spikes, weight bits and firing rate by layer."""
+    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    names = [in_plot(layer["name"]) for layer in layers]
+    panels = figure.subplots(1, 3)
+    panels[0].bar(names, [100 * (layer["error"] or 0) for layer in layers], color="tab:orange")
+    panels[0].set_title("error on calibration images, %", fontsize=10)
+    panels[1].bar(names, [layer["weight_bits"] for layer in layers], color="tab:blue")
+    panels[1].set_title("weight bits used", fontsize=10)
+    panels[2].bar(names, [100 * spikes.get(layer["name"], 0.0) for layer in layers], color="tab:green")
+    panels[2].set_title("neurons that fire in a step, %", fontsize=10)
+    for axes in panels:
+        axes.tick_params(axis="x", rotation=45, labelsize=8)
+    return figure
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = read(path, "JSON")
+    except FileNotFoundError:
+        return None
+    if not isinstance(value, dict):
+        raise InputError(f"'{path}' holds a {type(value).__name__}, not what snn2chip writes; make it again")
+    return value
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What is not as snn2chip writes it is an `InputError` that names `path`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"'{path}' is damaged or of another snn2chip: {type(error).__name__} {one_line(str(error))}; make it again"
+        ) from None
+
+
+def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
+    """Write report.html into a folder with model.pt and model.net, using what else lies there.
+
+    curves.png, export.json, simulate.json and verify.json are shown where they exist.
+
+    Raises:
+        InputError: model.pt or model.net is missing or unreadable.
+    """
+    model = model_file.load(folder / "model.pt")
+    chain = netx.load(folder / "model.net")
+    metrics = model.metrics
+    parts = [f"<h1>{in_html(model.recipe.name)}</h1><p>{in_html(model.recipe.description)}</p>"]
+    simulated = _read_json(folder / "simulate.json")
+    rates: dict[str, float] = {}
+    said: list[str] = []
+    with _reading(folder / "model.pt"):
+        rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
+        title = f"accuracy on {metrics['dataset']}"
+    if simulated:
+        with _reading(folder / "simulate.json"):
+            rates = _firing_rates(chain, simulated)
+            steps = simulated["samples"] * simulated["timesteps"]
+            said = activity.of_chain(chain, simulated["spikes"], steps, "the simulated samples")
+            if "accuracy" in simulated:
+                accuracy = f"{100 * simulated['accuracy']:.2f} %"
+                rows.append(["chip integers, simulated", accuracy, f"{simulated['samples']:,}"])
+    parts.append(_html_table((title, "", "samples"), rows))
+    parts += [f"<p>note: {in_html(note)}</p>" for note in said]
+    curves = folder / "curves.png"
+    if curves.exists():
+        data = base64.b64encode(curves.read_bytes()).decode()
+        parts.append(f'<h2>Training</h2><img alt="curves" src="data:image/png;base64,{data}">')
+    exported = _read_json(folder / "export.json")
+    if exported:
+        with _reading(folder / "export.json"):
+            parts += _export_part(exported["quantize"], chain, rates)
+    verified = _read_json(folder / "verify.json")
+    if verified:
+        with _reading(folder / "verify.json"):
+            verdict = "every exact rung holds" if verified["passed"] else "NOT EQUAL"
+            style = "ok" if verified["passed"] else "bad"
+            rows = [
+                [
+                    rung["name"],
+                    ("proved" if rung.get("proved") else "yes") if rung["passed"] else "NO",
+                    f"{rung['mismatches']:,}",
+                    f"{rung['compared']:,}",
+                    rung["detail"],
+                ]
+                for rung in verified["rungs"]
+            ]
+            parts.append(f'<h2>Verified: <span class="{style}">{verdict}</span></h2>')
+            parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
+            parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
+    parts.append("<h2>Spikes</h2>")
+    if images is None:
+        parts.append(f"<p>No pictures: {in_html(why)}</p>")
+    else:
+        folded, _ = fold(capture(model.network, model.classes))
+        for index in range(len(images)):
+            figure = raster_figure(folded, chain, images.images[index].numpy())
+            label = model.classes[int(images.labels[index])]
+            parts.append(f"<p>sample {index}, class {in_html(label)}</p>{_picture(figure, 'raster')}")
+    made = ", ".join(f"{key} {value}" for key, value in chain.made.items() if key not in ("scales", "rounding"))
+    parts.append(f"<p><small>{in_html(made)}</small></p>")
+    page = "\n".join(parts)
+    target = folder / "report.html"
+    write_text(
+        target,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{in_html(model.recipe.name)}</title>'
+        f"<style>{_STYLE}</style><body>{page}</body></html>\n",
+    )
+    return target
+
+
+class _Row:
+    """Attribute access to a layer's dictionary from export.json."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.__dict__.update(values)
+        largest = values["bound"] if values["proved"] or values["seen"] is None else values["seen"]
+        self.headroom = values["limit"] / max(1, largest)
+
+
+def _firing_rates(chain: ir.Chain, simulated: dict[str, Any]) -> dict[str, float]:
+    """Share of neurons that fire in a step, by netx layer number."""
+    steps = simulated["samples"] * simulated["timesteps"]
+    return {
+        layer.name: simulated["spikes"].get(layer.name, 0) / (steps * int(np.prod(layer.shape)))
+        for layer in chain.layers
+    }
+
+
+def _export_part(quantized: dict[str, Any], chain: ir.Chain, rates: dict[str, float]) -> list[str]:
+    names = (layer["name"] for layer in quantized["layers"])
+    by_name = {name: rates.get(layer.name, 0.0) for name, layer in zip(names, chain.layers, strict=False)}
+    rows = export_rows([_Row(layer) for layer in quantized["layers"]])
+    return [
+        "<h2>On the chip</h2>",
+        _picture(layers_figure(quantized["layers"], by_name), "layers"),
+        _html_table(EXPORT_COLUMNS, rows),
+    ]
