@@ -24,8 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from snn2chip.data.recordings.files import size_of
-from snn2chip.data.recordings.recording import Events, RawEvents, Sensor, make_events
+from snn2chip.data.recordings.recording import Events, RawEvents, Sensor, make_events, size_of
 from snn2chip.errors import DataError
 from snn2chip.text import one_line
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import npz
-from snn2chip.data.recordings.recording import Events, RawEvents, make_events
+from snn2chip.data.recordings.recording import Events, RawEvents, make_events, size_of
 from snn2chip.errors import DataError
 
 LIBRARY_SUFFIXES = (".aedat4", ".raw", ".dat", ".es")
@@ -79,27 +79,6 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"cannot read '{path}': {error.strerror or error}; check the file") from error
-
-
-def size_of(
-    path: Path, stated: Sequence[int] | None, given: Sequence[int] | None, assumed: Sequence[int] | None = None
-) -> tuple[int, int]:
-    """The sensor size that the file states or the caller gives; both must agree if both are there."""
-    if given is None and stated is None:
-        given = assumed
-    if stated is None and given is None:
-        raise DataError(
-            f"'{path}' does not say how large its sensor is; give sensor = [height, width], e.g. [34, 34] for N-MNIST"
-        )
-    chosen = tuple(int(side) for side in (stated if stated is not None else given or ()))
-    if len(chosen) != 2 or min(chosen) < 1 or max(chosen) > np.iinfo(np.int16).max:
-        raise DataError(f"'{path}': a sensor of {chosen} pixels is not (height, width), each 1..32767")
-    if given is not None and chosen != tuple(given):
-        raise DataError(
-            f"'{path}' is of a sensor of {chosen[1]}x{chosen[0]} pixels, not {given[1]}x{given[0]} as said; "
-            f"leave the size out, or choose recordings of the same camera"
-        )
-    return chosen
 
 
 def bin_pieces(file: BinaryIO, sensor: Sequence[int], most: int) -> Iterator[RawEvents]:

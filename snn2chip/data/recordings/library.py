@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from snn2chip.data.recordings.files import size_of
-from snn2chip.data.recordings.recording import Events, make_events
+from snn2chip.data.recordings.recording import Events, make_events, size_of
 from snn2chip.errors import DataError, NotEnoughMemoryError, SetupError, reading
 from snn2chip.text import one_line
 

@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.data.recordings.files import BIN_PERIOD, bin_pieces, read_recording, readable, size_of
-from snn2chip.data.recordings.recording import JITTER_US, OUTSIDE_SHARE, Events, Faults, RawEvents, Sensor, check_times
+from snn2chip.data.recordings.files import BIN_PERIOD, bin_pieces, read_recording, readable
+from snn2chip.data.recordings.recording import (
+    JITTER_US,
+    OUTSIDE_SHARE,
+    Events,
+    Faults,
+    RawEvents,
+    Sensor,
+    check_times,
+    size_of,
+)
 from snn2chip.errors import DataError
 
 PIECE_SUFFIXES = (".bin", ".aedat")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,24 @@ def make_events(
         source,
         Faults(cut=cut, wrapped=wrapped, backwards=backwards, outside=outside),
     )
+
+
+def size_of(
+    path: Path, stated: Sequence[int] | None, given: Sequence[int] | None, assumed: Sequence[int] | None = None
+) -> tuple[int, int]:
+    """The sensor size that the file states or the caller gives; both must agree if both are there."""
+    if given is None and stated is None:
+        given = assumed
+    if stated is None and given is None:
+        raise DataError(
+            f"'{path}' does not say how large its sensor is; give sensor = [height, width], e.g. [34, 34] for N-MNIST"
+        )
+    chosen = tuple(int(side) for side in (stated if stated is not None else given or ()))
+    if len(chosen) != 2 or min(chosen) < 1 or max(chosen) > np.iinfo(np.int16).max:
+        raise DataError(f"'{path}': a sensor of {chosen} pixels is not (height, width), each 1..32767")
+    if given is not None and chosen != tuple(given):
+        raise DataError(
+            f"'{path}' is of a sensor of {chosen[1]}x{chosen[0]} pixels, not {given[1]}x{given[0]} as said; "
+            f"leave the size out, or choose recordings of the same camera"
+        )
+    return chosen
