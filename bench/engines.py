@@ -34,6 +34,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import measurements
 import numpy as np
 import speed_limit
 import speed_networks
@@ -45,7 +46,6 @@ from speed_networks import Network
 
 from snn2chip import ir
 from snn2chip.errors import Snn2ChipError
-from snn2chip.files import write_json
 from snn2chip.simulate.engines import make_engine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -288,7 +288,7 @@ def main() -> None:
         return
     try:
         if not options.draw:
-            write_json(options.json, run(options))
+            measurements.write(options.json, run(options))
         speed_page.write(options.json, options.out)
     except (Snn2ChipError, speed_peers.DifferentError) as reason:
         sys.exit(f"error: {reason}")

@@ -15,7 +15,6 @@ code is 1 if any differ, a layer does not spike, or the file does not come back 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -26,6 +25,8 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import measurements
+
 from snn2chip import chip, lava, recipe
 from snn2chip.data import ImageSet
 from snn2chip.data.recordings import Events, bin_events, make_events, read_recording
@@ -174,7 +175,7 @@ def main() -> int:
     for name, value in figures.items():
         print(f"{name:>20}  {value:,.3f}" if isinstance(value, float) else f"{name:>20}  {value}")
     if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        measurements.write(given.json, figures)
     readout = chain.layers[-1].name if chain.readout == "membrane" else None
     silent = [name for name, count in result.counts.items() if not count and name != readout]
     return int(bool(silent) or not same or bool(figures.get("lava_mismatches")))

@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import measurements
+
 from snn2chip.data.recordings import Events, read_recording
 from snn2chip.formats import netx
 
@@ -147,7 +149,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:>24}  {value:,.1f}" if isinstance(value, float) else f"{name:>24}  {value:,}")
     if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        measurements.write(given.json, figures)
 
 
 if __name__ == "__main__":

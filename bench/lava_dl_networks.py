@@ -9,12 +9,12 @@ u, v and spike of every layer in raw chip time; what a recording does not hold i
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import measurements
 import numpy as np
 from numpy.typing import NDArray
 
@@ -229,7 +229,7 @@ def main() -> None:
     said = f"snn2chip {__version__}, lava-nc {versions['lava-nc']}, lava-dl {versions['lava-dl']}; one run."
     text = f"{BEGIN}\n{table(rows)}\n\n{said}\n{END}"
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+        measurements.write(options.json, [asdict(row) for row in rows])
     if options.write is None:
         print(text)
         return

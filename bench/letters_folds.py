@@ -16,7 +16,6 @@ the 95 % interval (Wilson) of a share seen on 76 recordings.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from statistics import mean, stdev
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import measurements
+
 from snn2chip import chip, data
 from snn2chip import recipe as recipes
 from snn2chip.data import ImageSet
@@ -107,7 +108,7 @@ def main() -> None:
         print(f"{kind}: {100 * mean(shares):.2f}{said} % of {count} recordings, {len(runs)} seeds (right: {each})")
         print(f"{kind}: 95 % interval of the mean share {100 * low:.1f} to {100 * high:.1f} %")
     if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+        measurements.write(given.json, figures)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import measurements
 import numpy as np
 import onnx
 import onnxruntime
@@ -233,8 +234,7 @@ def main() -> int:
         print(f"{name}: {row.values:,} values, {row.differ} differ, no spikes in {silent or 'no layer'}; "
               f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
         if options.json:
-            with atomic_path(options.json) as part:
-                part.write_text(json.dumps([asdict(row) for row in rows.values()], indent=2) + "\n", encoding="utf-8")
+            measurements.write(options.json, [asdict(row) for row in rows.values()])
     ordered = [rows[name] for name in MAKERS if name in rows]
     text = f"{BEGIN}\n\n{table(ordered)}\n\n{said(ordered)}\n\n{END}"
     if options.write is None:

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import measurements
+
 from snn2chip import cli
 from snn2chip.files import atomic_path
 from snn2chip.nn import model_file
@@ -80,7 +82,7 @@ def main() -> None:
         sys.exit(f"runs of {', '.join(others)}, not of {options.name}")
     text = f"{table(rows)}\n\n{rows[0]['samples']} test samples; {rows[0]['source']}."
     if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        measurements.write(options.json, rows)
     if options.write is None:
         print(text)
         return

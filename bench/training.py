@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import measurements
 from peers import VERSIONS, environment
 from training_candidates import CANDIDATES, FOREIGN
 from training_picture import draw
@@ -290,7 +291,7 @@ def main() -> None:
     parser.add_argument("--python", type=Path, help="an interpreter that has the simulators already")
     parser.add_argument("--allocator", choices=("keep", "default"), help="only with this one; both if not given")
     options = parser.parse_args()
-    from snn2chip.files import write_json, write_text
+    from snn2chip.files import write_text
 
     if options.draw:
         kept = json.loads(options.out.with_suffix(".json").read_text(encoding="utf-8"))
@@ -314,7 +315,8 @@ def main() -> None:
     own = [] if options.data is None else shipped(options)
     text = markdown(rows, own, about, options)
     settings = {"batch": options.batch, "timesteps": options.timesteps, "rounds": options.rounds}
-    write_json(options.out.with_suffix(".json"), {"machine": about, "settings": settings, "rows": rows, "shipped": own})
+    made = {"machine": about, "settings": settings, "rows": rows, "shipped": own}
+    measurements.write(options.out.with_suffix(".json"), made)
     write_text(options.out.with_suffix(".md"), text)
     draw(rows, options.out.with_suffix(".png"))
     print(text)
