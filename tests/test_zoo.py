@@ -22,6 +22,8 @@ from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
 
 FOLDERS = sorted(path.parent for path in (ROOT / "models").glob("*/recipe.toml"))
+SLOW = ("cifar10-", "nmnist-tdbn")  # large, or calibrated with many recordings; their kinds are among the others
+EXPORTED = [pytest.param(x, marks=pytest.mark.slow if x.name.startswith(SLOW) else ()) for x in FOLDERS]
 SAMPLES = 200
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -95,7 +97,7 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
     assert (f"snn2chip retrain runs/{base}/model.pt" if retrained else f"snn2chip train {folder.name}") in card
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", EXPORTED, ids=lambda path: path.name)
 def test_a_model_exports_and_shows_its_accuracy(
     folder: Path, cifar: Path | None, nmnist: Path | None, tmp_path: Path
 ) -> None:
