@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_simulate import assert_same
 
 from snn2chip import ir
-from snn2chip.chip import int8
+from snn2chip.chip import int8, products
 from snn2chip.chip.bounds import BINARY, largest_sum
 from snn2chip.chip.products import Product
-from snn2chip.simulate import dense, reference
+from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 
 CPU = torch.device("cpu")
@@ -160,7 +160,7 @@ def test_a_gpu_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = ir.Dense("d", ("x",), np.full((3, 8), 2, dtype=np.int64), None)
     assert Product(layer, *BINARY).int8 is None
     made = []
-    monkeypatch.setattr(dense, "usable", lambda _device: True)
-    monkeypatch.setattr(dense, "Int8Product", lambda *values: made.append(values))
+    monkeypatch.setattr(products, "usable", lambda _device: True)
+    monkeypatch.setattr(products, "Int8Product", lambda *values: made.append(values))
     Product(layer, *BINARY, torch.device("meta"))
     assert len(made) == 1 and made[0][0] is layer

@@ -740,5 +740,5 @@ def test_the_command(cli: Command, tmp_path: Path) -> None:
     elsewhere = ("--format", "nir", "-o", tmp_path / "y.nir")
     cli("export", tmp_path / "x.nir", *elsewhere).refused("x.nir", "HDF5", "give its model.pt")
     assert not (tmp_path / "y.nir").exists()
-    cli("export", model, "--format", "nir", "-o", model).refused("the model itself")
+    cli("export", model, "--format", "nir", "-o", model).refused("the network itself")
     cli("export", model, "--format", "nir", "--trace").refused("--trace is for ONNX")
