@@ -27,9 +27,9 @@ from test_varying import plain, raw_for
 from snn2chip import data, ir
 from snn2chip.errors import InputError, SetupError, UnsupportedError
 from snn2chip.formats import netx
-from snn2chip.formats import onnx as onnx_format
 from snn2chip.formats.onnx import graph as onnx_graph
 from snn2chip.formats.onnx import run as onnx_runtime
+from snn2chip.formats.onnx import write as onnx_format
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.ir.trace import Trace

@@ -22,9 +22,9 @@ from onnx_runs import Row, compare
 from snn2chip import lava
 from snn2chip.chip.bounds import port_range
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import onnx as onnx_format
 from snn2chip.formats.netx import read
 from snn2chip.formats.onnx import run, write_chip_time
+from snn2chip.formats.onnx import write as onnx_format
 from snn2chip.formats.onnx.write_chip_time import Reset
 from snn2chip.ir import IntArray, Shape, out_size
 from snn2chip.ir.netlist import ChipLayer, Netlist
