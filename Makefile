@@ -14,7 +14,7 @@ quickstart: $(VENV)/ready
 	$(BIN)/snn2chip report $(OUT)
 
 test: $(VENV)/ready lint
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist worksteal
 
 # Everything that takes long or needs a GPU or the full Lava environment; each test says why it skips.
 test-slow: $(VENV)/ready
