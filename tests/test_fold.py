@@ -88,7 +88,7 @@ def check(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[
 def combination(
     bias: bool, groups: str, stride: int, alpha: float, pooling: str, padding: int, dilation: int
 ) -> SpikingNetwork:
-    """Two convolutions and two dense layers on a 40 x 56 image, with the pools where `pooling` says."""
+    """Two convolutions and two dense layers on a 32 x 40 image, with the pools where `pooling` says."""
     channels = 4
     count = {"1": 1, "2": 2, "depthwise": channels}[groups]
     eps = 1e-5 if bias else 1e-12
@@ -113,7 +113,7 @@ def combination(
     if pooling in ("dense", "two"):
         layers += [("pool4", AvgPool2d(3 if pooling == "dense" else 2))]
     layers += [("flatten", Flatten())]
-    features = _features(layers, (channels, 40, 56))
+    features = _features(layers, (channels, 32, 40))
     layers += [
         ("dense1", Linear(features, 6, bias=bias)),
         ("norm3", TDBatchNorm(6, alpha=alpha, eps=eps)),
@@ -121,7 +121,7 @@ def combination(
         ("drop", Dropout(0.2)),
         ("dense2", Linear(6, 3, bias=bias)),
     ]
-    return spiking_network(layers, (channels, 40, 56))
+    return spiking_network(layers, (channels, 32, 40))
 
 
 def _features(layers: Layers, shape: tuple[int, int, int]) -> int:
