@@ -37,9 +37,9 @@ from torch.nn import functional as F
 from snn2chip import __version__, data, lava
 from snn2chip.files import atomic_path
 from snn2chip.formats import netx
-from snn2chip.formats import onnx as onnx_format
 from snn2chip.formats.netx import read
 from snn2chip.formats.onnx import run as onnx_runtime
+from snn2chip.formats.onnx import write as onnx_format
 from snn2chip.formats.onnx import write_chip_time
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.netlist import Netlist

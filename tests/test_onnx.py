@@ -574,6 +574,7 @@ def test_without_the_package(shipped: Path, tmp_path: Path, cli: Command, monkey
     cli("export", shipped / "model.net", "-o", tmp_path / "x.onnx").refused("onnx", remedy)
     model = ROOT / "models" / "digits-tdbn" / "model.pt"
     cli("verify", model, shipped / "model.net", "--no-lava", "--onnx").refused("onnx", remedy)
+    cli("import", shipped / "float.onnx", "--dataset", "digits", "-o", tmp_path / "x").refused("onnx", remedy)
     assert not list(tmp_path.iterdir())
 
 

@@ -38,14 +38,12 @@ def load(path: str | Path) -> PlainNetwork:
     """Read a trained network.
 
     Raises:
-        SetupError: the package onnx is missing.
         InputError: unreadable, truncated or damaged; shapes that do not fit; weights that are not finite.
         UnsupportedError: a node, or a way of joining them, that no network of ours has; by node name and type.
     """
-    graph = read(path)
-    with reading(path, "no ONNX model"):  # fields of another type than their names say
+    with reading(path, "no ONNX model"):
         try:
-            return _Reader(graph).network()
+            return _Reader(read(Path(path))).network()
         except InputError as error:
             raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None
 
@@ -67,7 +65,7 @@ class _Reader(Nodes):
         for name, made in self.made.items():
             if name not in self.visited:
                 raise made.node.refuse("does not lie between the image and the scores")
-        shape = self.made[output].shape
+        shape = self.shapes[self.graph.output]
         if not isinstance(items[-1], Weighted) or len(shape) != 1:
             last = self.made[output].node
             raise last.refuse(f"ends the network; the last layer must be dense (Gemm), giving scores, not {shape}")
