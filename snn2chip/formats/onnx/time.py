@@ -7,6 +7,7 @@ Loop, so that neither the file nor the memory it needs grows with T.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +51,12 @@ class Timeline(Protocol):
     def neurons(self, label: str, value: Value, step: Step, state: Mapping[str, tuple[Shape, DTypeLike]]) -> Value:
         """A layer of neurons; its spikes."""
 
+    def later(self, value: Value, label: str, shape: Shape, dtype: DTypeLike, delays: Sequence[int]) -> Value:
+        """A timed (N, *shape) as it was 1 + d steps before, zero before the first step.
+
+        Delays [0] leave its shape; others give (N, delays times features), the first delay's features first.
+        """
+
     def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
         """Give one of a layer's keys over time as a graph output (N, T, *shape), 'label/key'; its name."""
 
@@ -66,9 +73,11 @@ class Timeline(Protocol):
 class Unrolled:
     """Steps as nodes of their own. A timed tensor is (T N, ...): all samples of step 1, then all of step 2, ..."""
 
-    def __init__(self, graph: Graph, steps: int) -> None:
+    def __init__(self, graph: Graph, steps: int, given: str) -> None:
         self.graph, self.steps = graph, steps
+        self._batch = graph.op("Shape", [given], "batch", start=0, end=1)
         self._left: dict[str, list[dict[str, str]]] = {}
+        self._spikes: dict[str, list[str]] = {}  # of all steps together to those of each
 
     def given(self, name: str, shape: Shape) -> Value:
         axes = [1, 0, *range(2, 2 + len(shape))]
@@ -88,12 +97,15 @@ class Unrolled:
     def _together(self, names: list[str], name: str) -> str:
         return names[0] if self.steps == 1 else self.graph.op("Concat", names, name, axis=0)
 
+    def _apart(self, value: Value, name: str, label: str, kind: str = "") -> list[str]:
+        names = [f"{label}/step{number}{kind}" for number in range(1, self.steps + 1)]
+        if self.steps == 1:
+            return [value.name]
+        return self.graph.ops("Split", [value.name], names, name, axis=0, num_outputs=self.steps)
+
     def neurons(self, label: str, value: Value, step: Step, state: Mapping[str, tuple[Shape, DTypeLike]]) -> Value:
         graph = self.graph
-        parts = [value.name] * self.steps
-        if value.timed and self.steps > 1:
-            names = [f"{label}/step{number}/input" for number in range(1, self.steps + 1)]
-            parts = graph.ops("Split", [value.name], names, f"{label}/steps", axis=0, num_outputs=self.steps)
+        parts = self._apart(value, f"{label}/steps", label, "/input") if value.timed else [value.name] * self.steps
         before: Mapping[str, str] | None = None
         left = self._left[label] = []
         for index, part in enumerate(parts):
@@ -104,7 +116,26 @@ class Unrolled:
 
             left.append(step(At(graph, prefix, row), part, before))
             before = {key: left[-1][key] for key in state}
-        return Value(self._together([after["spikes"] for after in left], f"{label}/all_spikes"), True)
+        spikes = [after["spikes"] for after in left]
+        together = self._together(spikes, f"{label}/all_spikes")
+        self._spikes[together] = spikes
+        return Value(together, True)
+
+    def later(self, value: Value, label: str, shape: Shape, dtype: DTypeLike, delays: Sequence[int]) -> Value:
+        graph = self.graph
+        parts = self._spikes.get(value.name) or self._apart(value, f"{value.name}/steps", value.name)
+        dimensions = graph.op("Concat", [self._batch, graph.integers(*shape)], f"{label}/shape", axis=0)
+        nothing = graph.zeros(dimensions, dtype, f"{label}/nothing_yet")
+        if list(delays) == [0]:
+            return Value(self._together([nothing, *parts[:-1]], f"{label}/one_step_later"), True)
+        if len(shape) > 1:
+            nothing = graph.op("Flatten", [nothing], f"{nothing}/flat", axis=1)
+            parts = [graph.op("Flatten", [part], f"{part}/flat", axis=1) for part in parts]
+        rows = []
+        for step in range(self.steps):
+            sent = [parts[step - 1 - delay] if step > delay else nothing for delay in delays]
+            rows.append(graph.op("Concat", sent, f"{label}/step{step + 1}/steps_later", axis=1))
+        return Value(self._together(rows, f"{label}/steps_later"), True)
 
     def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
         graph, output = self.graph, self.graph.name(f"{label}/{key}")
@@ -185,6 +216,24 @@ class Looped:
             item.after, self._end[label, key] = left[key], item.end
         return Value(left["spikes"], True)
 
+    def later(self, value: Value, label: str, shape: Shape, dtype: DTypeLike, delays: Sequence[int]) -> Value:
+        """The last steps' tensors are carried, newest first."""
+        graph, body, x = self.graph, self.body, value.name
+        if list(delays) == [0]:
+            carried = self._carry(f"{label}/one_step_later", shape, dtype)
+            carried.after = body.op("Identity", [x], f"{label}/one_step_later/after")
+            return Value(carried.before, True)
+        ahead = max(delays) + 1
+        if len(shape) > 1:
+            x = body.op("Flatten", [x], f"{label}/sent/flat", axis=1)
+        x = body.op("Unsqueeze", [x, graph.integers(1)], f"{label}/sent")
+        carried = self._carry(f"{label}/on_its_way", (ahead, math.prod(shape)), dtype)
+        ends = [graph.integers(number) for number in (0, ahead - 1, 1)]
+        left = body.op("Slice", [carried.before, *ends], f"{label}/on_its_way/left")
+        carried.after = body.op("Concat", [x, left], f"{label}/on_its_way/after", axis=1)
+        rows = body.op("Gather", [carried.before, graph.integers(*delays)], f"{label}/steps_later/by_delay", axis=1)
+        return Value(body.op("Flatten", [rows], f"{label}/steps_later", axis=1), True)
+
     def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
         output = self.graph.name(f"{label}/{key}")
         seen = self.body.cast(self._left[label][key], dtype, f"{output}/step")
@@ -222,6 +271,5 @@ class Looped:
 
 def timeline(graph: Graph, steps: int, given: str, unroll: bool | None) -> Timeline:
     """`Unrolled` or `Looped`; None chooses by `UNROLL_MOST` steps. `given` is the graph's input."""
-    if steps <= UNROLL_MOST if unroll is None else unroll:
-        return Unrolled(graph, steps)
-    return Looped(graph, steps, given)
+    unrolled = steps <= UNROLL_MOST if unroll is None else unroll
+    return (Unrolled if unrolled else Looped)(graph, steps, given)

@@ -28,8 +28,7 @@ from snn2chip.chip.bounds import BIAS_LIMIT, BINARY, FLOAT32_EXACT, SUM_BITS, la
 from snn2chip.chip.neuron import DECAY_ONE, STATE_SHIFT
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx.graph import MOST_BYTES, Graph, Make, Port, model, write
-from snn2chip.formats.onnx.later import later_timeline
-from snn2chip.formats.onnx.time import At, Step
+from snn2chip.formats.onnx.time import At, Step, timeline
 from snn2chip.formats.onnx.write import neurons, weighted_sums
 from snn2chip.ir import ChainLayer, IntArray, Shape
 from snn2chip.ir.netlist import ChipLayer, Netlist
@@ -101,7 +100,7 @@ def build(
     if not 1 <= timesteps <= MOST_STEPS:
         raise InputError(f"{timesteps} time steps asked for; an ONNX file runs 1..{MOST_STEPS:,}")
     graph, given = Graph(), input_port(net, timesteps)
-    time = later_timeline(graph, timesteps, given.name, unroll)
+    time = timeline(graph, timesteps, given.name, unroll)
     value = time.given(given.name, net.input_shape)
     names = labels(net)
     outputs: list[Port] = []
