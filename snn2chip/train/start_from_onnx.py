@@ -223,35 +223,35 @@ def fit(
     return Imported(network.eval(), start, notes, filler.unknown)
 
 
-def _say(item: Item | None) -> str:
-    if item is None:
-        return "nothing more"
-    if isinstance(item, Weighted):
-        shape = item.weight.shape
-        if len(shape) == 2:
-            return f"'{item.name}', a dense layer {shape}"
-        return (
-            f"'{item.name}', a conv {shape} with stride {item.stride}, padding {item.padding}, dilation "
-            f"{item.dilation}, groups {item.groups}"
-        )
-    if isinstance(item, Pool):
-        size = (
-            "" if item.kind == "global" else f" of kernel {item.kernel}, stride {item.stride}, padding {item.padding}"
-        )
-        return f"'{item.name}', {item.kind} pooling{size}"
-    kinds = {Norm: "batch norm", Neuron: "a neuron", Flat: "flatten", Block: "a residual block"}
-    return f"'{item.name}', {kinds[type(item)]}"
+def _say(layer: Item | nn.Module) -> str:
+    """What is compared of a layer, in words: an item of the file and the module of a recipe are said alike."""
+    if isinstance(layer, nn.Conv2d):
+        stride, padding, dilation = layer.stride[0], layer.padding[0], layer.dilation[0]
+        return _weights(tuple(layer.weight.shape), stride, padding, dilation, layer.groups)
+    if isinstance(layer, nn.Linear):
+        return _weights(tuple(layer.weight.shape))
+    if isinstance(layer, Weighted):
+        return _weights(layer.weight.shape, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if isinstance(layer, (AvgPool2d, MaxPool2d)):
+        sizes = (layer.stride, layer.padding) if isinstance(layer, MaxPool2d) else (layer.kernel, 0)
+        layer = Pool("", "max" if isinstance(layer, MaxPool2d) else "avg", layer.kernel, *sizes)
+    if isinstance(layer, GlobalAvgPool) or (isinstance(layer, Pool) and layer.kind == "global"):
+        return "global pooling"
+    if isinstance(layer, Pool):
+        return f"{layer.kind} pooling of kernel {layer.kernel}, stride {layer.stride}, padding {layer.padding}"
+    if isinstance(layer, (Residual, Block)):
+        return "a residual block"
+    if isinstance(layer, (nn.ReLU, LIF, Neuron)):
+        return "a neuron"
+    return "flatten" if isinstance(layer, (Flatten, Flat)) else "batch norm"
 
 
-def _show(module: nn.Module) -> str:
-    if isinstance(module, nn.Conv2d):
-        return (
-            f"a conv {tuple(module.weight.shape)} with stride {module.stride[0]}, padding {module.padding[0]}, "
-            f"dilation {module.dilation[0]}, groups {module.groups}"
-        )
-    if isinstance(module, nn.Linear):
-        return f"a dense layer {tuple(module.weight.shape)}"
-    return f"{type(module).__name__}({module.extra_repr()})" if not isinstance(module, Residual) else "a residual block"
+def _weights(
+    shape: tuple[int, ...], stride: int = 1, padding: int | str = 0, dilation: int = 1, groups: int = 1
+) -> str:
+    if len(shape) == 2:
+        return f"a dense layer {shape}"
+    return f"a conv {shape} with stride {stride}, padding {padding}, dilation {dilation}, groups {groups}"
 
 
 class _Filler:
@@ -269,8 +269,8 @@ class _Filler:
             if isinstance(module, TDBatchNorm):
                 continue
             last = next(waiting, None)
-            if not self.same(module, last):
-                raise self.differs(name, _show(module), last)
+            if last is None or _say(module) != _say(last):
+                raise self.differs(name, _say(module), last)
             after = modules[place + 1] if place + 1 < len(modules) else ("", None)
             if isinstance(module, (Conv2d, Linear)):
                 assert isinstance(last, Weighted)
@@ -303,58 +303,35 @@ class _Filler:
         self.chain(prefix, body, block.shortcut)
 
     def differs(self, name: str, ours: str, item: Item | None) -> InputError:
+        theirs = "nothing more" if item is None else f"'{item.name}', {_say(item)}"
         return InputError(
-            f"recipe '{self.recipe}': '{name}' is {ours}, but the file has {_say(item)}; the layers must be the same "
+            f"recipe '{self.recipe}': '{name}' is {ours}, but the file has {theirs}; the layers must be the same "
             f"in the same order (leave out --recipe to get a recipe of the file's own)"
         )
-
-    def same(self, module: nn.Module, item: Item | None) -> bool:
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            if not isinstance(item, Weighted) or tuple(module.weight.shape) != item.weight.shape:
-                return False
-            return isinstance(module, nn.Linear) or (
-                (module.stride[0], module.padding[0], module.dilation[0], module.groups)
-                == (item.stride, item.padding, item.dilation, item.groups)
-            )
-        if isinstance(module, (nn.ReLU, LIF)):
-            return isinstance(item, Neuron)
-        if isinstance(module, AvgPool2d):
-            return isinstance(item, Pool) and item.kind == "avg" and item.kernel == module.kernel
-        if isinstance(module, MaxPool2d):
-            sizes = (module.kernel, module.stride, module.padding)
-            return isinstance(item, Pool) and item.kind == "max" and (item.kernel, item.stride, item.padding) == sizes
-        if isinstance(module, GlobalAvgPool):
-            return isinstance(item, Pool) and item.kind == "global"
-        if isinstance(module, Flatten):
-            return isinstance(item, Flat)
-        return isinstance(module, Residual) and isinstance(item, Block)
 
     def weighted(
         self, name: str, module: Conv2d | Linear, item: Weighted, norm_name: str, norm: TDBatchNorm | None
     ) -> None:
-        weight, bias = item.weight, item.bias
+        weight, bias, given = item.weight, item.bias, item.norm
+        if norm is None and given is not None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                gain = given.gamma / np.sqrt(given.variance)
+                wide = gain.reshape(-1, *(1,) * (weight.ndim - 1))
+                # in float64, but never the whole matrix of it
+                weight = np.multiply(weight, wide, out=np.empty_like(weight), dtype=np.float64, casting="same_kind")
+                bias = given.beta + gain * ((0.0 if bias is None else bias) - given.mean)
+        if module.bias is not None:
+            module.bias.copy_(torch.zeros_like(module.bias) if bias is None else _tensor(name, bias))
+            bias = None
         if norm is not None:
-            if module.bias is not None:
-                module.bias.copy_(torch.zeros_like(module.bias) if bias is None else _tensor(name, bias))
-                bias = None
-            _into_norm(norm, item.norm, bias)
-            if item.norm is None:
+            _into_norm(norm, given, bias)
+            if given is None:
                 self.unknown.append(norm_name)
-        else:
-            if item.norm is not None:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    gain = item.norm.gamma / np.sqrt(item.norm.variance)
-                    wide = gain.reshape(-1, *(1,) * (weight.ndim - 1))
-                    # in float64, but never the whole matrix of it
-                    weight = np.multiply(weight, wide, out=np.empty_like(weight), dtype=np.float64, casting="same_kind")
-                    bias = item.norm.beta + gain * ((0.0 if bias is None else bias) - item.norm.mean)
-            if module.bias is not None:
-                module.bias.copy_(torch.zeros_like(module.bias) if bias is None else _tensor(name, bias))
-            elif bias is not None and bias.any():
-                raise InputError(
-                    f"recipe '{self.recipe}': '{name}' has neither bias nor normalization, but '{item.name}' of the "
-                    f"file has a bias (or batch norm); set bias = true"
-                )
+        elif bias is not None and bias.any():
+            raise InputError(
+                f"recipe '{self.recipe}': '{name}' has neither bias nor normalization, but '{item.name}' of the "
+                f"file has a bias (or batch norm); set bias = true"
+            )
         module.weight.copy_(_tensor(name, weight))
 
 
