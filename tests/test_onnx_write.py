@@ -19,7 +19,7 @@ from helpers import chains, look_trained, rng_of, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
+from onnx_outputs import ran, standards
 from test_simulate import assert_same
 from test_varying import export as varying_stages
 from test_varying import plain, raw_for
@@ -57,21 +57,6 @@ def held_equal(chain: ir.Chain, raw: ir.IntArray, **options: Any) -> Trace:
     for wanted in (dense, reference.run(chain, port)):
         assert_same(replace(found, counts=wanted.counts, largest=wanted.largest), wanted)
     return dense
-
-
-def ran(model: onnx.ModelProto, given_: NDArray[Any], *names: str) -> list[NDArray[Any]]:
-    """Named outputs of a model in ONNX Runtime."""
-    session = onnx_runtime.session(model, 1)
-    port = session.get_inputs()[0]
-    dtype = {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}[port.type]
-    found: list[NDArray[Any]] = session.run(list(names) or None, {port.name: given_.astype(dtype)})
-    return found
-
-
-def standards(model: onnx.ModelProto, given_: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """All outputs of a model in the onnx package's own evaluator, whose Loop joins what it should stack."""
-    names = [port.name for port in model.graph.output]
-    return dict(zip(names, ReferenceEvaluator(model).run(None, {model.graph.input[0].name: given_}), strict=True))
 
 
 def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -363,12 +348,12 @@ def test_the_standards_own_evaluator_agrees() -> None:
     chain = small_chain(coding="direct")
     raw = raw_input(chain, 2, 8)
     wanted = DenseEngine(chain).run(chain.port(raw))
-    found = standards(onnx_format.build(chain, trace=True), raw[:, 0].astype(np.uint8))
+    found = standards(onnx_format.build(chain, trace=True), raw[:, 0])
     np.testing.assert_array_equal(found["scores"], wanted.scores)
     for number, label in (("1", "lif1"), ("3", "lif2")):
         np.testing.assert_array_equal(found[f"{label}/spikes"], wanted.spikes[number])
         np.testing.assert_array_equal(found[f"{label}/voltage"], wanted.voltage[number])
-    found = standards(onnx_format.build(chain, unroll=False), raw[:, 0].astype(np.uint8))
+    found = standards(onnx_format.build(chain, unroll=False), raw[:, 0])
     np.testing.assert_array_equal(found["scores"], wanted.scores)
 
 
@@ -400,7 +385,7 @@ def float_outputs(network: ir.Network, found: dict[str, NDArray[Any]]) -> tuple[
 
 
 def float_given(network: ir.Network, raw: ir.IntArray) -> NDArray[Any]:
-    return (raw[:, 0] if network.input.coding == "direct" else raw).astype(np.uint8)
+    return raw[:, 0] if network.input.coding == "direct" else raw
 
 
 @pytest.mark.parametrize("case", range(5))
@@ -453,8 +438,7 @@ def test_float32_in_onnx_runtime(case: int, unroll: bool) -> None:
     folded, _ = fold(capture(float_cases()[case]))
     raw = inputs(folded, 20, case)
     made = onnx_format.build_float(folded, trace=True, unroll=unroll)
-    names = [port.name for port in made.graph.output]
-    found = dict(zip(names, ran(made, float_given(folded, raw)), strict=True))
+    found = ran(made, float_given(folded, raw))
     assert found["scores"].dtype == np.float32
     assert agreeing(folded, raw, found, evaluate(folded, raw)) >= 18
 
@@ -486,7 +470,7 @@ def test_the_shipped_model_on_120_samples(shipped: Path) -> None:
     images = data.load("digits", "test").subset(120)
     raw = encoder_of(chain)(images.images)
     wanted = DenseEngine(chain).run(chain.port(raw)).scores
-    (scores,) = ran(onnx.load(shipped / "model.onnx"), images.images.numpy(), "scores")
+    scores = ran(onnx.load(shipped / "model.onnx"), images.images.numpy())["scores"]
     np.testing.assert_array_equal(scores, wanted)
     assert np.mean(scores.argmax(1) == images.labels.numpy()) > 0.95
     held_equal(chain, raw[:5])
@@ -501,8 +485,7 @@ def test_the_shipped_model_in_float32(shipped: Path) -> None:
     folded, _ = fold(capture(model.network, model.classes))
     images = data.load("digits", "test").subset(120)
     raw = encoder_of(folded)(images.images)
-    made = onnx.load(shipped / "float.onnx")
-    found = dict(zip((port.name for port in made.graph.output), ran(made, images.images.numpy()), strict=True))
+    found = ran(onnx.load(shipped / "float.onnx"), images.images.numpy())
     wanted = evaluate(folded, raw)
     assert agreeing(folded, raw, found, wanted) >= 110
     np.testing.assert_array_equal(found["scores"].argmax(1), wanted.scores.argmax(1).numpy())

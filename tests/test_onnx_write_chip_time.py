@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lava_dl_networks import NETWORKS
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
+from onnx_outputs import ran, standards
 from onnx_runs import Row, compare
 
 from snn2chip import lava
 from snn2chip.chip.bounds import port_range
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx import read
-from snn2chip.formats.onnx import run, write_chip_time
 from snn2chip.formats.onnx import write as onnx_format
+from snn2chip.formats.onnx import write_chip_time
 from snn2chip.formats.onnx.write_chip_time import Reset
 from snn2chip.ir import IntArray, Shape, out_size
 from snn2chip.ir.netlist import ChipLayer, Netlist
@@ -117,14 +117,6 @@ def simulated(net: Netlist, streams: IntArray, reset: Reset | None = None) -> li
     return [ChipEngine(net, **options).run(stream) for stream in streams]
 
 
-def outputs_of(model: onnx.ModelProto, streams: IntArray) -> dict[str, NDArray[Any]]:
-    session = run.session(model, 1)
-    port = session.get_inputs()[0]
-    names = [output.name for output in session.get_outputs()]
-    dtype = np.uint8 if port.name == "spikes" else np.int32
-    return dict(zip(names, session.run(None, {port.name: streams.astype(dtype)}), strict=True))
-
-
 def assert_equal(net: Netlist, found: dict[str, NDArray[Any]], wanted: list[ChipTrace]) -> None:
     """Every spike, voltage and current, of the same types; a layer without a synapse has no current but 0."""
     seen = set()
@@ -147,7 +139,7 @@ def held_equal(
     """ONNX Runtime = the engine on streams (N, T, ...)."""
     wanted = simulated(net, streams, reset)
     made = write_chip_time.build(net, streams.shape[1], reset=reset, trace=True, unroll=unroll)
-    assert_equal(net, outputs_of(made, streams), wanted)
+    assert_equal(net, ran(made, streams), wanted)
     return wanted
 
 
@@ -231,9 +223,7 @@ def test_the_standards_own_evaluator_agrees() -> None:
     net = small_net()
     streams = streams_for(net, 2, 9, 1)
     made = write_chip_time.build(net, 9, trace=True)
-    names = [port.name for port in made.graph.output]
-    found = ReferenceEvaluator(made).run(None, {"spikes": streams.astype(np.uint8)})
-    assert_equal(net, dict(zip(names, found, strict=True)), simulated(net, streams))
+    assert_equal(net, standards(made, streams), simulated(net, streams))
 
 
 def test_standard_operators_shapes_and_names() -> None:
@@ -321,7 +311,7 @@ def test_the_command(tmp_path: Path, cli: Command) -> None:
         streams = np.repeat(rng_of(1).integers(20, 200, (3, 1, 6)), steps, 1)
         wanted = simulated(network, streams, reset)
         assert all(trace.spikes["1"].any() for trace in wanted)
-        assert_equal(network, outputs_of(onnx.load(target), streams), wanted)
+        assert_equal(network, ran(onnx.load(target), streams), wanted)
     cli("export", net, "--clock", "chip", "--timesteps", "5", "-o", tmp_path / "last.onnx").ok()
     ports = [port.name for port in onnx.load(tmp_path / "last.onnx").graph.output]
     assert ports == ["dense2/spikes", "dense2/voltage"]

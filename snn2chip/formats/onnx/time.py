@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from snn2chip.formats.onnx.graph import BATCH, Graph, Make, Value, element_type, info, subgraph
+from snn2chip.formats.onnx.graph import BATCH, Graph, Make, Port, Value, element_type, info, subgraph
 from snn2chip.ir import Shape
 
 UNROLL_MOST = 32
@@ -57,8 +57,8 @@ class Timeline(Protocol):
         Delays [0] leave its shape; others give (N, delays times features), the first delay's features first.
         """
 
-    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
-        """Give one of a layer's keys over time as a graph output (N, T, *shape), 'label/key'; its name."""
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> Port:
+        """Give one of a layer's keys over time as a graph output (N, T, *shape), 'label/key'."""
 
     def last(self, label: str, key: str) -> str:
         """A layer's state after the last step, (N, ...)."""
@@ -137,14 +137,14 @@ class Unrolled:
             rows.append(graph.op("Concat", sent, f"{label}/step{step + 1}/steps_later", axis=1))
         return Value(self._together(rows, f"{label}/steps_later"), True)
 
-    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> Port:
         graph, output = self.graph, self.graph.name(f"{label}/{key}")
         together = self._together([after[key] for after in self._left[label]], f"{output}/all_steps")
         parts = graph.op("Reshape", [together, graph.integers(self.steps, -1, *shape)], f"{output}/by_step")
         axes = [1, 0, *range(2, 2 + len(shape))]
         turned = graph.op("Transpose", [parts], f"{output}/by_sample", perm=axes)
         graph.put("Cast", [turned], [output], output, to=element_type(dtype))
-        return output
+        return Port(output, dtype, (self.steps, *shape))
 
     def last(self, label: str, key: str) -> str:
         return self._left[label][-1][key]
@@ -185,7 +185,7 @@ class Looped:
         self._carried: list[_Carried] = []
         self._left: dict[str, dict[str, str]] = {}
         self._end: dict[tuple[str, str], str] = {}
-        self._watched: list[tuple[str, str, Shape, DTypeLike]] = []
+        self._watched: list[tuple[str, Port]] = []
 
     def given(self, name: str, shape: Shape) -> Value:
         return Value(self.body.op("Gather", [name, self._number], f"{name}/step", axis=1), True)
@@ -234,11 +234,10 @@ class Looped:
         rows = body.op("Gather", [carried.before, graph.integers(*delays)], f"{label}/steps_later/by_delay", axis=1)
         return Value(body.op("Flatten", [rows], f"{label}/steps_later", axis=1), True)
 
-    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> str:
-        output = self.graph.name(f"{label}/{key}")
-        seen = self.body.cast(self._left[label][key], dtype, f"{output}/step")
-        self._watched.append((seen, output, shape, dtype))
-        return output
+    def watch(self, label: str, key: str, shape: Shape, dtype: DTypeLike) -> Port:
+        port = Port(self.graph.name(f"{label}/{key}"), dtype, (self.steps, *shape))
+        self._watched.append((self.body.cast(self._left[label][key], dtype, f"{port.name}/step"), port))
+        return port
 
     def last(self, label: str, key: str) -> str:
         return self._end[label, key]
@@ -257,16 +256,17 @@ class Looped:
             inputs.append(info(item.before, item.dtype, [BATCH, *item.shape]))
             outputs.append(info(item.after, item.dtype, [BATCH, *item.shape]))
         stacked = []
-        for seen, output, shape, dtype in self._watched:
-            outputs.append(info(seen, dtype, [BATCH, *shape]))
-            stacked.append(graph.name(f"{output}/by_step"))
+        for seen, port in self._watched:
+            outputs.append(info(seen, port.dtype, [BATCH, *port.shape[1:]]))
+            stacked.append(graph.name(f"{port.name}/by_step"))
         made = subgraph(body, inputs, outputs)
         starts = [item.start for item in self._carried]
         ends = [item.end for item in self._carried]
         trips, always = graph.scalar(self.steps), graph.scalar(True, np.bool_)
         graph.put("Loop", [trips, always, *starts], [*ends, *stacked], "time", body=made)
-        for by_step, (_, output, shape, _) in zip(stacked, self._watched, strict=True):
-            graph.put("Transpose", [by_step], [output], output, perm=[1, 0, *range(2, 2 + len(shape))])
+        for by_step, (_, port) in zip(stacked, self._watched, strict=True):
+            perm = [1, 0, *range(2, 1 + len(port.shape))]
+            graph.put("Transpose", [by_step], [port.name], port.name, perm=perm)
 
 
 def timeline(graph: Graph, steps: int, given: str, unroll: bool | None) -> Timeline:

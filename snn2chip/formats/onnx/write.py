@@ -108,9 +108,8 @@ def build(chain: Chain, *, trace: bool = False, unroll: bool | None = None) -> o
         value = time.neurons(label, sums, step, state)
         bounds = BINARY
         if trace:
-            for key, dtype in (("spikes", np.uint8), ("voltage", np.int32)):
-                output = time.watch(label, key, layer.shape, dtype)
-                outputs.append(Port(output, dtype, (chain.timesteps, *layer.shape)))
+            outputs.append(time.watch(label, "spikes", layer.shape, np.uint8))
+            outputs.append(time.watch(label, "voltage", layer.shape, np.int32))
     last = chain.layers[-1]
     if chain.readout == "membrane":
         time.finish()

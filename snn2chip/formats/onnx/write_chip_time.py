@@ -131,8 +131,7 @@ def build(
         value = time.neurons(label, value, step, state)
         keys = ["spikes", "voltage"] + (["current"] if trace and layer.weight is not None else [])
         for key in keys if trace or layer is net.layers[-1] else []:
-            kind = np.uint8 if key == "spikes" else np.int32
-            outputs.append(Port(time.watch(label, key, layer.shape, kind), kind, (timesteps, *layer.shape)))
+            outputs.append(time.watch(label, key, layer.shape, np.uint8 if key == "spikes" else np.int32))
         shape, dtype, (low, high) = layer.shape, np.bool_, BINARY
     time.finish()
     first, last = port_range(net)

@@ -45,8 +45,8 @@ def build_float(
             step = _lif(graph, node, shape, dtype, trace)
             values[node.name] = time.neurons(node.name, reads[0], step, {"voltage": (shape, dtype)})
             if trace:
-                for key, kind in (("spikes", np.uint8), ("membrane", dtype)):
-                    outputs.append(Port(time.watch(node.name, key, shape, kind), kind, (steps, *shape)))
+                outputs.append(time.watch(node.name, "spikes", shape, np.uint8))
+                outputs.append(time.watch(node.name, "membrane", shape, dtype))
         else:
             values[node.name] = time.apply(_float_layer(node, network, dtype), *reads)
     shape = network.shape(network.readout.inputs[0])
