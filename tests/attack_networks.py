@@ -51,7 +51,8 @@ from snn2chip.recipe import Recipe, parse
 from snn2chip.simulate import reference, trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine
-from snn2chip.verify.ladder import module_spikes, verify
+from snn2chip.verify.compare import module_spikes
+from snn2chip.verify.ladder import verify
 
 SILENCE = 180.0  # seconds of the clock for one network
 

@@ -23,7 +23,7 @@ from snn2chip.passes.quantize import quantize, quantize_at
 from snn2chip.passes.schedule import RELAYS, Relay, Relays, Schedule, schedule
 from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.verify.ladder import module_spikes, relayed
+from snn2chip.verify.compare import module_spikes, relayed
 
 LOIHI = chip.load("loihi2")
 

@@ -41,7 +41,8 @@ from snn2chip.passes.fold import fold, norm_gain
 from snn2chip.recipe import parse
 from snn2chip.simulate.events import unavailable
 from snn2chip.train.loop import Trainer
-from snn2chip.verify.ladder import module_spikes, verify
+from snn2chip.verify.compare import module_spikes
+from snn2chip.verify.ladder import verify
 
 MEETING = 2**-0.5
 Shape3 = tuple[int, int, int]

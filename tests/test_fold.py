@@ -36,7 +36,7 @@ from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import FoldReport, fold, norm_gain
 from snn2chip.passes.quantize import quantize
 from snn2chip.passes.schedule import schedule
-from snn2chip.verify.ladder import module_spikes
+from snn2chip.verify.compare import module_spikes
 
 Layers = list[tuple[str, nn.Module]]
 ALPHA = 2**-0.5

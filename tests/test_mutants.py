@@ -388,20 +388,22 @@ MUTANTS = [
         ("found is None or found.shape != wanted.shape", "found is None"),
     ),
     *of(
-        "verify/ladder.py",
-        "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights'",
+        "verify/compare.py",
+        "test_verify.py -k 'correct_export_passes or wrong'",
         ("ROUNDING = 1e-9", "ROUNDING = 1e-2"),
-        ("*item.padding, *item.dilation, item.groups", "*item.padding, item.groups"),
-        ("*item.padding, *item.dilation, item.groups", "*item.padding, *item.dilation"),
-        ("*item.stride, *item.padding", "*item.padding"),
-        (
-            "np.array([wanted.voltage_decay, wanted.current_decay])",
-            "np.array([found.voltage_decay, wanted.current_decay])",
-        ),
-        (
-            "_membranes(float_trace, folded_trace), scores, folded_scores",
-            "_membranes(float_trace, folded_trace), scores, scores",
-        ),
+    ),
+    *of(
+        "verify/integers.py",
+        "test_verify.py -k 'correct_export_passes or wrong or every_number or other_weights'",
+        ("*layer.padding, *layer.dilation, layer.groups", "*layer.padding, layer.groups"),
+        ("*layer.padding, *layer.dilation, layer.groups", "*layer.padding, *layer.dilation"),
+        ("*layer.stride, *layer.padding", "*layer.padding"),
+        ("[layer.voltage_decay, layer.current_decay]", "[layer.current_decay]"),
+    ),
+    *of(
+        "verify/ladder.py",
+        "test_verify.py -k 'correct_export_passes or wrong'",
+        ("membranes(first, second), scores, folded_scores", "membranes(first, second), scores, scores"),
     ),
     *of(
         "verify/ladder.py",

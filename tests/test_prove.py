@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,13 +96,16 @@ def test_the_rung_that_runs_compares_relays_too(stages: Stages) -> None:
     """Spikes and voltages of every trained neuron, spikes of every relay; a relay's spike that is wrong is named."""
     port = stages.chain.port(inputs(stages.quantized, 2, 1))
     dense = DenseEngine(stages.chain).run(port)
-    found = ladder._graph(stages.quantized, stages.report, dense, stages.chain, port)
+    made = SimpleNamespace(
+        quantized=stages.quantized, lowered=stages.report, dense=dense, chain=stages.chain, port=port
+    )
+    found = ladder._graph(made)  # type: ignore[arg-type]
     trained = sum(int(np.prod(stages.quantized.shape(unit.name))) for unit in stages.quantized.of(ir.CubaNeuron))
     relays = sum(item.neurons for item in stages.report.placed if item.relay is not None)
     assert (found.passed, found.proved, found.mismatches) == (True, True, 0)
     assert found.compared == 2 * 4 * (2 * trained + relays)
     dense.spikes["2"][1, 3, 5, 2, 1] ^= 1
-    found = ladder._graph(stages.quantized, stages.report, dense, stages.chain, port)
+    found = ladder._graph(made)  # type: ignore[arg-type]
     assert (found.passed, found.proved, found.mismatches) == (False, False, 1)
     assert found.first == Difference("net.lif1.relay1", 1, 3, [1, 2, 1])
 

@@ -31,7 +31,7 @@ from snn2chip.passes.quantize import quantize
 from snn2chip.passes.schedule import schedule
 from snn2chip.simulate import branching, reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.verify.ladder import module_spikes
+from snn2chip.verify.compare import module_spikes
 
 Floats = NDArray[np.float64]
 Named = list[tuple[str, nn.Module]]

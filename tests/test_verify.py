@@ -30,7 +30,8 @@ from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import unavailable
 from snn2chip.verify import ladder
-from snn2chip.verify.compare import Difference, Rung, Verdict, compare
+from snn2chip.verify.compare import Difference, Rung, Verdict, compare, module_spikes
+from snn2chip.verify.integers import same_integers
 from snn2chip.verify.ladder import verify
 
 ABOVE = ("torch = captured", "captured = folded", "integers = file", "graph = chain")
@@ -114,7 +115,7 @@ def test_a_correct_export_passes(model: model_file.Model, images: NDArray[Any]) 
         assert (item.passed, item.mismatches, item.first) == (True, 0, None)
         assert item.compared > 500
     raw = np.repeat(images[:, None], 3, 1).astype(np.int64)
-    spikes = ladder.module_spikes(model.network, raw)[0]
+    spikes = module_spikes(model.network, raw)[0]
     assert all(0.02 < values.mean() < 0.98 for values in spikes.values())  # every layer is alive
     assert verdict.notes == ()
     trained = {name: int(values.sum()) for name, values in spikes.items()}
@@ -449,10 +450,10 @@ def test_every_number_of_a_layer_is_compared(model: model_file.Model) -> None:
         ("voltage_decay", 1),
     ):
         layers = (chain.layers[0], replace(chain.layers[1], **{what: value}), *chain.layers[2:])  # type: ignore[arg-type]
-        found = ladder._same_integers(folded, chain, replace(chain, layers=layers))
+        found = same_integers(folded, chain, replace(chain, layers=layers))
         assert (found.passed, found.proved, found.mismatches) == (False, False, 1), what
         assert what.rpartition("_")[2] in found.detail
-    assert ladder._same_integers(folded, chain, chain).proved
+    assert same_integers(folded, chain, chain).proved
 
 
 # ------------------------------------------------------------------------------------------ altered files

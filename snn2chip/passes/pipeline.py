@@ -10,7 +10,7 @@ import torch
 
 import snn2chip
 from snn2chip import ir
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.profile import Chip, load
 from snn2chip.data import ImageSet
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError
@@ -20,8 +20,9 @@ from snn2chip.passes import reach
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import FoldReport, fold
 from snn2chip.passes.lower import LowerReport, lower
-from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize
-from snn2chip.passes.schedule import Relays, Schedule, schedule
+from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize, quantize_at
+from snn2chip.passes.quantize.rounding import Rounding
+from snn2chip.passes.schedule import RELAYS, Relays, Schedule, schedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,36 @@ def export_network(
     made = {"model": name, "dataset": dataset, "image_size": None, **binned}
     folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
     return _to_chain(network, folded, report, chip, made, calibration, strategy, relays)
+
+
+def again(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, LowerReport]:
+    """A folded network rounded at the scales of `chain`, a file of it, and lowered as the file says it was.
+
+    Raises:
+        InputError: the file does not say how it was made.
+    """
+    made = chain.made
+    scales = made.get("scales")
+    if not isinstance(scales, dict):
+        raise InputError("the .net file does not say at which scales it was made; export the model again")
+    chip = load(str(made.get("chip"))).with_weight_bits(int(made.get("weight_bits", 8)))
+    roundings: dict[str, Rounding] = {
+        str(name): "sums" if kind == "sums" else "nearest" for name, kind in dict(made.get("rounding", {})).items()
+    }
+    wanted = made.get("relays", "auto")
+    relays = next((kind for kind in RELAYS if kind == wanted), None)
+    if relays is None:
+        raise InputError(f"the .net file was made with relays '{wanted}', which this snn2chip does not know; update it")
+    plan = schedule(folded, chip, relays)
+    given: dict[str, float | ir.FloatArray] = {str(name): float(scale) for name, scale in scales.items()}
+    for neuron in folded.of(ir.LIF):  # those of time-varying neurons stand beside their tables
+        for layer in chain.layers:
+            if neuron.steps is not None and layer.steps is not None and neuron.name in layer.origin:
+                start, stop = layer.origin[neuron.name]
+                given[folded.synapses_of(neuron)[0].name] = layer.steps.scale[start:stop]
+    # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
+    quantized = quantize_at(folded, chip, given, roundings, plan, bias_max=2**31 - 1)
+    return quantized, *lower(quantized, plan, chip)
 
 
 def _to_chain(

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from snn2chip import ir
 from snn2chip.errors import InputError
+from snn2chip.ir.interpreter import FloatTrace
+from snn2chip.ir.trace import Trace
+from snn2chip.nn import LIF, in_float64, unwrapped
+from snn2chip.passes.schedule import Relay
+
+ROUNDING = 1e-9  # what float64 may add to a membrane or score, relative to the largest of its layer
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,11 @@ class Difference:
     sample: int | None
     step: int | None
     neuron: list[int]
+
+
+Arrays = Mapping[str, NDArray[Any]]
+Counted = tuple[int, int, Difference | None]  # mismatches, compared, the first difference
+Named = dict[str, tuple[NDArray[Any], NDArray[Any]]]  # layer -> spikes, voltages (N, T, ...)
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,13 @@ class Rung:
     proved: bool = False
     spikes: dict[str, int] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, counted: Counted, detail: str, spikes: Arrays | None = None) -> Rung:
+        """A rung, yet without name, of what was counted; `spikes` are the second stage's, by trained layer."""
+        mismatches, compared, first = counted
+        fired = {layer: int(np.count_nonzero(values)) for layer, values in (spikes or {}).items()}
+        return cls("", mismatches == 0, mismatches, compared, first, detail, spikes=fired)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -51,10 +73,6 @@ class Verdict:
     def as_json(self) -> dict[str, Any]:
         """The verdict as plain values, as `snn2chip verify --json` writes it."""
         return asdict(self)
-
-
-Arrays = Mapping[str, NDArray[Any]]
-Counted = tuple[int, int, Difference | None]  # mismatches, compared, the first difference
 
 
 def compare(first: Arrays, second: Arrays) -> Counted:
@@ -80,3 +98,100 @@ def compare(first: Arrays, second: Arrays) -> Counted:
             sample, step, *neuron = (int(index) for index in np.argwhere(differs)[0])
             earliest = Difference(name, sample, step, neuron)
     return mismatches, compared, earliest
+
+
+def _apart(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where two arrays are farther apart than float64's rounding; NaN is."""
+    near: NDArray[np.bool_] = np.abs(first - second) <= ROUNDING * max(1.0, float(np.abs(first).max()))
+    return ~near
+
+
+def membranes(first: FloatTrace, second: FloatTrace) -> Counted:
+    """Like `compare`, of two float traces: a neuron's step differs if its spike does, or its membrane does."""
+    spikes, others = spikes_of(first), spikes_of(second)
+    compare(spikes, others)  # refuses other layers and shapes
+    differs = {
+        name: _apart(membrane.numpy(), second.membranes[name].numpy()) | (spikes[name] != others[name])
+        for name, membrane in first.membranes.items()
+    }
+    return compare(differs, {name: np.zeros_like(values) for name, values in differs.items()})
+
+
+def with_scores(counted: Counted, first: NDArray[Any], second: NDArray[Any], layer: str) -> Counted:
+    """Count scores (N, K) too: the last layer has no spikes of its own, and shows in them alone."""
+    differs = _apart(first, second)
+    mismatches, compared, earliest = counted
+    if differs.any() and earliest is None:
+        sample, *neuron = (int(index) for index in np.argwhere(differs)[0])
+        earliest = Difference(layer, sample, None, neuron)
+    return mismatches + int(differs.sum()), compared + differs.size, earliest
+
+
+def spikes_of(trace: FloatTrace) -> dict[str, NDArray[Any]]:
+    """Spikes by layer, as arrays."""
+    return {name: values.numpy() for name, values in trace.spikes.items()}
+
+
+@torch.no_grad()
+def module_spikes(network: nn.Module, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Spikes (N, T, ...) of every LIF of a torch network run in float64, by name, and scores (N, K) summed
+    over time; `raw` is (N, T, C, H, W)."""
+    network = in_float64(unwrapped(network))
+    spikes: dict[str, NDArray[Any]] = {}
+    uses: Counter[str] = Counter()
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            uses[name] += 1  # a module used again is another layer (see `capture`)
+            shown = name if uses[name] == 1 else f"{name}:{uses[name]}"
+            spikes[shown] = output.transpose(0, 1).numpy().astype(bool)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(keep(name))
+        for name, module in network.body.named_modules()
+        if isinstance(module, LIF)
+    ]
+    x = torch.from_numpy(raw).transpose(0, 1)
+    # direct coding has an affine part of its own; a Poisson encoder's output is its spikes
+    x = network.encoder(x[0]) if network.encoder.coding == "direct" else x.double()
+    scores = network.readout(network.body(x)) * network.timesteps
+    for handle in handles:
+        handle.remove()
+    return spikes, scores.numpy()
+
+
+def by_origin(trace: Trace, chain: ir.Chain) -> Named:
+    """Spikes and voltages by what each channel of the chain was made from."""
+    found: Named = {}
+    for layer in chain.layers:
+        spikes, voltage = trace.spikes[layer.name], trace.voltage[layer.name]
+        for name, (start, stop) in (layer.origin or {layer.name: (0, layer.shape[0])}).items():
+            found[name] = spikes[:, :, start:stop], voltage[:, :, start:stop]
+    return found
+
+
+def compare_both(left: Named, right: Named) -> Counted:
+    """Compare spikes and voltages, side by side so that the first difference is the first in time."""
+
+    def stacked(named: Named) -> dict[str, NDArray[Any]]:
+        return {name: np.stack([volts, spikes.astype(np.int32)], 2) for name, (spikes, volts) in named.items()}
+
+    mismatches, compared, first = compare(stacked(left), stacked(right))
+    if first is not None:
+        # the first index only says which of the two arrays it was
+        first = Difference(first.layer, first.sample, first.step, first.neuron[1:])
+    return mismatches, compared, first
+
+
+def relayed(source: NDArray[Any], relay: Relay) -> NDArray[Any]:
+    """What a relay of spikes (N, T, C, H, W) or (N, T, F) must hold, in the layout of `snn2chip.passes.schedule`."""
+    if source.ndim == 3:
+        return source
+    (sy, sx), (rows, columns) = relay.stride, relay.grid
+    source = source[:, :, :, : relay.covers[0], : relay.covers[1]]
+    padded = np.pad(source, ((0, 0), (0, 0), (0, 0), (0, sy * rows), (0, sx * columns)))  # beyond the image: none
+    parts = [padded[:, :, :, y : y + sy * rows : sy, x : x + sx * columns : sx] for y, x in relay.phases]
+    held = np.stack(parts, 3).reshape(*source.shape[:2], -1, rows, columns)
+    return held.reshape(*source.shape[:2], *relay.shape)
