@@ -314,7 +314,7 @@ def test_a_step_of_the_engine(current: str, decay: str, scale: int, monkeypatch:
     given = [within(threshold, 0, 2**17 - 1), within(bias, -4096, 4095)]
     whole = wide(sums) * 2**scale  # the engine adds half of even weights
     if current in ("FITS", "FREE"):
-        given.append(within(whole, -plan.WRAP_FREE, plan.WRAP_FREE))
+        given.append(within(whole, -plan.INPUT_MAX, plan.INPUT_MAX))
     if current == "FREE":
         unclipped = wide(kept_v) + whole * 64 + wide(bias) * 64
         given.append(within(unclipped, -(2**23) + 1, 2**23 - 1))

@@ -15,7 +15,7 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
-from snn2chip.chip.bounds import proof, sums_bound
+from snn2chip.chip.bounds import output_bounds, proof
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
@@ -162,6 +162,12 @@ def test_sum_rounding_is_better_where_errors_add_up() -> None:
 
 
 Port = tuple[ir.IntArray, ir.IntArray]  # smallest and largest value of each channel
+
+
+def sums_bound(weights: ir.Dense | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
+    """Smallest and largest sum of w x that any neuron can get."""
+    least, most = output_bounds(weights, low, high)
+    return int(least.min()), int(most.max())
 
 
 def proof_of(layer: ir.ChainLayer, low: ir.IntArray, high: ir.IntArray, steps: int) -> tuple[bool, int]:

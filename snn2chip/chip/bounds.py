@@ -7,10 +7,13 @@ bias, so does the largest membrane over T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.ir import ChainLayer, Conv, Dense, IntArray, input_channels
+from snn2chip.chip.profile import DECAY_ONE, STATE_MAX, UNIT
 from snn2chip.ir.netlist import Netlist
 
 BIAS_LIMIT = 2**12  # of the mantissas that drive an input layer: 13 bits, signed
@@ -21,9 +24,7 @@ BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest a
 Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
 
 
-def output_bounds(
-    weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray
-) -> tuple[ir.IntArray, ir.IntArray]:
+def output_bounds(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> Bounds:
     """Smallest and largest sum of w x of each output channel, of integers or real numbers, for inputs within low..high
     per channel.
 
@@ -49,10 +50,10 @@ def output_bounds(
     return least, most
 
 
-def sums_bound(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> tuple[int, int]:
-    """Smallest and largest sum of w x that any neuron can get, for inputs within low..high per channel."""
-    least, most = output_bounds(weights, low, high)
-    return int(least.min()), int(most.max())
+def joint_bounds(synapses: Sequence[ir.Synapse], bounds: Sequence[Bounds]) -> Bounds:
+    """`output_bounds` of all synapses of a neuron, added up."""
+    sums = [output_bounds(item, *port) for item, port in zip(synapses, bounds, strict=True)]
+    return np.sum([least for least, _ in sums], axis=0), np.sum([most for _, most in sums], axis=0)
 
 
 def proof(
@@ -61,7 +62,7 @@ def proof(
     """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
     largest |sum|."""
     bound = max(-least, most)
-    keep = 1 - neuron.voltage_decay / 4096
+    keep = 1 - neuron.voltage_decay / DECAY_ONE
     # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
     gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
     bias_low, bias_high = int(bias.min()), int(bias.max())
@@ -80,28 +81,22 @@ def varying_peaks(
     up, down = np.zeros(len(least), dtype=np.int64), np.zeros(len(least), dtype=np.int64)  # kept from the step before
     peaks: ir.IntArray = np.zeros(len(least), dtype=np.int64)
     for leak, lift, threshold in zip(tables.leak, tables.bias, tables.threshold, strict=True):
-        high = ((up * leak) >> tables.leak_shift) + 64 * (most + bias_high) + lift
-        low = -((-down * leak) >> tables.leak_shift) + 64 * (least + bias_low) + lift
+        high = ((up * leak) >> tables.leak_shift) + UNIT * (most + bias_high) + lift
+        low = -((-down * leak) >> tables.leak_shift) + UNIT * (least + bias_low) + lift
         peaks = np.maximum(peaks, np.maximum(np.abs(high), np.abs(low)))
         up, down = np.maximum(0, np.minimum(high, threshold)), np.minimum(low, 0)
     return peaks
 
 
-def largest_sum(weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray) -> int:
-    """Largest |sum of w times x| any neuron can get from inputs within low..high (per input channel)."""
+def largest_sum(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> int:
+    """Largest sum of |w x| any neuron can get from inputs within low..high per channel: no order of adding up, and no
+    part of a sum, is beyond."""
     most = np.maximum(np.abs(low), np.abs(high))
-    weight = np.abs(weights.weight)
-    if weight.ndim == 4:
-        groups = 1 if isinstance(weights, Dense) else weights.groups
-        most = np.broadcast_to(most, (weight.shape[1] * groups,))
-        return int((weight.sum((2, 3)) * most[input_channels(weight, groups)]).sum(1).max())
-    inputs = weight.shape[1]
-    spread = np.repeat(most, inputs // len(most)) if len(most) > 1 else np.broadcast_to(most, (inputs,))
-    return int((weight * spread).sum(1).max())
+    return int(output_bounds(replace(weights, weight=np.abs(weights.weight)), 0 * most, most)[1].max())
 
 
 def port_range(net: Netlist) -> tuple[int, int]:
     """Smallest and largest integer that the network's input may hold."""
     if net.driven_by_bias:
         return -BIAS_LIMIT, BIAS_LIMIT - 1
-    return (-(2**23), 2**23 - 1) if net.layers[0].graded else (0, 1)
+    return (-STATE_MAX, STATE_MAX - 1) if net.layers[0].graded else (0, 1)

@@ -15,10 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DECAY_ONE = 4096  # 12-bit decays: the value that takes everything away
-STATE_SHIFT = 6  # inputs, biases and thresholds are shifted left by this against u and v
-STATE_MAX = 2**23  # u wraps past it, v is clipped one below it
-INPUT_MAX = 2**17 - 1  # the largest |sum w s| that leaves u unwrapped when u holds nothing else
+from snn2chip.chip.profile import DECAY_ONE, STATE_MAX, STATE_SHIFT
 
 
 def decay(state: Tensor, amount: int | Tensor) -> Tensor:

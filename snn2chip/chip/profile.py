@@ -7,6 +7,12 @@ from dataclasses import dataclass, fields
 from snn2chip import files, places
 from snn2chip.errors import InputError
 
+DECAY_ONE = 4096  # 12-bit decays: the value that takes everything away
+STATE_SHIFT = 6  # inputs, biases and thresholds are shifted left by this against u and v
+UNIT = 2**STATE_SHIFT  # so that 1 of them is this much of u and v
+STATE_MAX = 2**23  # u wraps past it, v is clipped one below it
+INPUT_MAX = 2**17 - 1  # the largest |sum w s| that leaves u unwrapped when u holds nothing else
+
 
 @dataclass(frozen=True)
 class Chip:
@@ -48,7 +54,7 @@ class Chip:
     @property
     def input_max(self) -> int:
         """Largest |sum of weights times inputs| of one step before the current wraps (131071)."""
-        return int(2 ** (self.state_bits - 1 - 6) - 1)
+        return int(2 ** (self.state_bits - 1 - STATE_SHIFT) - 1)
 
     @property
     def state_max(self) -> int:

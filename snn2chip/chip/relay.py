@@ -14,20 +14,18 @@ rest near ``64 b / (1 - tau)``: `is_exact` walks all of it. Hence b may be nearl
 
 from __future__ import annotations
 
-from snn2chip.chip.profile import Chip
-
-_SHIFT = 6  # thresholds and biases are shifted by this against the membrane
+from snn2chip.chip.profile import DECAY_ONE, UNIT, Chip
 
 
 def is_exact(threshold: int, voltage_decay: int, weight: int, bias: int) -> bool:
     """Whether a relay fires exactly on a spike of (total) `weight`, from every membrane state it can reach."""
     if bias < 0 or weight + bias <= threshold:
         return False
-    keep, voltage, last = 4096 - voltage_decay, 0, -1
+    keep, voltage, last = DECAY_ONE - voltage_decay, 0, -1
     while voltage != last:  # rises until it rests, or passes the threshold
         last = voltage
-        voltage = ((voltage * keep) >> 12) + (bias << _SHIFT)
-        if voltage > threshold << _SHIFT:
+        voltage = ((voltage * keep) >> 12) + UNIT * bias
+        if voltage > UNIT * threshold:
             return False
     return True
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.chip.bounds import Bounds, output_bounds
+from snn2chip.chip.bounds import Bounds, joint_bounds
+from snn2chip.chip.profile import DECAY_ONE, UNIT
 from snn2chip.errors import UnsupportedError
 
 _ROUNDING = 1e-9  # of the sum of all sizes, in float64 far more than sums are off
@@ -28,16 +29,16 @@ class Silent:
     threshold: float
 
 
-def _membranes(node: ir.LIF | ir.CubaNeuron, current: ir.FloatArray, steps: int, sizes: bool = False) -> ir.FloatArray:
+def _membranes(node: ir.LIF | ir.CubaNeuron, current: ir.Array, steps: int, sizes: bool = False) -> ir.FloatArray:
     """Largest membranes (C,), or (T, C) where constants change, for currents (C,) of a step; `sizes` adds them up
     without regard to sign."""
     table = node.steps
     if table is None:
-        tau = node.tau if isinstance(node, ir.LIF) else 1 - node.voltage_decay / 4096
+        tau = node.tau if isinstance(node, ir.LIF) else 1 - node.voltage_decay / DECAY_ONE
         with np.errstate(over="ignore"):  # a tau above 1
             gathered = float(steps) if tau == 1 else float((1 - np.float64(tau) ** steps) / (1 - tau))
         return np.where(current > 0, current * gathered, current)
-    unit, leaks = (64, table.leak / 2.0**table.leak_shift) if isinstance(table, ir.StepTables) else (1, table.leak)
+    unit, leaks = (UNIT, table.leak / 2.0**table.leak_shift) if isinstance(table, ir.StepTables) else (1, table.leak)
     found = []
     kept = np.zeros(len(current))
     for leak, bias in zip(leaks[:steps], np.abs(table.bias) if sizes else table.bias, strict=False):
@@ -56,15 +57,14 @@ def silent(network: ir.Network) -> list[Silent]:
             continue
         channels, steps = network.shape(node.name)[0], network.timesteps
         synapses = network.synapses_of(node)
-        sums = [output_bounds(item, *bounds[network.source_of(item).name]) for item in synapses]
-        least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
+        least, most = joint_bounds(synapses, [bounds[network.source_of(item).name] for item in synapses])
         bias = ir.total_bias(synapses)
         lift = np.zeros(channels) if bias is None else bias.reshape(channels, -1).max(1)
         peaks = _membranes(node, most + lift, steps)
         if node.steps is None:
             thresholds = np.full_like(peaks, node.threshold)
         else:
-            thresholds = node.steps.threshold[: len(peaks)] / (64 if isinstance(node.steps, ir.StepTables) else 1)
+            thresholds = node.steps.threshold[: len(peaks)] / (UNIT if isinstance(node.steps, ir.StepTables) else 1)
         room = np.zeros_like(peaks)
         if isinstance(node, ir.LIF):
             room = _ROUNDING * (_membranes(node, most - least + np.abs(lift), steps, sizes=True) + thresholds)

@@ -27,7 +27,7 @@ import numpy as np
 
 from snn2chip import ir
 from snn2chip.chip import relay
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.profile import DECAY_ONE, Chip
 from snn2chip.errors import UnsupportedError
 
 Relays = Literal["auto", "plain", "bias", "double", "quadruple"]
@@ -307,7 +307,7 @@ def _thresholds(
         return chip.threshold_max, dict.fromkeys(_ALL, chip.threshold_max)
     largest = max(_largest(item) / n for item, n in zip(network.synapses_of(node), reads, strict=True))
     wanted = min(chip.threshold_max, int(chip.weight_max / max(largest, 1e-12) * node.threshold))
-    decay = int(np.rint((1 - node.tau) * 4096))
+    decay = int(np.rint((1 - node.tau) * DECAY_ONE))
     bias_max = 0 if relays == "plain" else chip.bias_max
     limits = {n: relay.largest_threshold(decay, n * chip.weight_max, bias_max) for n in _ALL}
     return wanted, limits

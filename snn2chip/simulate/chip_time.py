@@ -87,11 +87,11 @@ class ChipEngine:
     def __init__(self, net: Netlist, *, reset_interval: int | None = None, reset_offset: int = 0) -> None:
         self.net = net
         self.steps = 0
-        bounds = (np.array([-(2**23)]), np.array([2**23 - 1])) if net.layers[0].graded else BINARY
+        low, high = (np.array([end]) for end in port_range(net))
         self.runners: list[_Runner] = []
         for index, layer in enumerate(net.layers):
             reset = None if reset_interval is None else (reset_interval, (reset_offset + 1 + index) % reset_interval)
-            self.runners.append(_Runner(layer, bounds if index == 0 else BINARY, reset))
+            self.runners.append(_Runner(layer, (low, high) if index == 0 else BINARY, reset))
 
     @torch.no_grad()
     def run(self, stream: IntArray) -> ChipTrace:

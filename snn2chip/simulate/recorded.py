@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip.chip.neuron import STATE_MAX
+from snn2chip.chip.profile import STATE_MAX
 from snn2chip.data.recordings import Binner, BinSettings, Events, Faults, Sensor
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, FloatArray, IntArray

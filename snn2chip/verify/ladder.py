@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import ir, lava
+from snn2chip.chip.profile import INPUT_MAX
 from snn2chip.errors import InputError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
@@ -314,4 +315,4 @@ def _where(network: ir.Network, first: Difference | None, detail: str) -> str:
 
 def _sums(seen: Trace) -> str:
     worst = max(seen.largest, key=lambda name: seen.largest[name])
-    return f"largest input of a step {seen.largest[worst]} of 131071 (layer {worst})"
+    return f"largest input of a step {seen.largest[worst]} of {INPUT_MAX} (layer {worst})"

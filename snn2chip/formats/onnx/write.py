@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snn2chip.chip.bounds import BINARY, FLOAT32_EXACT, largest_sum
-from snn2chip.chip.neuron import DECAY_ONE, STATE_MAX, STATE_SHIFT
 from snn2chip.chip.products import check_steps
+from snn2chip.chip.profile import DECAY_ONE, STATE_MAX, STATE_SHIFT
 from snn2chip.errors import UnsupportedError
 from snn2chip.formats.onnx.graph import (
     Graph,

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snn2chip.chip.bounds import BIAS_LIMIT, BINARY, FLOAT32_EXACT, SUM_BITS, largest_sum, port_range
-from snn2chip.chip.neuron import DECAY_ONE, STATE_SHIFT
+from snn2chip.chip.profile import DECAY_ONE, STATE_SHIFT
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx.graph import MOST_BYTES, Graph, Make, Port, model, write
 from snn2chip.formats.onnx.time import At, Step, timeline

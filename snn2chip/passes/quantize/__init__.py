@@ -41,7 +41,7 @@ from torch import Tensor
 
 from snn2chip import ir
 from snn2chip.chip.bounds import BINARY
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.profile import DECAY_ONE, UNIT, Chip
 from snn2chip.errors import ChipLimitError, InputError
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.passes.quantize.bntt_layer import StepQuantizer
@@ -299,7 +299,7 @@ def _report(
         rule=made.rule,
         rounding=made.rounding,
         scale=float(np.median(made.scale)),
-        threshold=made.neuron.threshold if tables is None else int(np.median(tables.threshold)) // 64,
+        threshold=made.neuron.threshold if tables is None else int(np.median(tables.threshold)) // UNIT,
         weight_max=largest,
         weight_bits=float(np.log2(largest / step + 1) + 1),
         bias_max=0 if bias is None else int(np.abs(bias).max(initial=0)),
@@ -313,7 +313,7 @@ def _report(
         seen=None if result is None else result.seen,
         limit=job.chip.input_max,
         tau=1.0 if job.neuron is None else job.neuron.tau,
-        tau_chip=1 - job.decay / 4096 if isinstance(job, LayerQuantizer) else job.neuron.tau,
+        tau_chip=1 - job.decay / DECAY_ONE if isinstance(job, LayerQuantizer) else job.neuron.tau,
         steps=job.steps_report(made) if isinstance(job, StepQuantizer) else None,
         spikes=None if result is None or wanted is None else result.fired,
         spikes_wanted=wanted,

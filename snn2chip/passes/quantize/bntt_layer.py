@@ -23,8 +23,8 @@ from dataclasses import replace
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.chip.bounds import Bounds, output_bounds, varying_peaks
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.bounds import Bounds, joint_bounds, varying_peaks
+from snn2chip.chip.profile import UNIT, Chip
 from snn2chip.errors import ChipLimitError
 from snn2chip.passes.quantize.candidate import Candidate, require_weights
 from snn2chip.passes.quantize.report import StepsReport, Strategy
@@ -105,16 +105,16 @@ class StepQuantizer:
         lift = np.abs(self.base + self.constants.bias).max(0)
         rest = np.abs(self.rest).reshape(len(self.rest), -1).max(1)
         with np.errstate(divide="ignore"):
-            limit: ir.FloatArray = np.minimum(self.chip.state_max / 64 / lift, self.bias_max / rest)
+            limit: ir.FloatArray = np.minimum(self.chip.state_max / UNIT / lift, self.bias_max / rest)
         return limit
 
     def _tables(self, scale: ir.FloatArray) -> ir.StepTables:
         constants, most = self.constants, self.chip.state_max
-        threshold = np.minimum(np.rint(64 * scale * constants.threshold), most)
+        threshold = np.minimum(np.rint(UNIT * scale * constants.threshold), most)
         return ir.StepTables(
             np.rint(constants.leak * 2.0**self.leak_shift).astype(np.int64),
             self.leak_shift,
-            np.rint(64 * scale * (self.base + constants.bias)).astype(np.int64),
+            np.rint(UNIT * scale * (self.base + constants.bias)).astype(np.int64),
             threshold.astype(np.int64) - int(self.neuron.ties),
             scale,
         )
@@ -139,15 +139,10 @@ class StepQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), 0, 0, steps=tables)
-        sums = self._sums(synapses)
+        sums = joint_bounds(synapses, self.bounds)
         proved = bool((self._peaks(sums, synapses[0].bias, tables) <= chip.state_max).all())
         bound = int(max(-sums[0].min(), sums[1].max()))
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved and bound <= chip.input_max, bound)
-
-    def _sums(self, synapses: tuple[ir.Synapse, ...]) -> tuple[ir.IntArray, ir.IntArray]:
-        sums = [output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
-        least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
-        return least, most
 
     def _peaks(
         self, sums: tuple[ir.IntArray, ir.IntArray], rest: ir.Array | None, tables: ir.StepTables
@@ -159,9 +154,9 @@ class StepQuantizer:
     def _provable(self, made: Candidate) -> ir.FloatArray:
         """Scales, channel by channel, at which sums and membranes are within the chip's state."""
         assert made.neuron.steps is not None and isinstance(made.scale, np.ndarray)
-        least, most = self._sums(made.synapses)
+        least, most = joint_bounds(made.synapses, self.bounds)
         peaks = self._peaks((least, most), made.synapses[0].bias, made.neuron.steps)
-        peaks = np.maximum(peaks, 64 * np.maximum(-least, most))
+        peaks = np.maximum(peaks, UNIT * np.maximum(-least, most))
         room = self.chip.state_max / np.maximum(1, peaks)
         scale: ir.FloatArray = np.where(room < 1, made.scale * room * 0.99, made.scale)
         return scale
@@ -210,8 +205,8 @@ class StepQuantizer:
             leak_shift=tables.leak_shift,
             leak_max=float(tables.leak.max() / 2**tables.leak_shift),
             leak_error=float(np.abs(tables.leak / 2**tables.leak_shift - self.constants.leak).max()),
-            threshold_min=float(reached.min(initial=self.chip.state_max) / 64),
-            threshold_max=float(reached.max(initial=0) / 64),
+            threshold_min=float(reached.min(initial=self.chip.state_max) / UNIT),
+            threshold_max=float(reached.max(initial=0) / UNIT),
             silent=int((tables.threshold >= self.chip.state_max).sum()),
             scale_min=float(tables.scale.min()),
             scale_max=float(tables.scale.max()),

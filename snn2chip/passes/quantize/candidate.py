@@ -12,6 +12,7 @@ from torch import Tensor
 from snn2chip import ir
 from snn2chip.chip.bounds import Bounds
 from snn2chip.chip.products import Product, exact_products, integrate
+from snn2chip.chip.profile import UNIT
 from snn2chip.errors import UnsupportedError
 from snn2chip.passes.quantize.report import Strategy
 from snn2chip.passes.quantize.rounding import Rounding
@@ -77,9 +78,9 @@ def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Ten
     if wanted.dtype == torch.bool:
         error = float((spikes != wanted).double().mean())
     else:
-        scores = voltage[:, -1].double() / (64 * float(made.scale))  # one scale: the readout does not vary
+        scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
         error = float((scores - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp_min(1e-12))
-    peak = max(seen, -(-int(voltage.abs().max()) // 64))
+    peak = max(seen, -(-int(voltage.abs().max()) // UNIT))
     return Result(made, error, seen, peak, spikes, scores)
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.chip.bounds import Bounds, output_bounds, proof
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.bounds import Bounds, joint_bounds, proof
+from snn2chip.chip.profile import DECAY_ONE, Chip
 from snn2chip.chip.relay import choose
 from snn2chip.errors import ChipLimitError
 from snn2chip.passes.quantize.candidate import Candidate, require_weights
@@ -49,7 +49,7 @@ class LayerQuantizer:
         self.size = np.concatenate(
             [np.abs(item.weight).ravel() / n for item, n in zip(synapses, self.reads, strict=True)]
         )
-        self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * 4096))
+        self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * DECAY_ONE))
         if self.decay > chip.decay_max:
             raise ChipLimitError(
                 f"layer '{self.name}': voltage decay {self.decay} (tau {neuron.tau if neuron else 1}) exceeds "
@@ -95,8 +95,7 @@ class LayerQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
-        sums = [output_bounds(item, *bounds) for item, bounds in zip(synapses, self.bounds, strict=True)]
-        least, most = (np.sum([pair[side] for pair in sums], axis=0) for side in (0, 1))
+        least, most = joint_bounds(synapses, self.bounds)
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
         proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.chip.bounds import BINARY, largest_sum
+from snn2chip.chip.profile import DECAY_ONE, INPUT_MAX, STATE_MAX, UNIT
 from snn2chip.errors import UnsupportedError
 from snn2chip.ir import Chain, ChainLayer, IntArray, Shape
 from snn2chip.simulate.events import windows
@@ -23,7 +24,6 @@ GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 = range(5)
 FITS, WRAPS, DECAYS, FREE = range(4)
 GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE = range(5)
 INT16_MAX, INT32_MAX = 2**15 - 1, 2**31 - 1
-WRAP_FREE = 2**17 - 1  # the largest |sum| that u holds without wrapping
 Arrays = NDArray[Any]
 
 
@@ -107,28 +107,28 @@ def _events(weight: IntArray) -> tuple[int, int, int]:
 
 def _neuron(layer: ChainLayer, bound: int, slot_channel: IntArray) -> tuple[dict[str, int], dict[str, Arrays]]:
     """The constants and tables of a layer's neurons."""
-    current = DECAYS if layer.current_decay != 4096 else FITS if bound <= WRAP_FREE else WRAPS
-    keep = 4096 - layer.voltage_decay
+    current = DECAYS if layer.current_decay != DECAY_ONE else FITS if bound <= INPUT_MAX else WRAPS
+    keep = DECAY_ONE - layer.voltage_decay
     power = keep & (keep - 1) == 0
     decay = GONE if keep == 0 else BY_SHIFT if power else BY_PRODUCT
     numbers = {
         "current": current,
-        "current_keep": 4096 - layer.current_decay,
+        "current_keep": DECAY_ONE - layer.current_decay,
         "voltage_keep": keep,
         "voltage_shift": 13 - keep.bit_length() if decay == BY_SHIFT else 0,
-        "threshold": int(np.clip(layer.threshold * 64, -INT32_MAX, INT32_MAX)),
+        "threshold": int(np.clip(layer.threshold * UNIT, -INT32_MAX, INT32_MAX)),
         "leak_shift": 0,
     }
     columns = np.maximum(slot_channel, 0)
     channels = int(np.prod(layer.shape[1:]))
-    bias = (layer.bias.reshape(-1, channels).T * 64)[:, columns] * (slot_channel >= 0)
+    bias = (layer.bias.reshape(-1, channels).T * UNIT)[:, columns] * (slot_channel >= 0)
     if (bias == bias[0]).all():
         bias = bias[:1]
     numbers["bias_stride"] = len(columns) if len(bias) > 1 else 0
-    if current == FITS and layer.steps is None and keep < 4096:
-        # |v| never exceeds what a constant input of the largest size leads to: drive / (1 - keep / 4096)
-        drive = 64 * bound + int(np.abs(bias).max(initial=0))
-        if drive * 4096 <= (2**23 - 1) * (4096 - keep):
+    if current == FITS and layer.steps is None and keep < DECAY_ONE:
+        # |v| never exceeds what a constant input of the largest size leads to: drive / (1 - keep / DECAY_ONE)
+        drive = UNIT * bound + int(np.abs(bias).max(initial=0))
+        if drive * DECAY_ONE <= (STATE_MAX - 1) * (DECAY_ONE - keep):
             numbers["current"] = FREE
     arrays: dict[str, Arrays] = {"bias": ((bias + 2**31) % 2**32 - 2**31).astype(np.int32)}
     if layer.steps is not None:
@@ -137,7 +137,7 @@ def _neuron(layer: ChainLayer, bound: int, slot_channel: IntArray) -> tuple[dict
             name: (table[:, columns] * (slot_channel >= 0)).astype(np.int32)
             for name, table in (("leak", tables.leak), ("lift", tables.bias), ("over", tables.threshold))
         }
-        small = bound * 64 < 2**24 and tables.leak_shift >= 12 and tables.leak.max(initial=0) < 2**16
+        small = bound * UNIT < 2**24 and tables.leak_shift >= 12 and tables.leak.max(initial=0) < 2**16
         small = small and max(np.abs(bias).max(initial=0), np.abs(tables.bias).max(initial=0)) < 2**28
         decay = BY_TABLE if small else BY_WIDE_TABLE
         numbers["leak_shift"] = tables.leak_shift
