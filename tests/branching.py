@@ -352,10 +352,10 @@ def export(
     plan = schedule(folded, profile, relays)
     raw = None if calibration_seed is None else inputs(captured, 4, calibration_seed)
     quantized, report = quantize(folded, profile, plan, calibration=raw)
-    stages = Stages(folded, plan, quantized, *lower(quantized, plan, profile))
+    stages = Stages(folded, plan, quantized, *lower(quantized, profile, plan))
     within_the_chip(stages, profile)
     scales = {layer.name: layer.scale for layer in report.layers}
-    again = quantize_at(folded, profile, scales, {layer.name: layer.rounding for layer in report.layers}, plan)
+    again = quantize_at(folded, profile, plan, scales, {layer.name: layer.rounding for layer in report.layers})
     for node in quantized.nodes:
         if isinstance(node, ir.Conv | ir.Dense):
             np.testing.assert_array_equal(node.weight, again[node.name].weight, err_msg=node.name)  # type: ignore[attr-defined]

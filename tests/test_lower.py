@@ -403,7 +403,7 @@ def test_a_threshold_beyond_the_relays_is_named() -> None:
     plan = schedule(folded, LOIHI, "plain")
     quantized, _ = quantize(folded, LOIHI)
     with pytest.raises(ChipLimitError, match=r"'block1.branch.lif1': threshold \d+ exceeds .*\(253, loihi2\)"):
-        lower(quantized, plan, LOIHI)
+        lower(quantized, LOIHI, plan)
 
 
 @pytest.mark.parametrize(("wanted", "copies"), [(4048, 1), (4049, 2), (8112, 2), (8113, 4), (131071, 4)])
@@ -462,7 +462,7 @@ def test_a_weight_shared_out_among_copies(small: int, large: int, threshold: int
             integers.append(
                 ir.CubaNeuron(node.name, node.inputs, threshold, 3072) if isinstance(node, ir.LIF) else node
             )
-    chain, _ = lower(folded.with_nodes("quantized", integers), plan, LOIHI)
+    chain, _ = lower(folded.with_nodes("quantized", integers), LOIHI, plan)
     weight = chain.layers[2].weight
     assert np.unique(weight).tolist() == wanted
     start, _ = chain.layers[2].origin["lif2.relay1"]
@@ -491,7 +491,7 @@ def test_a_relay_beside_odd_weights_is_odd() -> None:
             unit.name: replace(unit, threshold=threshold),  # type: ignore[call-arg]
         }
         nodes = [changed.get(node.name, node) for node in quantized.nodes]
-        chain, report = lower(quantized.with_nodes("quantized", nodes), plan, LOIHI)
+        chain, report = lower(quantized.with_nodes("quantized", nodes), LOIHI, plan)
         item = next(item for item in report.placed if item.relay is not None)
         relays: ir.IntArray = chain.layers[place].weight[item.start : item.stop]
         return np.unique(relays)

@@ -210,7 +210,7 @@ def test_a_trained_network_can_be_quantized_from_its_file(tmp_path: Path) -> Non
     profile = chip.load("loihi2")
     plan = schedule(loaded, profile)
     quantized, _ = quantize(loaded, profile, plan)
-    chain, _ = lower(quantized, plan, profile)
+    chain, _ = lower(quantized, profile, plan)
     assert len(chain.layers) == len(loaded.of(ir.LIF)) + 1 and chain.classes == loaded.classes
 
 

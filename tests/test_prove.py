@@ -361,7 +361,7 @@ def test_a_fault_of_lower_is_found(relays: str, monkeypatch: pytest.MonkeyPatch)
     folded, _ = fold(capture(network))
     plan = schedule(folded, LOIHI, relays)  # type: ignore[arg-type]
     quantized, _ = quantize(folded, LOIHI, plan)
-    assert prove(quantized, lower.lower(quantized, plan, LOIHI)[0]).holds
+    assert prove(quantized, lower.lower(quantized, LOIHI, plan)[0]).holds
     faults: list[tuple[object, str, Callable[..., object]]] = [
         (relay, "choose", lambda *_, **__: (2, 0)),
         (lower, "_tap", lambda place, geometry: (place[0] + geometry["padding"][0], geometry["padding"][1])),
@@ -370,7 +370,7 @@ def test_a_fault_of_lower_is_found(relays: str, monkeypatch: pytest.MonkeyPatch)
     for where, name, wrong in faults:
         with monkeypatch.context() as patch:
             patch.setattr(where, name, wrong)
-            chain, _ = lower.lower(quantized, plan, LOIHI)
+            chain, _ = lower.lower(quantized, LOIHI, plan)
         assert not prove(quantized, chain).holds, name
 
 
@@ -387,7 +387,7 @@ def test_tables_are_compared_step_by_step() -> None:
     folded, _ = fold(capture(network))
     plan = schedule(folded, LOIHI)
     quantized, _ = quantize(folded, LOIHI, plan)
-    chain, _ = lower.lower(quantized, plan, LOIHI)
+    chain, _ = lower.lower(quantized, LOIHI, plan)
     assert prove(quantized, chain).holds
     tables = chain.layers[0].steps
     assert tables is not None

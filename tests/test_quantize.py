@@ -64,7 +64,7 @@ def trained(
 
 def lowered(folded: ir.Network, made: ir.Network) -> ir.Chain:
     """The chain of a quantized network."""
-    return lower(made, schedule(folded, LOIHI2), LOIHI2)[0]
+    return lower(made, LOIHI2, schedule(folded, LOIHI2))[0]
 
 
 def pairs(
@@ -564,7 +564,7 @@ def test_quantize_at_the_reported_scales_is_the_same(readout: str, calibrated: b
         folded, raw = trained(seed, readout=readout, outliers=seed == 2)
         made, report = quantize(folded, chip, calibration=raw if calibrated else None)
         scales = {layer.name: layer.scale for layer in report.layers}
-        again = quantize_at(folded, chip, scales, {layer.name: layer.rounding for layer in report.layers})
+        again = quantize_at(folded, chip, None, scales, {layer.name: layer.rounding for layer in report.layers})
         assert [type(node) for node in again.nodes] == [type(node) for node in made.nodes]
         for mine, theirs in zip(again.nodes, made.nodes, strict=True):
             assert (mine.name, mine.inputs) == (theirs.name, theirs.inputs)
@@ -580,10 +580,10 @@ def test_quantize_at_names_a_missing_scale() -> None:
     """A layer without a scale is named."""
     folded, _ = trained(0)
     scales = {layer.name: layer.scale for layer in quantize(folded, LOIHI2)[1].layers}
-    assert quantize_at(folded, LOIHI2, scales, {}).stage == "quantized"
+    assert quantize_at(folded, LOIHI2, None, scales, {}).stage == "quantized"
     del scales["conv2"]
     with pytest.raises(InputError, match="'conv2': no scale is known"):
-        quantize_at(folded, LOIHI2, scales, {})
+        quantize_at(folded, LOIHI2, None, scales, {})
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
@@ -666,9 +666,9 @@ def test_a_bias_beyond_its_register_at_a_given_scale_is_refused() -> None:
         ir.Readout("readout", ("lif",), "spike_count"),
     ]
     folded = ir.Network("folded", 1, ("a",), tuple(nodes))
-    assert quantize_at(folded, LOIHI2, {"dense": 100.0}, {}).of(ir.Dense)[0].bias == [4095]
+    assert quantize_at(folded, LOIHI2, None, {"dense": 100.0}, {}).of(ir.Dense)[0].bias == [4095]
     with pytest.raises(ChipLimitError, match="largest bias 41"):
-        quantize_at(folded, LOIHI2, {"dense": 102.0}, {})
+        quantize_at(folded, LOIHI2, None, {"dense": 102.0}, {})
 
 
 def test_loihi1_refuses_graded_input() -> None:

@@ -92,7 +92,7 @@ def export(network: SpikingNetwork, calibration: ir.IntArray | None = None) -> S
     folded, _ = fold(capture(network))
     plan = schedule(folded, LOIHI)
     quantized, _ = quantize(folded, LOIHI, plan, calibration=calibration)
-    return Stages(folded, plan, quantized, *lower(quantized, plan, LOIHI))
+    return Stages(folded, plan, quantized, *lower(quantized, LOIHI, plan))
 
 
 def raw_for(network: SpikingNetwork, count: int, seed: int = 0) -> ir.IntArray:

@@ -186,7 +186,7 @@ def test_the_same_integers_from_the_scales_of_the_file(
     folded, _ = fold(capture(network))
     plan = schedule(folded, LOIHI)
     quantized, report = quantize(folded, LOIHI, plan, calibration=raw_for(network, 3) if calibrated else None)
-    chain = lower(quantized, plan, LOIHI)[0]
+    chain = lower(quantized, LOIHI, plan)[0]
     path = tmp_path_factory.mktemp("net") / "a.net"
     netx.save(path, chain)
     loaded = netx.load(path)
@@ -196,8 +196,8 @@ def test_the_same_integers_from_the_scales_of_the_file(
         same_layer(layer, wanted)
         if layer.steps is not None:
             scales[folded.synapses_of(folded[next(iter(layer.origin))])[0].name] = layer.steps.scale
-    again = quantize_at(folded, LOIHI, scales, {item.name: item.rounding for item in report.layers}, plan)
-    for layer, wanted in zip(lower(again, plan, LOIHI)[0].layers, chain.layers, strict=True):
+    again = quantize_at(folded, LOIHI, plan, scales, {item.name: item.rounding for item in report.layers})
+    for layer, wanted in zip(lower(again, LOIHI, plan)[0].layers, chain.layers, strict=True):
         same_layer(layer, wanted)
 
 
@@ -253,7 +253,7 @@ def lowered(network: SpikingNetwork, relays: Relays, bits: int = 8, calibrated: 
     plan = schedule(folded, profile, relays)
     raw = inputs(captured, 3, 0) if calibrated else None
     quantized, _ = quantize(folded, profile, plan, calibration=raw)
-    stages = Stages(folded, plan, quantized, *lower(quantized, plan, profile))
+    stages = Stages(folded, plan, quantized, *lower(quantized, profile, plan))
     for item in stages.report.placed:  # a relay beside tables keeps nothing, and any spike is above its threshold
         layer = next(layer for layer in stages.chain.layers if layer.name == item.layer)
         if item.relay is not None and layer.steps is not None:

@@ -114,8 +114,8 @@ def fit(size_in: int, size_out: int, stride: int, places: list[int]) -> tuple[in
 class _Lowering:
     """The chain as it grows: the blocks of the level before, and the layers so far."""
 
-    def __init__(self, network: ir.Network, plan: Schedule, chip: Chip) -> None:
-        self.network, self.plan, self.chip = network, plan, chip
+    def __init__(self, network: ir.Network, chip: Chip, plan: Schedule) -> None:
+        self.network, self.chip, self.plan = network, chip, plan
         source = network.input
         self.blocks: dict[str, list[_Block]] = {source.name: [self._source_block(source.name, 0)]}
         self.shape = source.shape
@@ -372,14 +372,14 @@ def _tap(place: ir.Pair, geometry: dict[str, ir.Pair]) -> ir.Pair:
     return (place[0] + padding[0]) // dilation[0], (place[1] + padding[1]) // dilation[1]
 
 
-def lower(network: ir.Network, plan: Schedule, chip: Chip) -> tuple[ir.Chain, LowerReport]:
+def lower(network: ir.Network, chip: Chip, plan: Schedule) -> tuple[ir.Chain, LowerReport]:
     """Lower a 'quantized' network to a `Chain`, level by level of its schedule.
 
     Raises:
         ChipLimitError: a threshold is too large for the relays beside it.
     """
     source = network.input
-    made = _Lowering(network, plan, chip)
+    made = _Lowering(network, chip, plan)
     for index, level in enumerate(plan.levels):
         made.level(level, copies_after(network, plan, index))
     first = made.layers[0]

@@ -1,4 +1,8 @@
-"""The flow on one page: model.pt -> captured -> folded -> (schedule) -> quantized -> chain -> model.net."""
+"""The flow on one page: model.pt -> captured -> folded -> (schedule) -> quantized -> chain -> model.net.
+
+A pass takes a network, then the chip and the schedule if it needs them, then its own options, and gives what it made
+of the network and a report.
+"""
 
 from __future__ import annotations
 
@@ -124,8 +128,8 @@ def again(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, Lo
                 start, stop = layer.origin[neuron.name]
                 given[folded.synapses_of(neuron)[0].name] = layer.steps.scale[start:stop]
     # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
-    quantized = quantize_at(folded, chip, given, roundings, plan, bias_max=2**31 - 1)
-    return quantized, *lower(quantized, plan, chip)
+    quantized = quantize_at(folded, chip, plan, given, roundings, bias_max=2**31 - 1)
+    return quantized, *lower(quantized, chip, plan)
 
 
 def _to_chain(
@@ -144,7 +148,7 @@ def _to_chain(
     plan = schedule(folded, chip, relays)
     quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
     notes += reach.check(quantized)
-    chain, lower_report = lower(quantized, plan, chip)
+    chain, lower_report = lower(quantized, chip, plan)
     made = {
         "snn2chip": snn2chip.__version__,
         "torch": str(torch.__version__),

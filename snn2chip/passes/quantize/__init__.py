@@ -323,9 +323,9 @@ def _report(
 def quantize_at(
     network: ir.Network,
     chip: Chip,
+    plan: Schedule | None,
     scales: Mapping[str, float | ir.FloatArray],
-    rounding: dict[str, Rounding],
-    plan: Schedule | None = None,
+    rounding: Mapping[str, Rounding],
     *,
     bias_max: int | None = None,
 ) -> ir.Network:
