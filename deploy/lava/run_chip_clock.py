@@ -18,21 +18,17 @@ Exit status as run_network.py.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from failures import LavaError, RefusedError, first_line, leave
+from failures import RefusedError, leave
 
 # isort: split
 import numpy as np
 from fast_convolution import install as install_fast_convolution
-from files import read_any_layers, read_arrays, write
-from import_lava import import_lava
-from recording import BIASES, RECORDS, Record, recording_neurons
-from running import Run, guard_children
+from files import read_any_layers, read_arrays
+from recording import BIASES
+from running import feed, load, record
 
 
 @dataclass(frozen=True)
@@ -57,58 +53,26 @@ def run(net_path: Path, input_path: Path, output: Path, options: Options) -> Non
     """
     layers, driven_by_bias = read_any_layers(net_path, options.layers)
     data = read_arrays(input_path)
-    if not output.parent.is_dir():
-        raise RefusedError(f"'{output}': no such folder; make it first")
-    guard_children()
-    import_lava()
-    if options.fast_convolution:
-        install_fast_convolution()
-    from lava.lib.dl.netx import hdf5
-    from lava.magma.core.run_configs import Loihi2SimCfg
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            net = hdf5.Network(
-                net_config=str(net_path),
-                num_layers=options.layers,
-                input_message_bits=options.message_bits,
-                input_shape=tuple(options.input_shape[::-1]) if options.input_shape else None,
-                reset_interval=options.reset_interval,
-                reset_offset=options.reset_offset,
-            )
-    except Exception as error:
-        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
+    net, _ = load(
+        net_path,
+        output,
+        [install_fast_convolution] if options.fast_convolution else [],
+        num_layers=options.layers,
+        input_message_bits=options.message_bits,
+        input_shape=tuple(options.input_shape[::-1]) if options.input_shape else None,
+        reset_interval=options.reset_interval,
+        reset_offset=options.reset_offset,
+    )
     stream = _stream(data, net.in_layer.neuron.v.shape if driven_by_bias else net.inp.shape, input_path)
     names: dict[int, str] = {}
-    if not driven_by_bias:
-        names[_connect(net, stream, options, input_path)] = "the input"
-    for layer, block in zip(layers, net.layers, strict=True):
-        record = Record(layer, tuple(map(int, block.neuron.v.shape)), len(stream))
-        RECORDS[block.neuron.id] = record
-        block.neuron.proc_params["record"] = block.neuron.id
-        names[block.neuron.id] = f"layer {layer.number} ({layer.kind})"
-        if layer.kind == "input":
-            BIASES[block.neuron.id] = stream
-        else:
-            names[block.synapse.id] = names[block.neuron.id]
-
-    def keep() -> None:
-        write(output, {name: array for record in RECORDS.values() for name, array in record.arrays(1)})
-
-    config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=recording_neurons())
-    Run(net, names).through(len(stream), config, options.progress, keep)
-
-
-def _connect(net: Any, stream: np.ndarray, options: Options, path: Path) -> int:
-    """Feed the stream to the network's port; the id of the process that does."""
-    from lava.proc.io.source import RingBuffer
-
-    if options.message_bits == 0 and not (stream.min() >= 0 and stream.max() <= 1):
-        raise RefusedError(f"'{path}': input goes from {stream.min()} to {stream.max()}; without message bits 0 and 1")
-    source = RingBuffer(data=np.ascontiguousarray(np.moveaxis(stream, 0, -1)))
-    source.s_out.connect(net.inp)
-    return int(source.id)
+    if driven_by_bias:
+        BIASES[net.layers[0].neuron.id] = stream
+    else:
+        low, high = stream.min(), stream.max()
+        if options.message_bits == 0 and not (low >= 0 and high <= 1):
+            raise RefusedError(f"'{input_path}': input goes from {low} to {high}; without message bits 0 and 1")
+        names = feed(net, np.ascontiguousarray(np.moveaxis(stream, 0, -1)))
+    record(net, layers, output, names, steps=len(stream), progress=options.progress)
 
 
 def _stream(data: np.ndarray, ports: tuple[int, ...], path: Path) -> np.ndarray:

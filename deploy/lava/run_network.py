@@ -23,23 +23,20 @@ wrong is the last line of stderr, starting with "error: ".
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
-import io
 import json
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-from failures import LavaError, RefusedError, first_line, leave
+from failures import RefusedError, leave
 
 # isort: split
 from fast_convolution import install as install_fast_convolution
-from files import fit_input, read_input, read_layers, write
+from files import fit_input, read_input, read_layers
 from import_lava import import_lava
-from recording import RECORDS, Monitors, Record, recording_neurons
-from running import Run, guard_children
+from running import feed, load, record
 from step_neurons import install as install_step_neurons
 
 
@@ -68,57 +65,21 @@ def run(
             f"'{net_path}' has a dense_rec layer, whose last spikes of a sample would reach the next, and "
             f"'{input_path}' has {samples} samples; run one at a time"
         )
-    if not output.parent.is_dir():
-        raise RefusedError(f"'{output}': no such folder; make it first")
-
-    guard_children()
-    import_lava()
-    install_step_neurons()
-    if fast_convolution:
-        install_fast_convolution()
-    from lava.lib.dl.netx import hdf5
-    from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.io.source import RingBuffer
-
     bits = about.get("input_message_bits", 0)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            # netx lets the first layer reset at step reset_offset + 1 and each further one a step later; the
-            # first layer computes the first input at step 2: hence 1.
-            net = hdf5.Network(net_config=str(net_path), input_message_bits=bits, reset_interval=steps, reset_offset=1)
-    except Exception as error:
-        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
-    if "WARNING" in said.getvalue():
-        words = " ".join(said.getvalue().replace("[WARNING]", "").split())
+    # netx lets the first layer reset at step reset_offset + 1 and each further one a step later; the first layer
+    # computes the first input at step 2: hence 1.
+    options = {"input_message_bits": bits, "reset_interval": steps, "reset_offset": 1}
+    patches = [install_step_neurons, *([install_fast_convolution] if fast_convolution else [])]
+    net, said = load(net_path, output, patches, **options)
+    if "WARNING" in said:
+        words = " ".join(said.replace("[WARNING]", "").split())
         raise RefusedError(f"'{net_path}': netx would change the weights: {words}; keep them in -256..254")
     first = next(i for i, layer in enumerate(layers) if layer.latency)
     flattens = any(layer.kind == "flatten" for layer in layers[:first])
-    source = RingBuffer(data=fit_input(data, tuple(map(int, net.inp.shape)), input_path, bits, flattens))
-    source.s_out.connect(net.inp)
-
+    names = feed(net, fit_input(data, tuple(map(int, net.inp.shape)), input_path, bits, flattens))
     computing = [layer for layer in layers if layer.latency]
-    total = samples * steps + computing[-1].latency
-    names = {source.id: "the input"}
-    watching = Monitors(total) if monitors else None
-    for layer, block in zip(computing, net.layers, strict=True):
-        record = Record(layer, tuple(map(int, block.neuron.v.shape)), samples * steps)
-        RECORDS[block.neuron.id] = record
-        block.neuron.proc_params["record"] = block.neuron.id
-        names[block.neuron.id] = names[block.synapse.id] = f"layer {layer.number} ({layer.kind})"
-        if watching:
-            watching.add(record, block.neuron)
-    config = Loihi2SimCfg(
-        select_tag="fixed_pt",
-        exception_proc_model_map=None if watching else recording_neurons(),
-    )
-
-    def keep() -> None:
-        if watching:
-            watching.collect()
-        write(output, {name: array for record in RECORDS.values() for name, array in record.arrays(samples)})
-
-    Run(net, names).through(total, config, progress, keep)
+    shown = {"progress": progress, "monitors": monitors}
+    record(net, computing, output, names, steps=samples * steps, samples=samples, **shown)
 
 
 def installed() -> dict[str, str]:

@@ -9,11 +9,91 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from failures import LavaError, RefusedError, first_line, out_of_memory
-from recording import RECORDS
+
+# isort: split
+import numpy as np
+from files import Layer, write
+from import_lava import import_lava
+from recording import RECORDS, Monitors, Record, recording_neurons
+
+
+def load(net_path: Path, output: Path, patches: Sequence[Callable[[], None]], **options: Any) -> tuple[Any, str]:
+    """Import Lava, patch it, and load a network with netx's own `options`: the network, and what netx printed.
+
+    Raises:
+        RefusedError: the output has no folder.
+        LavaError: netx cannot load it.
+    """
+    if not output.parent.is_dir():
+        raise RefusedError(f"'{output}': no such folder; make it first")
+    guard_children()
+    import_lava()
+    for patch in patches:
+        patch()
+    from lava.lib.dl.netx import hdf5
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return hdf5.Network(net_config=str(net_path), **options), said.getvalue()
+    except Exception as error:
+        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
+
+
+def feed(net: Any, data: np.ndarray) -> dict[int, str]:
+    """Connect `data`, chip time last, to the network's port; what to call the process that gives it."""
+    from lava.proc.io.source import RingBuffer
+
+    source = RingBuffer(data=data)
+    source.s_out.connect(net.inp)
+    return {source.id: "the input"}
+
+
+def record(
+    net: Any,
+    layers: Sequence[Layer],
+    output: Path,
+    names: dict[int, str],
+    *,
+    steps: int,
+    samples: int = 1,
+    progress: bool,
+    monitors: bool = False,
+) -> None:
+    """Run a network and write what every neuron of `layers` did in `steps` chip steps from its first one on.
+
+    `names`: what the user calls other Lava processes, by id.
+
+    Raises:
+        RefusedError: the output cannot be written.
+        LavaError: a process failed.
+    """
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    total = steps + max((layer.latency for layer in layers), default=0)
+    watching = Monitors(total) if monitors else None
+    for layer, block in zip(layers, net.layers, strict=True):
+        kept = RECORDS[block.neuron.id] = Record(layer, tuple(map(int, block.neuron.v.shape)), steps)
+        block.neuron.proc_params["record"] = block.neuron.id
+        names[block.neuron.id] = f"layer {layer.number} ({layer.kind})"
+        if layer.kind != "input":
+            names[block.synapse.id] = names[block.neuron.id]
+        if watching:
+            watching.add(kept, block.neuron)
+
+    def keep() -> None:
+        if watching:
+            watching.collect()
+        write(output, {name: array for kept in RECORDS.values() for name, array in kept.arrays(samples)})
+
+    models = None if watching else recording_neurons()
+    config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
+    Run(net, names).through(total, config, progress, keep)
 
 
 class Run:
