@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 
-from fuzz_bytes import CHANGES as BYTES
-from fuzz_bytes import Rng, damage, pick
+from damage import BYTES, Damaged, Rng, changed, mutator, over, pick
 
 SIGNATURES = (b"#!AER-DAT", b"\r\n", b"<node", b'">', b"size", b"EVTS", b"\x01\x00\x00\x00")
 CHANGES = BYTES
-
-
-def mutate(seed: bytes, rng: Rng) -> tuple[bytes, list[str]]:
-    """One or two changes of bytes."""
-    data, said = seed, []
-    for _ in range(int(rng.integers(1, 3))):
-        data, what = damage(data, rng, SIGNATURES)
-        said.append(what)
-        if not data:
-            break
-    return data, said
-
+mutate = mutator(SIGNATURES, 2)
 
 # ---------------------------------------------------------------------------------------------------- recipes
 
@@ -32,52 +19,50 @@ VALUES: tuple[object, ...] = (
 )
 
 
-def line_value(lines: list[str], rng: Rng) -> str:
-    places = [place for place, line in enumerate(lines) if "=" in line]
-    if not places:
-        return "no value left"
-    place, value = int(pick(rng, places)), pick(rng, VALUES)  # type: ignore[call-overload]
-    key = lines[place].partition("=")[0].strip()
+class Lines(list[str]):
+    def places(self) -> range:
+        return range(len(self))
+
+    def values(self) -> list[int]:
+        return [place for place, line in enumerate(self) if "=" in line]
+
+
+def line_value(lines: Lines, place: int, rng: Rng) -> str:
+    value = pick(rng, VALUES)
     text = json.dumps(value) if not isinstance(value, dict) else "{}"
-    lines[place] = f"{key} = {text}"
-    return f"{key} = {text[:40]}"
+    lines[place] = f"{lines[place].partition('=')[0].strip()} = {text}"
+    return lines[place][:60]
 
 
-def line_gone(lines: list[str], rng: Rng) -> str:
-    return f"without {lines.pop(int(rng.integers(len(lines))))[:40]!r}"
+def line_gone(lines: Lines, place: int, rng: Rng) -> str:
+    return f"without {lines.pop(place)[:40]!r}"
 
 
-def line_twice(lines: list[str], rng: Rng) -> str:
-    place = int(rng.integers(len(lines)))
+def line_twice(lines: Lines, place: int, rng: Rng) -> str:
     lines.insert(int(rng.integers(len(lines))), lines[place])
     return f"twice {lines[place][:40]!r}"
 
 
-def line_moved(lines: list[str], rng: Rng) -> str:
-    lines.insert(int(rng.integers(len(lines))), lines.pop(int(rng.integers(len(lines)))))
-    return "a line moved"
+def line_moved(lines: Lines, place: int, rng: Rng) -> str:
+    lines.insert(int(rng.integers(len(lines))), lines.pop(place))
+    return "moved"
 
 
-def key_wrong(lines: list[str], rng: Rng) -> str:
-    place = int(rng.integers(len(lines)))
-    lines[place] = str(pick(rng, ["", "\x00", "[", "[[", "a."])) + lines[place] + str(pick(rng, ["", "]", "=", '"']))
-    return f"line {lines[place][:40]!r}"
+def key_wrong(lines: Lines, place: int, rng: Rng) -> str:
+    lines[place] = pick(rng, ["", "\x00", "[", "[[", "a."]) + lines[place] + pick(rng, ["", "]", "=", '"'])
+    return f"is {lines[place][:40]!r}"
 
 
-LINES: dict[str, Callable[[list[str], Rng], str]] = {
-    call.__name__: call for call in (line_value, line_gone, line_twice, line_moved, key_wrong)
-}
+LINES = over("values", line_value) | over("places", line_gone, line_twice, line_moved, key_wrong)
 
 
-def of_text(seed: bytes, rng: Rng) -> tuple[bytes, list[str]]:
-    """A recipe with some lines changed, or some bytes."""
-    if rng.random() < 0.2:
-        return mutate(seed, rng)
-    lines, said = seed.decode().splitlines(), []
-    for _ in range(int(rng.integers(1, 4))):
-        name = str(pick(rng, list(LINES)))
-        said.append(f"{name}: {LINES[name](lines, rng)}" if lines else "nothing left")
+def by_lines(seed: bytes, rng: Rng) -> Damaged:
+    lines = Lines(seed.decode().splitlines())
+    said = changed(lines, LINES, rng, (1, 2, 3))
     return "\n".join(lines).encode("utf-8", "surrogatepass"), said
+
+
+of_text = mutator(SIGNATURES, 2, (0.8, by_lines))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from damage import damage
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -268,18 +269,5 @@ def port_input(chain: ir.Chain, samples: int, seed: int, *, extreme: bool = Fals
 
 
 def mutations(whole: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
-    """Damaged copies of a file: cut short, one bit flipped, a dozen bytes changed, 64 bytes overwritten, in turn."""
-    for trial in range(count):
-        data = bytearray(whole)
-        kind = trial % 4
-        if kind == 0:
-            data = data[: rng.integers(len(data))]
-        elif kind == 1:
-            data[rng.integers(len(data))] ^= 1 << rng.integers(8)
-        elif kind == 2:
-            for place in rng.integers(0, len(data), 12):
-                data[place] = rng.integers(256)
-        else:
-            start = rng.integers(len(data))
-            data[start : start + 64] = rng.integers(0, 256, 64).astype(np.uint8).tobytes()
-        yield bytes(data)
+    """Copies of a file with bytes cut, changed or moved."""
+    return (damage(whole, rng)[0] for _ in range(count))

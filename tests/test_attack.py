@@ -37,13 +37,6 @@ def test_networks(first: int, count: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_files() -> None:
-    """100,000 damaged files, the same number for every reader."""
-    assert "100000 files" in run("attack_files.py", "--count", "100000", "--seed", "1")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("what", ["kills", "interrupts", "limits"])
 def test_processes(what: str) -> None:
     """Commands that are killed, interrupted, or short of memory."""
