@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, out_of_memory
-from snn2chip.formats.hdf5.values import Budget
+from snn2chip.formats.hdf5 import Budget
 from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx.read import Walk, port_bits, read_entry
 from snn2chip.formats.netx.stock import KNOWN, UNMADE, Stock

@@ -28,7 +28,7 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path, read_back
-from snn2chip.formats.hdf5.values import FREE, PER_BYTE
+from snn2chip.formats.hdf5 import FREE, PER_BYTE
 from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx.weights import load_dense
 from snn2chip.ir import CODINGS, Chain, ChainLayer, IntArray, Shape, StepTables, out_size

@@ -14,7 +14,7 @@ import numpy as np
 from snn2chip import ir
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
-from snn2chip.formats.hdf5.checked import checked, version_of
+from snn2chip.formats.hdf5 import checked, version_of
 from snn2chip.formats.nir import algebra
 from snn2chip.formats.nir.fields import Fields, by_channel, short
 from snn2chip.formats.nir.read_nodes import INSTEAD, MAKE, Given, scale
