@@ -631,7 +631,7 @@ cli.main(arguments)
     ("output", "place", "count"),
     [
         ("net", "snn2chip.passes.pipeline.quantize", 1),
-        ("net", "snn2chip.formats.netx.samples._write_layer", 2),
+        ("net", "snn2chip.formats.netx.write._write_layer", 2),
         ("trace", "snn2chip.simulate.run.simulate", 1),
         ("trace", "numpy.lib.format.write_array", 2),
         ("verify.json", "snn2chip.simulate.dense:DenseEngine.run", 1),

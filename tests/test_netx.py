@@ -222,10 +222,11 @@ def good(tmp_path: Path) -> Path:
 
 
 def dataset(name: str, value: object) -> Callable[[h5py.File], None]:
-    """Replace a dataset."""
+    """Put a dataset in its place, or in another's."""
 
     def change(file: h5py.File) -> None:
-        del file[name]
+        if name in file:
+            del file[name]
         file[name] = value
 
     return change
@@ -277,7 +278,7 @@ WRONG: list[tuple[str, Callable[[h5py.File], None], str]] = [
     ("weights of halves", dataset("layer/1/weight", np.full((4, 2, 3, 2), 0.5)), r"'weight' holds values that are not"),
     ("weights of NaN", dataset("layer/1/weight", np.full((4, 2, 3, 2), np.nan)), r"'weight' holds values that are not"),
     ("weights of 3 axes", dataset("layer/1/weight", np.ones((4, 2, 3))), r"layer/1: weights \(4, 2, 3\)"),
-    ("weights transposed", dataset("layer/4/weight", np.ones((36, 3))), r"layer/4: weights \(36, 3\)"),
+    ("weights transposed", dataset("layer/4/weight", np.ones((36, 3))), r"layer/4: weight of shape \(36, 3\)"),
     ("huge weights", dataset("layer/1/weight", np.full((4, 2, 3, 2), 2**40)), r"'weight' holds 1099511627776"),
     ("large weights", dataset("layer/1/weight", np.full((4, 2, 3, 2), 300)), r"layer/1: .*300.*-256\.\.254"),
     ("negative weights", dataset("layer/4/weight", np.full((3, 36), -257)), r"layer/4: .*-257.*-256\.\.254"),
@@ -285,9 +286,9 @@ WRONG: list[tuple[str, Callable[[h5py.File], None], str]] = [
     ("huge biases", dataset("layer/4/bias", np.full(3, 2**31)), r"layer/4: .*2147483648"),
     ("bias transposed", dataset("layer/1/bias", np.zeros((4, 3, 8))), r"layer/1: bias of shape \(4, 3, 8\)"),
     ("a bias of 2 axes", dataset("layer/4/bias", np.zeros((3, 1))), r"layer/4: bias of shape \(3, 1\)"),
-    ("another shape", dataset("layer/1/shape", [4, 3, 9]), r"layer/1: shape \[4, 3, 9\] is not the \(4, 3, 8\)"),
+    ("another shape", dataset("layer/1/shape", [4, 3, 9]), r"layer/1: shape \(4, 3, 9\) is not the \(4, 3, 8\)"),
     ("shape as text", dataset("layer/0/shape", b"x"), r"layer/0: 'shape' is missing or not numbers"),
-    ("shape of zeros", dataset("layer/0/shape", [2, 0, 5]), r"layer/0: an input of shape"),
+    ("shape of zeros", dataset("layer/0/shape", [2, 0, 5]), r"layer/0: shape \(2, 0, 5\); expected"),
     ("shape of 2 axes", dataset("layer/0/shape", [2, 6]), r"layer/0: .*shape \(2, 6\)|fit an input \(2, 6\)"),
     ("stride of 0", dataset("layer/1/stride", [0, 1]), r"layer/1: 'stride' is \[0, 1\]"),
     ("stride of 3", dataset("layer/1/stride", [1, 1, 1]), r"layer/1: 'stride'"),
@@ -299,6 +300,8 @@ WRONG: list[tuple[str, Callable[[h5py.File], None], str]] = [
     ("vDecay", dataset("layer/1/neuron/vDecay", 4097), r"'vDecay' is 4097"),
     ("iDecay", dataset("layer/1/neuron/iDecay", 0), r"'iDecay' is 0; expected one integer 1\.\.4096"),
     ("fractional decay", dataset("layer/1/neuron/vDecay", 3.5), r"'vDecay' holds values that are not integers"),
+    ("delays", dataset("layer/4/delay", np.ones((3, 36), int)), r"layer/4: delays run in raw chip time only"),
+    ("input neurons", lambda file: file.copy("layer/1/neuron", "layer/0/neuron"), r"layer/0: neurons of the input"),
     ("version", attribute("format_version", 99), r"format version 99, this snn2chip reads 1; update"),
     ("no timesteps", no_attribute("timesteps"), r"snn2chip: attribute 'timesteps' is missing"),
     ("timesteps of 0", attribute("timesteps", 0), r"timesteps 0 is outside"),

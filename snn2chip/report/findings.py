@@ -12,8 +12,8 @@ import numpy as np
 
 from snn2chip.chip.bounds import output_bounds, proof
 from snn2chip.chip.profile import Chip
+from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import Entry, Finding, span
-from snn2chip.formats.netx.samples import STEPS
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, ONE_SIGN
 from snn2chip.ir import Conv, CubaNeuron, Dense, IntArray
 from snn2chip.ir.netlist import ChipLayer, Constant

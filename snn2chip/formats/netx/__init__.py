@@ -1,5 +1,7 @@
-"""netx, lava-dl's HDF5: `write` and `read` of our own files with samples, and reading of any."""
+"""netx, lava-dl's HDF5: `write` and `samples` for our own files, `read` and `look` for any."""
 
-from snn2chip.formats.netx.samples import STEPS, load, save
+from snn2chip.formats.netx.fields import STEPS
+from snn2chip.formats.netx.samples import load
+from snn2chip.formats.netx.write import save
 
 __all__ = ["STEPS", "load", "save"]

@@ -16,6 +16,8 @@ from snn2chip.formats.hdf5 import Budget, check, variable_text
 from snn2chip.ir import Shape
 from snn2chip.text import one_line
 
+FORMAT_VERSION = 1  # of our own group
+STEPS = "SNN2CHIP_STEPS"  # the type of time-varying neurons
 MAX_NEURONS = 2**25  # a layer that claims more is damaged, not large
 MAX_VALUES = 2**28  # of an array
 _MAX_TEXT = 2**26

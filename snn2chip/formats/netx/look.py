@@ -19,7 +19,7 @@ from snn2chip.errors import InputError, out_of_memory
 from snn2chip.formats.hdf5 import Budget
 from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx.read import Walk, port_bits, read_entry
-from snn2chip.formats.netx.stock import KNOWN, UNMADE, Stock
+from snn2chip.formats.netx.stock import KNOWN, UNMADE
 from snn2chip.ir import IntArray, Shape
 from snn2chip.ir.netlist import ChipLayer
 from snn2chip.text import first_line, one_line
@@ -170,7 +170,7 @@ def _look(root: Reader, size: int, message_bits: int | None, input_shape: Shape)
         others = [one_line(name, 20) for name in names if name not in {str(place) for place in places}][:_MANY]
         text = f"no group layer/{', '.join(map(str, missing))}: stock netx fails there; beside them {', '.join(others)}"
         log.append(Finding("fails", text))
-    walk = Walk(Stock(input_shape), input_shape, input_shape)
+    walk = Walk(input_shape)
     entries = tuple(_entry(group, place, walk) for place in places)
     if not any(entry.kind in ("conv", "dense", "dense_rec") for entry in entries):
         kind: FindingKind = "refused" if walk.stock.made else "fails"

@@ -16,15 +16,14 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened, spread_bias
+from snn2chip.formats.netx.fields import MAX_NEURONS, STEPS, Reader, opened, spread_bias
 from snn2chip.formats.netx.stock import NEURONS, Stock
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, load_dense
 from snn2chip.ir import IntArray, Shape, out_size
 from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Constant, Netlist
 from snn2chip.text import one_line
 
-WEIGHT_LIMIT = 2**15  # beyond it nothing that the chip could hold was meant
-_REGISTERS = {"bias": (-(2**12), 2**12 - 1), "vThMant": (0, 2**17 - 1)}  # what the chip holds; Lava's arrays hold more
+_BIASES, _THRESHOLD = (-(2**12), 2**12 - 1), 2**17 - 1  # what the chip's registers hold; Lava's arrays hold more
 _DEFAULT = (0, 4096, 2**17)  # iDecay, vDecay, vThMant of a dense layer without neurons: v = u, which never decays
 
 
@@ -36,22 +35,40 @@ class Note:
     text: str
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is taken of a file: smallest and largest weight and bias, largest threshold, smallest iDecay."""
+
+    weight: tuple[int, int] = (-(2**15), 2**15)  # beyond it nothing that the chip could hold was meant
+    bias: tuple[int, int] = (-(2**15), 2**15 - 1)  # Lava keeps them in 16 bits
+    threshold: int = 2**24
+    current_decay: int = 0
+
+
+_ANY, _OURS = Limits(), Limits((LOWEST, HIGHEST), _BIASES, _THRESHOLD, 1)
+
+
 @dataclass
 class Walk:
     """Where the reading of a file stands: what comes into the next layer, and what was found so far.
 
-    shape    of what comes in, (C, H, W) or (features,); empty before the first layer
-    first    of the input
+    shape    of what comes in, (C, H, W) or (features,); empty before the first layer, unless it is given
+    sampled  the file is one of ours, with samples: the chip's own limits, one number for all neurons of a layer, and
+             neurons that change with time
+    first    shape of the input
     flatten  a flatten layer was the last one
     stock    stock netx's way through the same layers
     """
 
-    stock: Stock
     shape: Shape = ()
-    first: Shape = ()
+    sampled: bool = False
     flatten: bool = False
     layers: list[ChipLayer] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first, self.stock = self.shape, Stock(self.shape)
+        self.limits = _OURS if self.sampled else _ANY
 
     def note(self, kind: Literal["changed", "register", "refused"], text: str) -> None:
         self.notes.append(Note(kind, text))
@@ -80,7 +97,7 @@ def _load(root: Reader, most: int | None, message_bits: int | None, input_shape:
         if not 1 <= most <= count:
             raise InputError(f"{group.where}: {most} layers asked for; the file has {count}")
         count = most
-    walk = Walk(Stock(input_shape), input_shape, input_shape)
+    walk = Walk(input_shape)
     for number in range(count):
         read_entry(walk, group.child(str(number)), number)
     layers = walk.layers
@@ -147,21 +164,29 @@ def _neuron(
     reader: Reader, walk: Walk, shape: Shape, default: tuple[int, int, int] | None = None
 ) -> tuple[Constant, Constant, Constant]:
     """(iDecay, vDecay, vThMant) of neurons (C, H, W) or (F,): numbers, or arrays that broadcast over them."""
-    if default is not None and reader.item("neuron") is None:
+    if default is not None and not walk.sampled and reader.item("neuron") is None:
         return default
-    neuron = reader.child("neuron")
-    if (kind := neuron.text("type")) not in NEURONS:
-        raise UnsupportedError(
-            f"{neuron.where}: neuron type '{one_line(kind)}' is not run in chip time; CUBA and LOIHI are"
-        )
+    neuron, limits = reader.child("neuron"), walk.limits
+    kind = neuron.text("type")
+    if kind == STEPS and walk.sampled:  # the rest is in its tables
+        return neuron.integer("iDecay", limits.current_decay, 4096), 0, 0
+    if kind not in NEURONS:
+        known = f"not simulated; CUBA, LOIHI and {STEPS}" if walk.sampled else "not run in chip time; CUBA and LOIHI"
+        raise UnsupportedError(f"{neuron.where}: neuron type '{one_line(kind)}' is {known} are")
     if neuron.item("messageBits") is not None:
         # a CUBA neuron sends 0 and 1 whatever the message could hold, so nothing changes in what it computes
         neuron.integer("messageBits", 0, 32)
-    high = _REGISTERS["vThMant"][1]
-    threshold = _constant(neuron, "vThMant", 2**24, shape)
-    if np.max(threshold) > high:
-        walk.note("register", f"{reader.where}: vThMant {np.max(threshold)} exceeds the chip's {high}")
-    return _constant(neuron, "iDecay", 4096, shape), _constant(neuron, "vDecay", 4096, shape), threshold
+    threshold, current_decay, voltage_decay = (
+        neuron.integer(name, least, most) if walk.sampled else _constant(neuron, name, most, shape)
+        for name, least, most in (
+            ("vThMant", 0, limits.threshold),
+            ("iDecay", limits.current_decay, 4096),
+            ("vDecay", 0, 4096),
+        )
+    )
+    if np.max(threshold) > _THRESHOLD:
+        walk.note("register", f"{reader.where}: vThMant {np.max(threshold)} exceeds the chip's {_THRESHOLD}")
+    return current_decay, voltage_decay, threshold
 
 
 def _constant(neuron: Reader, name: str, most: int, shape: Shape) -> Constant:
@@ -191,8 +216,8 @@ def _bias(reader: Reader, shape: Shape, walk: Walk) -> IntArray:
     reader.budget.spend(math.prod(shape), reader.where)
     if reader.item("bias") is None:
         return np.zeros(shape, dtype=np.int64)
-    stored = reader.within("bias", -(2**15), 2**15 - 1)  # Lava keeps them in 16 bits
-    low, high = _REGISTERS["bias"]
+    stored = reader.within("bias", *walk.limits.bias)
+    low, high = _BIASES
     outside = int(((stored < low) | (stored > high)).sum())
     if outside:
         walk.note("register", f"{reader.where}: {outside} biases outside the chip's {low}..{high}")
@@ -216,11 +241,11 @@ def _input(reader: Reader, number: str, shape: Shape, walk: Walk) -> ChipLayer:
 
 
 def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) -> ChipLayer:
-    weight = reader.within("weight", -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    weight = reader.within("weight", *walk.limits.weight)
     if weight.ndim == 5 and weight.shape[4] == 1:
         weight = weight[..., 0]
     stride, padding, dilation = reader.pair("stride", 1), reader.pair("padding", 0), reader.pair("dilation", 1)
-    if max(*stride, *padding, *dilation, *weight.shape[2:]) > 127:
+    if max(*stride, *padding, *dilation, *weight.shape[2:]) > 127 and not walk.sampled:
         raise UnsupportedError(
             f"{reader.where}: stride, padding, dilation or kernel beyond 127, which Lava cannot hold"
         )
@@ -277,7 +302,7 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
     if len(shape) == 3 and not flatten and shape[0] != inputs:
         raise InputError(f"{reader.where}: a dense layer after an input of shape {shape}; a flatten is missing")
     stored = [
-        _matrix(reader, name, (out, fan_in))
+        _matrix(reader, name, (out, fan_in), walk)
         for name, fan_in in (("weight", inputs), ("weight_rec", out))[: 1 + recurrent]
     ]
     loaded = load_dense(tuple(stored), reader.where)
@@ -303,8 +328,8 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
     )
 
 
-def _matrix(reader: Reader, name: str, shape: tuple[int, int]) -> IntArray:
-    stored = reader.within(name, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+def _matrix(reader: Reader, name: str, shape: tuple[int, int], walk: Walk) -> IntArray:
+    stored = reader.within(name, *walk.limits.weight)
     if stored.ndim == 1 and stored.size == shape[0] * shape[1]:  # netx: one row for each neuron
         stored = stored.reshape(shape)
     if stored.shape != shape:

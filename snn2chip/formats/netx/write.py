@@ -1,0 +1,152 @@
+"""model.net: lava-dl's netx HDF5, loadable by stock `lava.lib.dl.netx.hdf5.Network`, plus a group of our own.
+
+netx's part (lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`): ``layer/<number>/`` with `type`, `shape` as (C, H, W),
+`weight` as torch has it, `bias` per channel (C,) or per neuron (W, H, C), `neuron/` {type 'CUBA', iDecay,
+vDecay, vThMant, refDelay}, and for convolutions `stride`, `padding`, `dilation` as (H, W), `groups`,
+`kernelSize`, `inChannels`, `outChannels`.
+
+Time-varying neurons (see `snn2chip.passes.fold_bntt`) are *not* stock netx: `neuron/type` is ``SNN2CHIP_STEPS``, which
+stock netx refuses, and `neuron/` holds `leak`, `stepBias` and `stepThreshold`, (T, C) int32, `leakShift`, and `scale`,
+(C,) float64, as in `snn2chip.ir.StepTables`. deploy/lava loads such a file through netx, with a neuron of ours.
+
+Our group ``snn2chip`` has attributes: format_version, stock_netx, timesteps, readout, coding, pixel_max, input_low,
+input_high, input_center, input_raw_shape, input_message_bits, classes (JSON), made (JSON), origin (JSON: layer number
+to {trained layer: [first channel, last channel + 1]}).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.files import atomic_path, read_back
+from snn2chip.formats.hdf5.values import FREE, PER_BYTE
+from snn2chip.formats.netx.fields import FORMAT_VERSION, STEPS
+from snn2chip.formats.netx.samples import load
+from snn2chip.formats.netx.weights import load_dense
+from snn2chip.ir import Chain, ChainLayer
+
+_ATTRIBUTE_BYTES = 60_000  # HDF5's own limit is 64 KiB with everything around it
+
+
+def save(path: str | Path, chain: Chain) -> None:
+    """Write a chain as netx HDF5, whole or not at all: what was written is read back before it takes its place.
+
+    Raises:
+        InputError: the file cannot be written, or what was written is refused or differs when it is read.
+        UnsupportedError: dense weights that Lava would not compute with as they are.
+    """
+    # HDF5 crashes the process when a file it writes cannot grow (a full disk): it writes to memory instead
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        layers = file.create_group("layer")
+        first = layers.create_group("0")
+        first["type"] = np.array([b"input"])
+        first["shape"] = np.array(chain.input_shape)
+        for layer in chain.layers:
+            if layer.flatten:
+                flat = layers.create_group(str(int(layer.name) - 1))
+                flat["type"] = np.array([b"flatten"])
+                flat["shape"] = np.array([layer.weight.shape[1]])
+            _write_layer(layers.create_group(layer.name), layer)
+        own = file.create_group("snn2chip")
+        own.attrs["format_version"] = FORMAT_VERSION
+        own.attrs["stock_netx"] = chain.stock
+        own.attrs["timesteps"] = chain.timesteps
+        own.attrs["readout"] = np.bytes_(chain.readout.encode())
+        own.attrs["coding"] = np.bytes_(chain.coding.encode())
+        own.attrs["pixel_max"] = chain.pixel_max
+        own.attrs["input_low"] = chain.low
+        own.attrs["input_high"] = chain.high
+        own.attrs["input_center"] = np.array(chain.center)
+        own.attrs["input_raw_shape"] = np.array(chain.raw_shape)
+        own.attrs["input_message_bits"] = chain.message_bits
+        _write_json(own, "classes", chain.classes)
+        _write_json(own, "made", chain.made)
+        _write_json(own, "origin", {layer.name: layer.origin for layer in chain.layers})
+    with atomic_path(path) as part:
+        part.write_bytes(memory.getbuffer())
+        if different := _different(read_back(path, part, load), chain):
+            raise InputError(f"'{path}' is not written, what was read back differs: {different}")
+
+
+def _different(read: Any, written: Any, where: str = "chain") -> str:
+    """The first place where what was read differs from what was written, '' if there is none."""
+    if isinstance(written, dict):  # JSON has no tuples, and only texts as keys
+        read, written = json.dumps(read), json.dumps(written)
+    pairs: list[tuple[Any, Any, str]]
+    if isinstance(written, tuple) and len(read) == len(written):
+        pairs = [(*pair, str(place)) for place, pair in enumerate(zip(read, written, strict=True))]
+    elif is_dataclass(written):
+        unused = ("threshold", "voltage_decay") if getattr(written, "steps", None) is not None else ()
+        names = [field.name for field in fields(written) if field.name not in unused]
+        pairs = [(getattr(read, name), getattr(written, name), name) for name in names]
+    else:
+        return "" if np.array_equal(read, written) else where
+    return next(filter(None, (_different(mine, theirs, f"{where}.{name}") for mine, theirs, name in pairs)), "")
+
+
+def _write_json(own: h5py.Group, name: str, value: Any) -> None:
+    """JSON as an attribute of fixed length, or as a dataset where it exceeds what an attribute holds.
+
+    Of fixed length, because HDF5 can crash on a damaged text of variable length, which stands elsewhere in the file.
+    """
+    text = np.bytes_(json.dumps(value).encode())
+    if len(text) < _ATTRIBUTE_BYTES:
+        own.attrs[name] = text
+    else:
+        own[name] = text
+
+
+def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
+    group["type"] = np.array([layer.kind.encode()])
+    group["shape"] = np.array(layer.shape)
+    if layer.kind == "dense":
+        where = f"layer {layer.name} ({', '.join(layer.origin) or 'of no name'})"
+        if notes := load_dense((layer.weight,), where).notes:
+            raise UnsupportedError(f"{where}: {'; '.join(notes)}")
+        if not layer.weight.any():
+            raise UnsupportedError(f"{where}: every weight is 0, on which netx fails; train again")
+    weight = layer.weight.astype(np.int32)
+    made = group.create_dataset("weight", data=weight, compression="gzip", compression_opts=1)
+    if weight.size > FREE // 8:
+        group.file.flush()
+        if PER_BYTE * made.id.get_storage_size() < weight.size:
+            # relays past a wide dense layer: so many values in so few bytes are what a reader takes for damage
+            del group["weight"]
+            group["weight"] = weight
+    bias = layer.bias
+    if layer.kind == "conv":
+        per_channel = bias[:, 0, 0]
+        same = bool((bias == per_channel[:, None, None]).all())
+        # a shape (W, H, C) that netx could take for (C,) does not exist: it has three axes
+        bias = per_channel if same else bias.transpose(2, 1, 0)
+        group["stride"] = np.array(layer.stride)
+        group["padding"] = np.array(layer.padding)
+        group["dilation"] = np.array(layer.dilation)
+        group["groups"] = layer.groups
+        group["kernelSize"] = np.array(layer.weight.shape[2:])
+        group["inChannels"] = layer.weight.shape[1] * layer.groups
+        group["outChannels"] = layer.weight.shape[0]
+    group.create_dataset("bias", data=bias.astype(np.int32), compression="gzip", compression_opts=1)
+    neuron = group.create_group("neuron")
+    neuron["iDecay"] = layer.current_decay
+    neuron["refDelay"] = 1
+    if layer.steps is None:
+        neuron["type"] = np.array([b"CUBA"])  # of fixed length, as above
+        neuron["vDecay"] = layer.voltage_decay
+        neuron["vThMant"] = layer.threshold
+        return
+    neuron["type"] = np.array([STEPS.encode()])
+    neuron["leak"] = layer.steps.leak.astype(np.int32)
+    neuron["leakShift"] = layer.steps.leak_shift
+    neuron["stepBias"] = layer.steps.bias.astype(np.int32)
+    neuron["stepThreshold"] = layer.steps.threshold.astype(np.int32)
+    neuron["scale"] = layer.steps.scale
