@@ -240,7 +240,7 @@ def test_each_warning_on_the_file_made_for_it(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_simulator_takes_what_show_says_it_takes(name: str, tmp_path: Path) -> None:
-    """What the header says about `simulate --clock chip` is what `netx_any.load` does."""
+    """What the header says about `simulate --clock chip` is what `read.load` does."""
     path = written(tmp_path / "x.net", *CASES[name][4])
     shown = show.describe(path, LOIHI2)
     if shown.runs["simulate --clock chip"]:

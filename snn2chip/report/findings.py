@@ -13,7 +13,8 @@ import numpy as np
 from snn2chip.chip.bounds import output_bounds, proof
 from snn2chip.chip.profile import Chip
 from snn2chip.formats.netx.fields import STEPS
-from snn2chip.formats.netx.look import Entry, Finding, span
+from snn2chip.formats.netx.look import Entry, span
+from snn2chip.formats.netx.read import Finding
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, ONE_SIGN
 from snn2chip.ir import Conv, CubaNeuron, Dense, IntArray
 from snn2chip.ir.netlist import ChipLayer, Constant
@@ -38,7 +39,8 @@ def weight_bits(weight: IntArray) -> int:
 def of_registers(entry: Entry, chip: Chip, message_bits: int) -> list[Finding]:
     """What the chip's registers cannot hold; `message_bits` of the integers that come into the layer, 0 for spikes."""
     texts: list[str] = []
-    for name, weight in (("weight", entry.weight), ("weight_rec", entry.recurrent)):
+    for name in ("weight", "weight_rec"):
+        weight = entry.arrays.get(name)
         if weight is None or entry.kind == "input" or not weight.size:
             continue
         both = bool(weight.min() < 0 < weight.max())
@@ -54,11 +56,12 @@ def of_registers(entry: Entry, chip: Chip, message_bits: int) -> list[Finding]:
                 f"{odd:,} odd values of '{name}' beside ones beyond {chip.weight_odd_max}: {bits} bits, {chip.name} "
                 f"holds {chip.weight_bits}; Lava computes with them"
             )
-    if entry.bias is not None and entry.kind != "input":
+    bias = entry.arrays.get("bias")
+    if bias is not None and entry.kind != "input":
         low, high = -chip.bias_max - 1, chip.bias_max
-        outside = int(((entry.bias < low) | (entry.bias > high)).sum())
+        outside = int(((bias < low) | (bias > high)).sum())
         if outside:
-            texts.append(f"{outside:,} biases outside {low}..{high} ({entry.bias.min()}..{entry.bias.max()})")
+            texts.append(f"{outside:,} biases outside {low}..{high} ({bias.min()}..{bias.max()})")
     for name, low, high in (
         ("vThMant", 0, chip.threshold_max),
         ("iDecay", 1, chip.decay_max + 1),  # netx passes iDecay - 1
@@ -204,7 +207,7 @@ def _passes(drive: np.ndarray, layer: ChipLayer, chip: Chip, steps: int | None) 
 
 def of_weights(entry: Entry) -> list[Finding]:
     """Layers that do nothing with what comes in."""
-    if entry.kind == "conv" and entry.weight is not None and not entry.weight.any():
+    if entry.kind == "conv" and not entry.arrays.get("weight", np.ones(1)).any():
         return [Finding("idle", "every weight is 0: what comes in counts for nothing")]
     if entry.kind == "input" and entry.layer is not None and not entry.layer.gain:
         return [Finding("idle", "weight 0: the data count for nothing")]

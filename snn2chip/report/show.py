@@ -17,7 +17,8 @@ from snn2chip.chip.profile import Chip
 from snn2chip.errors import InputError
 from snn2chip.formats import netx
 from snn2chip.formats.netx import read
-from snn2chip.formats.netx.look import Entry, Finding, Look, look, span
+from snn2chip.formats.netx.look import Entry, Look, look, span
+from snn2chip.formats.netx.read import Finding
 from snn2chip.ir import IntArray, Shape
 from snn2chip.ir.netlist import Netlist
 from snn2chip.report import findings
@@ -182,17 +183,18 @@ def _layer(
         of_run, unasked = findings.of_run(entry.layer, least, most, chip, steps, last)
         found += of_run
     bias_per = ""
-    if entry.bias is not None and entry.kind != "input":
-        bias_per = "neuron" if len(entry.shape) == 1 or entry.bias.ndim == 3 else "channel"
+    weight, recurrent, bias, delay = (entry.arrays.get(name) for name in ("weight", "weight_rec", "bias", "delay"))
+    if bias is not None and entry.kind != "input":
+        bias_per = "neuron" if len(entry.shape) == 1 or bias.ndim == 3 else "channel"
     neurons = int(np.prod(entry.shape)) if entry.shape and (computes or entry.neuron) else 0
     synapses, fan_in = _synapses(entry)
-    geometry = dict(entry.geometry)
-    if entry.kind == "conv" and entry.weight is not None and entry.weight.ndim >= 4:
-        geometry = {"kernel": entry.weight.shape[2:4], **geometry}
+    geometry = entry.geometry
+    if entry.kind == "conv" and weight is not None and weight.ndim >= 4:
+        geometry = {"kernel": weight.shape[2:4], **geometry}
     neuron = {name: span(entry.neuron[name]) for name in sorted(entry.neuron, key=_place)}
     return Layer(
         *(entry.number, entry.kind, entry.shape, neurons, synapses, fan_in, geometry),
-        *(_spread(entry.weight), _spread(entry.recurrent), _spread(entry.bias), bias_per, _spread(entry.delay)),
+        *(_spread(weight), _spread(recurrent), _spread(bias), bias_per, _spread(delay)),
         *(neuron, sums, unasked, step if computes else None),
         tuple(seen.own.get("origin", {}).get(str(entry.number), {})),
         tuple(dict.fromkeys(found)),
@@ -213,15 +215,16 @@ def _spread(values: IntArray | None) -> Spread | None:
 
 def _synapses(entry: Entry) -> tuple[int, int]:
     """Connections of a layer, and weights of one neuron."""
-    weight = entry.weight
+    weight = entry.arrays.get("weight")
     if weight is None or entry.kind not in COMPUTING:
         return 0, 0
-    own = 0 if entry.recurrent is None else entry.recurrent.size
+    own = entry.arrays["weight_rec"].size if "weight_rec" in entry.arrays else 0
     if entry.kind != "conv":
         out = int(np.prod(entry.shape)) if entry.shape else len(np.atleast_1d(weight))
         return weight.size + own, (weight.size + own) // max(1, out)
     fan_in = int(np.prod(weight.shape[1:]))
-    sides = [entry.geometry.get(name, ()) for name in ("stride", "padding", "dilation")]
+    geometry = entry.geometry
+    sides = [geometry.get(name, ()) for name in ("stride", "padding", "dilation")]
     if not len(entry.inputs) == len(entry.shape) == 3 or not all(sides) or weight.ndim < 4:
         return 0, fan_in
     pairs = 1

@@ -1,16 +1,16 @@
 """A netx file of any kind as it stands, layer by layer, and what stock netx makes of each: nothing stops the reading.
 
-Where `netx_any.load` refuses a layer, this notes why and goes on with the shape that the file itself gives the layer.
+Where `read.load` refuses a layer, this notes why and goes on with the shape that the file itself gives the layer.
 What stock netx does is lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py` and `netx/blocks/process.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -18,58 +18,44 @@ import numpy as np
 from snn2chip.errors import InputError, out_of_memory
 from snn2chip.formats.hdf5 import Budget
 from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
-from snn2chip.formats.netx.read import Walk, port_bits, read_entry
+from snn2chip.formats.netx.read import Finding, FindingKind, Walk, port_bits, read_entry
 from snn2chip.formats.netx.stock import KNOWN, UNMADE
 from snn2chip.ir import IntArray, Shape
 from snn2chip.ir.netlist import ChipLayer
 from snn2chip.text import first_line, one_line
 
-FindingKind = Literal["fails", "told", "refused", "changed", "register", "overflow", "firing", "idle"]
 _T = TypeVar("_T")
 _CUT = ("weight", "weight_rec", "bias", "delay")  # netx makes integers of them: astype(int)
-_GEOMETRY = ("stride", "padding", "dilation")
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
 _NUMBERS = ("iDecay", "vDecay", "vThMant", "refDelay", "wgtExp", "messageBits")
 _MANY = 16  # names of a group that are worth printing
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know about a layer, or about the file.
-
-    kind  'fails' stock netx does not load it, or Lava not run it; 'told' it has to be told something; 'refused' not
-          simulated here; 'changed' netx or Lava computes with something else than what stands in the file; 'register'
-          the chip cannot hold it; 'overflow' may wrap or clip; 'firing' neurons that never fire, always fire, or fire
-          from their bias alone; 'idle' does nothing
-    """
-
-    kind: FindingKind
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Entry:
     """One group under ``layer/``, as far as it can be read.
 
-    shape     the file's own, or that of what the layer computes where the file has none; empty if neither can be known
-    inputs    of one neuron or the whole layer before: the shape that comes in, empty if unknown
-    weight, recurrent, bias, delay  as stored, cut to integers as netx does; None if missing or not to be read
-    geometry  stride, padding, dilation, groups of a convolution
-    neuron    type, and what numbers there are
-    layer     what the simulator computes with; None where it refuses the layer, or the layer has no neurons
+    inputs  of one neuron or the whole layer before: the shape that comes in, empty if unknown
+    shape   the file's own, or that of what the layer computes where the file has none; empty if neither can be known
+    arrays  weight, weight_rec, bias, delay, stride, padding, dilation, groups as stored, cut to integers as netx does;
+            only those that can be read
+    neuron  type, and what numbers there are
+    layer   what the simulator computes with; None where it refuses the layer, or the layer has no neurons
     """
 
     number: int
-    kind: str
-    shape: Shape
     inputs: Shape
-    weight: IntArray | None
-    recurrent: IntArray | None
-    bias: IntArray | None
-    delay: IntArray | None
-    geometry: dict[str, tuple[int, ...]]
-    neuron: dict[str, IntArray | str]
-    layer: ChipLayer | None
-    findings: tuple[Finding, ...]
+    kind: str = "?"
+    shape: Shape = ()
+    arrays: dict[str, IntArray] = field(default_factory=dict)
+    neuron: dict[str, IntArray | str] = field(default_factory=dict)
+    layer: ChipLayer | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def geometry(self) -> dict[str, tuple[int, ...]]:
+        """stride, padding, dilation, groups of a convolution."""
+        return {name: tuple(self.arrays[name].flatten().tolist()) for name in _GEOMETRY if name in self.arrays}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +118,7 @@ def look(path: str | Path, message_bits: int | None = None, input_shape: Shape =
     """Read all that can be read of a netx file.
 
     `message_bits` of the integers at the port, by default what our own group says, else 0; `input_shape` as in
-    `netx_any.load`.
+    `read.load`.
 
     Raises:
         InputError: no file, not HDF5, or no group ``layer``.
@@ -233,68 +219,48 @@ def _center(own: Reader) -> IntArray:
 
 
 def _entry(group: Reader, number: int, walk: Walk) -> Entry:
-    log: list[Finding] = []
-    where = f"{group.where}/{number}"
+    entry = Entry(number, (int(np.prod(walk.shape)),) if walk.flatten else walk.shape)
+    log, where = entry.findings, f"{group.where}/{number}"
 
     def attempt(read: Callable[[], _T]) -> _T | None:
         return _attempt(log, where, read)
 
-    inputs = (int(np.prod(walk.shape)),) if walk.flatten else walk.shape
     made = attempt(lambda: group.child(str(number)))
     if made is None:
         log.append(Finding("fails", "stock netx reads a group there"))
-        return Entry(number, "?", (), inputs, None, None, None, None, {}, {}, None, tuple(log))
+        return entry
     reader = _Lenient(made.group, made.where, made.budget, log)
-    kind = attempt(lambda: one_line(reader.text("type"))) or "?"
-
+    kind = entry.kind = attempt(lambda: one_line(reader.text("type"))) or "?"
     names = set(reader.group)  # of links, which this does not follow
-
-    def stored(name: str) -> IntArray | None:
-        return attempt(lambda: reader.array(name)) if name in names else None
-
-    weight, recurrent, bias, delay = (stored(name) for name in ("weight", "weight_rec", "bias", "delay"))
-    geometry = {name: tuple(x.flatten().tolist()) for name in (*_GEOMETRY, "groups") if (x := stored(name)) is not None}
-    inside = isinstance(attempt(lambda: reader.item("neuron")), h5py.Group)
-    neuron = _neuron(reader.child("neuron"), attempt) if inside else None
-    sides = stored("shape")
-    shape: Shape = tuple(sides.flatten().tolist()) if sides is not None and sides.size <= 4 else ()
-    if shape and (min(shape) < 1 or np.prod([float(side) for side in shape]) > MAX_NEURONS):
-        shape = ()
-    explained = _noted(names, kind, neuron, log)
+    for name in (*_CUT, *_GEOMETRY):
+        if name in names and (values := attempt(partial(reader.array, name))) is not None:
+            entry.arrays[name] = values
+    if inside := isinstance(attempt(lambda: reader.item("neuron")), h5py.Group):
+        entry.neuron = _neuron(reader.child("neuron"), attempt)
+    sides = attempt(lambda: reader.array("shape")) if "shape" in names else None
+    if sides is not None and 0 < sides.size <= 4 and sides.min() >= 1 and np.prod(sides, dtype=float) <= MAX_NEURONS:
+        entry.shape = tuple(sides.flatten().tolist())
+    explained = _noted(names, kind, entry.neuron if inside else None, log)
     before, noted = len(walk.layers), len(walk.notes)
+
     try:
         read_entry(walk, reader, number)
     except InputError as error:
-        explained |= any(note.kind == "refused" for note in walk.notes[noted:])
-        if not explained:
+        if not (explained or any(note.kind == "fails" for note in walk.notes[noted:])):
             log.append(Finding("refused", _here(str(error), where)))
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, ArithmeticError, IndexError) as error:
         if out_of_memory(error):
             raise
         log.append(Finding("refused", f"damaged: {first_line(error, 120)}"))
-    layer = walk.layers[-1] if len(walk.layers) > before else None
-    for note in walk.notes[noted:]:
-        if note.kind != "register":  # those are about one chip's registers, and asked of its profile
-            log.append(Finding("changed" if note.kind == "changed" else "fails", _here(note.text, where)))
-    if layer is not None:
-        shape = layer.shape
+    # those about registers are about one chip's, and asked of its profile
+    log += [Finding(x.kind, _here(x.text, where)) for x in walk.notes[noted:] if x.kind != "register"]
+    if len(walk.layers) > before:
+        entry.layer = walk.layers[-1]
+        entry.shape = entry.layer.shape
     elif kind in KNOWN + UNMADE and kind != "flatten":
-        walk.shape, walk.flatten = (shape if len(shape) in (1, 3) else ()), False
+        walk.shape, walk.flatten = (entry.shape if len(entry.shape) in (1, 3) else ()), False
         walk.first = walk.first or walk.shape
-    return Entry(
-        number,
-        kind,
-        shape,
-        inputs,
-        weight,
-        recurrent,
-        bias,
-        delay,
-        geometry,
-        neuron or {},
-        layer,
-        tuple(dict.fromkeys(log)),
-    )
+    return entry
 
 
 def _neuron(neuron: Reader, attempt: Callable[[Callable[[], Any]], Any]) -> dict[str, IntArray | str]:

@@ -20,18 +20,25 @@ from snn2chip.formats.netx.fields import MAX_NEURONS, STEPS, Reader, opened, spr
 from snn2chip.formats.netx.stock import NEURONS, Stock
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, load_dense
 from snn2chip.ir import IntArray, Shape, out_size
-from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Constant, Netlist
+from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Constant, Kind, Netlist
 from snn2chip.text import one_line
 
 _BIASES, _THRESHOLD = (-(2**12), 2**12 - 1), 2**17 - 1  # what the chip's registers hold; Lava's arrays hold more
+FindingKind = Literal["fails", "told", "refused", "changed", "register", "overflow", "firing", "idle"]
 _DEFAULT = (0, 4096, 2**17)  # iDecay, vDecay, vThMant of a dense layer without neurons: v = u, which never decays
 
 
 @dataclass(frozen=True)
-class Note:
-    """What was noticed: netx changes something, the chip's registers could not hold it, or stock netx fails on it."""
+class Finding:
+    """Something that a person should know about a layer, or about the file.
 
-    kind: Literal["changed", "register", "refused"]
+    kind  'fails' stock netx does not load it, or Lava not run it; 'told' it has to be told something; 'refused' not
+          simulated here; 'changed' netx or Lava computes with something else than what stands in the file; 'register'
+          the chip cannot hold it; 'overflow' may wrap or clip; 'firing' neurons that never fire, always fire, or fire
+          from their bias alone; 'idle' does nothing
+    """
+
+    kind: FindingKind
     text: str
 
 
@@ -64,14 +71,14 @@ class Walk:
     sampled: bool = False
     flatten: bool = False
     layers: list[ChipLayer] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.first, self.stock = self.shape, Stock(self.shape)
         self.limits = _OURS if self.sampled else _ANY
 
-    def note(self, kind: Literal["changed", "register", "refused"], text: str) -> None:
-        self.notes.append(Note(kind, text))
+    def note(self, kind: FindingKind, text: str) -> None:
+        self.notes.append(Finding(kind, text))
 
 
 def load(
@@ -107,8 +114,8 @@ def _load(root: Reader, most: int | None, message_bits: int | None, input_shape:
     bits = port_bits(root) if message_bits is None else message_bits
     if bits and layers[0].kind != "input":
         layers[0] = replace(layers[0], graded=True)
-    refused = tuple(note.text for note in walk.notes if note.kind == "refused")
-    return Netlist(walk.first, tuple(layers), tuple(x.text for x in walk.notes if x.kind != "refused"), refused)
+    refused = tuple(note.text for note in walk.notes if note.kind == "fails")
+    return Netlist(walk.first, tuple(layers), tuple(x.text for x in walk.notes if x.kind != "fails"), refused)
 
 
 def read_entry(walk: Walk, reader: Reader, number: int) -> None:
@@ -118,7 +125,7 @@ def read_entry(walk: Walk, reader: Reader, number: int) -> None:
         InputError, UnsupportedError: as `load`.
     """
     if reason := walk.stock.entry(reader):
-        walk.note("refused", f"{reader.where}: {reason}")
+        walk.note("fails", f"{reader.where}: {reason}")
     kind = reader.text("type")
     if kind == "input":
         if number:
@@ -266,23 +273,9 @@ def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) 
             f"chip cannot hold; netx does not look at them and Lava computes with them as they are",
         )
     current_decay, voltage_decay, threshold = _neuron(reader, walk, out)
+    geometry = stride, padding, dilation, groups
     bias = _bias(reader, out, walk)
-    return ChipLayer(
-        number,
-        "conv",
-        out,
-        weight,
-        None,
-        bias,
-        threshold,
-        voltage_decay,
-        current_decay,
-        None,
-        stride,
-        padding,
-        dilation,
-        groups,
-    )
+    return ChipLayer(number, "conv", out, weight, None, bias, threshold, voltage_decay, current_decay, None, *geometry)
 
 
 def _fan_in(reader: Reader, kind: str) -> Shape:
@@ -306,26 +299,17 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
         for name, fan_in in (("weight", inputs), ("weight_rec", out))[: 1 + recurrent]
     ]
     loaded = load_dense(tuple(stored), reader.where)
-    walk.notes.extend(Note("changed", f"{reader.where}: {note}") for note in loaded.notes)
-    weights = loaded.weights
+    walk.notes.extend(Finding("changed", f"{reader.where}: {note}") for note in loaded.notes)
     if recurrent and reader.item("delay") is not None:
         raise UnsupportedError(
             f"{reader.where}: delays of a recurrent layer: netx gives those of its inputs to its own spikes too, and "
             f"leaves out the weights' exponent; take 'delay' out"
         )
     current_decay, voltage_decay, threshold = _neuron(reader, walk, (out,), _DEFAULT)
-    return ChipLayer(
-        number,
-        "dense_rec" if recurrent else "dense",
-        (out,),
-        weights[0],
-        weights[1] if recurrent else None,
-        _bias(reader, (out,), walk),
-        threshold,
-        voltage_decay,
-        current_decay,
-        _delay(reader, weights[0].shape, walk),
-    )
+    bias, delay = _bias(reader, (out,), walk), _delay(reader, loaded.weights[0].shape, walk)
+    weight, own = (*loaded.weights, None)[:2]
+    kind: Kind = "dense_rec" if recurrent else "dense"
+    return ChipLayer(number, kind, (out,), weight, own, bias, threshold, voltage_decay, current_decay, delay)
 
 
 def _matrix(reader: Reader, name: str, shape: tuple[int, int], walk: Walk) -> IntArray:
