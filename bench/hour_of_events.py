@@ -1,4 +1,4 @@
-"""An hour of real recordings, one after the other, through `snn2chip simulate --recording FILE --stream`.
+"""An hour of real recordings, one after the other, through `snn2chip stream`.
 
     python bench/hour_of_events.py NET --recordings DIR [--minutes 60] [--folder DIR] [--json FILE]
 
@@ -78,7 +78,7 @@ def resident(pid: int) -> int:
 
 def stream(net: Path, recording: Path, answer: Path, minutes: float) -> dict[str, object]:
     """Run the command; its memory over the recording's time, and how long it took."""
-    command = [sys.executable, "-m", "snn2chip", "simulate", str(net), "--recording", str(recording), "--stream"]
+    command = [sys.executable, "-m", "snn2chip", "stream", str(net), str(recording)]
     started = time.monotonic()
     process = subprocess.Popen(
         [*command, "--every", "1", "--json", str(answer)], stdout=subprocess.PIPE, text=True, bufsize=1

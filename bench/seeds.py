@@ -34,11 +34,10 @@ def run(*arguments: str) -> None:
 def figures(folder: Path, data: list[str]) -> dict[str, Any]:
     """Accuracies of one run: of the trained network in float32, and of its integers on the whole test set."""
     net, simulated = folder / "model.net", folder / "simulate.json"
+    given = ["--data", *data] if data else []
     if not net.is_file():
-        given = ["--data", *data] if data else []
         run("fold-and-export", str(folder / "model.pt"), "-o", str(net), "--json", str(folder / "export.json"), *given)
     if not simulated.is_file():
-        given = ["--data-dir", *data] if data else []
         run("simulate", str(net), "--json", str(simulated), *given)
     model = model_file.load(folder / "model.pt")
     result = json.loads(simulated.read_text(encoding="utf-8"))

@@ -118,7 +118,7 @@ def test_set(net: Path, data: Path | None, threads: int, limit: int | None) -> d
     walls, engine_seconds = [], []
     with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
         result = Path(folder, "simulate.json")
-        command = ["simulate", net, "--data-dir", data, "--json", result]
+        command = ["simulate", net, "--data", data, "--json", result]
         command += [] if limit is None else ["--limit", limit]
         for _ in range(REPEATS):
             started = time.perf_counter()

@@ -391,7 +391,7 @@ def test_cuda_where_there_is_none(cli: Command, quickstart: Quickstart, tmp_path
 def test_data_and_input_exclude_each_other(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
     """Two sources of samples are refused."""
     given = tmp_path / "in.npz"
-    cli("simulate", quickstart.net, "--data", "digits", "--input", given).refused("--data and --input exclude")
+    cli("simulate", quickstart.net, "--dataset", "digits", "--input", given).refused("--dataset and --input exclude")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_data_and_input_exclude_each_other(cli: Command, quickstart: Quickstart,
 )
 def test_data_that_is_not_known(spec: str, words: tuple[str, ...], cli: Command, quickstart: Quickstart) -> None:
     """A data set or split that is not known is named with those that are."""
-    cli("simulate", quickstart.net, "--data", spec).refused(*words)
+    cli("simulate", quickstart.net, "--dataset", spec).refused(*words)
 
 
 def test_data_set_that_cannot_be_had(
@@ -424,13 +424,15 @@ def test_data_set_that_cannot_be_had(
     words = ("no connection", "http", "--data", str(empty))
     for arguments in (
         ("train", "fashion-tdbn", "--out", tmp_path / "run", "--data", empty, "--device", "cpu"),
-        ("simulate", fashion.net, "--data-dir", empty, "--output", tmp_path / "o.npz"),
-        ("encode", fashion.net, "--data-dir", empty, "--output", tmp_path / "o.npz"),
-        ("simulate", quickstart.net, "--data", "cifar10", "--data-dir", empty),
+        ("simulate", fashion.net, "--data", empty, "--output", tmp_path / "o.npz"),
+        ("encode", fashion.net, "--data", empty, "--output", tmp_path / "o.npz"),
+        ("simulate", quickstart.net, "--dataset", "cifar10", "--data", empty),
     ):
         cli(*arguments).refused(*words)
     missing = tmp_path / "missing"
-    cli("simulate", fashion.net, "--data-dir", missing).refused(str(missing), "does not exist")
+    for net in (fashion.net, quickstart.net):  # digits need no folder, but one that is named must be there
+        cli("simulate", net, "--data", missing).refused(str(missing), "does not exist")
+        cli("simulate", net, "--data", "digits:train").refused("does not exist", "a data set's name goes to --dataset")
     # what never downloads says so too when a folder was named
     cli("fold-and-export", fashion.model, "-o", tmp_path / "m.net", "--data", empty).refused(str(empty))
     cli("verify", fashion.model, fashion.net, "--no-lava", "--data", empty).refused(str(empty))

@@ -25,8 +25,8 @@ from snn2chip import lava, places
 from snn2chip.formats import netx
 
 COMMANDS = (
-    "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "encode", "verify", "lava", "lava setup",
-    "lava run", "show", "import", "report", "recipe", "doctor",
+    "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "stream", "chip", "encode", "verify",
+    "lava", "lava setup", "lava run", "show", "import", "report", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 

@@ -208,7 +208,12 @@ def test_readers_do_not_blame_the_file(
     torch.save({"format": 1}, state)
     with monkeypatch.context() as patch:
         patch.setattr(h5py, "File", fails)
-        for command in (("simulate", net), ("show", net), ("export", net), ("simulate", net, "--clock", "chip")):
+        for command in (
+            ("simulate", net),
+            ("show", net),
+            ("export", net),
+            ("chip", net, "--input", tmp_path / "a.npz"),
+        ):
             cli(*command).refused("not enough memory")
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", fails)
@@ -358,7 +363,7 @@ def test_odd_archives(case: str, cli: Command, net: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=message):
         trace.load_input(path, small_chain())
     cli("simulate", net, "--input", path).refused("a.npz")
-    cli("simulate", net, "--clock", "chip", "--input", path).refused("a.npz")
+    cli("chip", net, "--input", path).refused("a.npz")
     cli("lava", "run", net, "--input", path, "--output", tmp_path / "out.npz").refused("a.npz")
     with pytest.raises(DataError, match=r"a\.npz"):
         read_recording(path, (34, 34))
@@ -437,7 +442,7 @@ def test_a_panic_in_rust(aedat4: Path, cli: Command, net: Path) -> None:
     aedat4.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.aedat4' is truncated or damaged"):
         read_recording(aedat4)
-    assert cli("simulate", net, "--recording", aedat4).code == 2
+    assert cli("stream", net, aedat4, "--sample").code == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux keeps them")

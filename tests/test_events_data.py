@@ -695,19 +695,19 @@ def test_recordings_go_all_the_way(
     assert chain.coding == "events"
     assert (chain.low, chain.high) == (0, max_count)
     assert BinSettings.from_json(chain.made["events"]) == BinSettings(5, dt_us=60_000, max_count=max_count)
-    said = cli("simulate", net, "--data-dir", tmp_path, "--json", tmp_path / "s.json").ok()
+    said = cli("simulate", net, "--data", tmp_path, "--json", tmp_path / "s.json").ok()
     assert "20 samples of nmnist:test, T = 5 of 60 ms (300 ms a sample)" in said
     figures = json.loads((tmp_path / "s.json").read_text())
     assert figures["binning"]["dt_us"] == 60_000
     assert figures["accuracy"] > 0.5
-    cli("encode", net, "-o", tmp_path / "in.npz", "--data-dir", tmp_path, "--limit", 3).ok()
+    cli("encode", net, "-o", tmp_path / "in.npz", "--data", tmp_path, "--limit", 3).ok()
     with np.load(tmp_path / "in.npz") as file:
         frames = data.load("nmnist", "test", tmp_path, events=BinSettings(5, dt_us=60_000, max_count=max_count))
         np.testing.assert_array_equal(file["input"], frames.images[:3])
     again = cli("simulate", net, "--input", tmp_path / "in.npz").ok()
     assert "3 samples of the input file" in again
     assert "every exact rung holds" in cli("verify", model, net, *where, "--samples", 5, "--no-lava").ok()
-    cli("simulate", net, "--data", "digits").refused("holds images")
+    cli("simulate", net, "--dataset", "digits").refused("holds images")
 
 
 def test_augmented_events_stay_events_and_steps_move_together() -> None:

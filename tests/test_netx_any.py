@@ -332,9 +332,9 @@ def chain_of() -> Callable[[np.ndarray], Chain]:
 # ----------------------------------------------------------------------------------------------- commands
 
 
-def test_simulate_with_the_chip_clock(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_file_in_raw_chip_time(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "in.npz", input=np.ones((150, 4), int))
-    command = ["simulate", str(plain), "--clock", "chip", "--input", str(tmp_path / "in.npz")]
+    command = ["chip", str(plain), "--input", str(tmp_path / "in.npz")]
     with pytest.raises(SystemExit) as left:
         cli.main([*command, "--output", str(tmp_path / "out.npz")])
     assert left.value.code == 0, capsys.readouterr().err
@@ -351,16 +351,16 @@ def test_simulate_with_the_chip_clock(plain: Path, tmp_path: Path, capsys: pytes
     ("arguments", "words"),
     [
         (["simulate", "NET"], "--clock chip"),
-        (["simulate", "NET", "--layers", "2"], "--layers belongs to --clock chip"),
-        (["simulate", "NET", "--input-shape", "1,2,3"], "--input-shape belongs to --clock chip"),
-        (
-            ["simulate", "NET", "--clock", "chip", "--input-shape", "1,-2,3"],
-            "--input-shape '1,-2,3': expected channels",
-        ),
-        (["simulate", "NET", "--clock", "chip", "--input-shape", "9"], "--input-shape '9': expected channels, height"),
-        (["simulate", "NET", "--clock", "chip"], "give it with --input"),
-        (["simulate", "NET", "--clock", "chip", "--data", "digits"], "not --data"),
-        (["simulate", "NET", "--clock", "chip", "--layers", "9", "--input", "NET"], "9 layers asked for"),
+        (["simulate", "NET", "--layers", "2"], "No such option"),
+        (["simulate", "NET", "--clock", "chip"], "snn2chip chip NET --input FILE.npz"),
+        (["simulate", "NET", "--clock=chip", "--layers", "2"], "snn2chip chip NET --input FILE.npz"),
+        (["simulate", "NET", "--data-dir", "x"], "it is --data DIR now, and --dataset names a data set"),
+        (["export", "NET", "--layers", "2"], "--layers belongs to --clock chip"),
+        (["export", "NET", "--input-shape", "1,2,3"], "--input-shape belongs to --clock chip"),
+        (["chip", "NET", "--input", "NET", "--input-shape", "1,-2,3"], "--input-shape '1,-2,3': expected channels"),
+        (["chip", "NET", "--input", "NET", "--input-shape", "9"], "--input-shape '9': expected channels, height"),
+        (["chip", "NET"], "Missing option '--input'"),
+        (["chip", "NET", "--layers", "9", "--input", "NET"], "9 layers asked for"),
     ],
 )
 def test_commands_say_what_is_missing(

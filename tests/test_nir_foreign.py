@@ -318,7 +318,7 @@ def test_a_graph_that_cannot_fire_is_refused(cli: Command, tmp_path: Path) -> No
 
 
 def test_recordings_are_binned_as_options_say(cli: Command, tmp_path: Path) -> None:
-    """Options named as a recipe's keys make the file one of recordings, which `simulate --recording` then takes."""
+    """Options named as a recipe's keys make the file one of recordings, which `stream` then takes."""
     flatten = nir.Flatten({"input": np.array([3, 6, 8])}, 0, -1)
     graph = foreign(kernel(3, 2, input_shape=(6, 8)), lif(3, 6, 8), flatten, dense(144), shape=(2, 6, 8))
     path = tmp_path / "net.nir"
@@ -333,7 +333,7 @@ def test_recordings_are_binned_as_options_say(cli: Command, tmp_path: Path) -> N
     rng = rng_of(0)
     events = {"x": rng.integers(0, 16, 500), "y": rng.integers(0, 12, 500), "p": rng.integers(0, 2, 500)}
     np.savez(tmp_path / "recording.npz", t=np.sort(rng.integers(0, 4000, 500)), **events)
-    assert "decision" in cli("simulate", tmp_path / "net.net", "--recording", tmp_path / "recording.npz").ok().lower()
+    assert "decision" in cli("stream", tmp_path / "net.net", tmp_path / "recording.npz", "--sample").ok().lower()
     for wrong, *words in (
         (("--dt-us", 1000), "--timesteps"),
         (("--timesteps", 4, "--max-count", 3), "dt_us", "count"),

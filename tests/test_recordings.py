@@ -6,7 +6,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +40,9 @@ from snn2chip.nn.model_file import Model, build_network
 from snn2chip.passes.pipeline import export
 from snn2chip.recipe import parse
 from snn2chip.simulate import recorded
+from snn2chip.simulate import run as simulate_run
 from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.streaming import StreamEngine
 
 SENSOR = (34, 34)
 PERIOD = {"bin": 1 << 23, "aedat2": 1 << 32, "aedat3": None}
@@ -353,15 +355,15 @@ def test_a_readout_at_the_end_of_its_bits_is_said(chain: ir.Chain, tmp_path: Pat
     path = tmp_path / "full.net"
     netx.save(path, replace(chain, layers=(*chain.layers[:-1], full)))
     file = recording(tmp_path, span_us=2_000_000)
-    said = cli("simulate", path, "--recording", file, "--stream", "--window", "never", "--json", tmp_path / "s.json")
+    said = cli("stream", path, file, "--window", "never", "--json", tmp_path / "s.json")
     assert "a score had reached the end of the chip's 24 bits" in said.ok()
     by = json.loads((tmp_path / "s.json").read_text())["saturated_by_step"]
     assert 33 <= by < 33 + recorded.STEPS
     low = replace(full, bias=-full.bias)
     netx.save(path, replace(chain, layers=(*chain.layers[:-1], low)))
-    said = cli("simulate", path, "--recording", file, "--stream", "--window", "never")
+    said = cli("stream", path, file, "--window", "never")
     assert "a score had reached the end of the chip's 24 bits" in said.ok()
-    assert "24 bits" not in cli("simulate", path, "--recording", file, "--stream").ok()
+    assert "24 bits" not in cli("stream", path, file).ok()
 
 
 # -------------------------------------------------------------------------------------------- command line
@@ -369,7 +371,7 @@ def test_a_readout_at_the_end_of_its_bits_is_said(chain: ir.Chain, tmp_path: Pat
 
 def test_one_recording_is_a_sample(net: Path, chain: ir.Chain, tmp_path: Path, cli: Command) -> None:
     file = recording(tmp_path)
-    said = cli("simulate", net, "--recording", file, "--json", tmp_path / "s.json", "--output", tmp_path / "t.npz").ok()
+    said = cli("stream", net, file, "--sample", "--json", tmp_path / "s.json", "--output", tmp_path / "t.npz").ok()
     binning = recorded.binning_of(chain)
     events = read_recording(file, SENSOR)
     tally = Tally()
@@ -396,18 +398,19 @@ def test_one_recording_is_encoded(net: Path, chain: ir.Chain, tmp_path: Path, cl
     file = recording(tmp_path)
     assert "input (1, 5, 2, 34, 34)" in cli("encode", net, "--recording", file, "-o", tmp_path / "in.npz").ok()
     cli("simulate", net, "--input", tmp_path / "in.npz", "--output", tmp_path / "a.npz").ok()
-    cli("simulate", net, "--recording", file, "--output", tmp_path / "b.npz").ok()
+    cli("stream", net, file, "--sample", "--output", tmp_path / "b.npz").ok()
     with np.load(tmp_path / "a.npz") as one, np.load(tmp_path / "b.npz") as other:
         assert set(one.files) == set(other.files)
         for name in one.files:
             np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-    options = ("--recording", file, "--data", "nmnist", "-o", tmp_path / "c.npz")
-    cli("encode", net, *options).refused("--data and --recording exclude each other")
+    for name, value in (("--dataset", "nmnist"), ("--data", tmp_path), ("--limit", "3")):
+        options = ("--recording", file, name, value, "-o", tmp_path / "c.npz")
+        cli("encode", net, *options).refused(f"{name} and --recording exclude each other")
 
 
 def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path, cli: Command) -> None:
     file = recording(tmp_path)
-    said = cli("simulate", net, "--recording", file, "--stream", "--json", tmp_path / "s.json").ok()
+    said = cli("stream", net, file, "--json", tmp_path / "s.json").ok()
     figures = json.loads((tmp_path / "s.json").read_text())
     moments = figures["moments"]
     lines = [line for line in said.splitlines() if " s  step" in line]
@@ -424,8 +427,8 @@ def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path
     assert "reset every 5 steps" in said
     assert "\x1b[" not in said
     for options, resets in ((("--window", "never"), "never reset"), (("--window", "3"), "reset every 3 steps")):
-        assert resets in cli("simulate", net, "--recording", file, "--stream", *options, "--every", "9").ok()
-    first = cli("simulate", net, "--recording", file, "--json", tmp_path / "o.json").ok()
+        assert resets in cli("stream", net, file, *options, "--every", "9").ok()
+    first = cli("stream", net, file, "--sample", "--json", tmp_path / "o.json").ok()
     assert f"decision {moments[0]['decision']}" in first
     offline = json.loads((tmp_path / "o.json").read_text())
     assert list(offline["scores"].values()) == moments[0]["scores"]
@@ -434,13 +437,13 @@ def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path
 def test_a_terminal_gets_colours_and_a_bar(chain: ir.Chain) -> None:
     from rich.console import Console
 
-    from snn2chip.cli.stream import _line
+    from snn2chip.report.stream import line
 
     named = replace(chain, classes=("[red]", *chain.classes[1:]))
     moment = recorded.Moment(7, 2, np.array([5, *[0] * 9]), np.array([0.5, *[0.5 / 9] * 9]))
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, highlight=False)
-    console.print(_line(console, named, recorded.binning_of(chain), moment))
+    console.print(line(console, named, recorded.binning_of(chain), moment))
     assert "[red]" in out.getvalue()
     assert "━" * 12 in out.getvalue()
     assert "\x1b[" in out.getvalue()
@@ -450,13 +453,13 @@ def test_formats_and_faults_are_said(net: Path, tmp_path: Path, cli: Command) ->
     raw = random_events(400, SENSOR, span_us=60_000)
     write_npz(tmp_path / "a.npz", raw, SENSOR)
     write_npz(tmp_path / "unsaid.npz", raw)
-    said = cli("simulate", net, "--recording", tmp_path / "a.npz", "--stream").ok()
+    said = cli("stream", net, tmp_path / "a.npz").ok()
     assert "note: .npz is read whole; .bin and .aedat in bounded memory" in said
-    said = cli("simulate", net, "--recording", tmp_path / "unsaid.npz").ok()
+    said = cli("stream", net, tmp_path / "unsaid.npz", "--sample").ok()
     assert "note: shorter than the 150 ms" in said
     (tmp_path / "cut.bin").write_bytes(bin_bytes(raw)[:-2])
-    for options in ((), ("--stream",)):
-        said = cli("simulate", net, "--recording", tmp_path / "cut.bin", *options).ok()
+    for options in ((), ("--sample",)):
+        said = cli("stream", net, tmp_path / "cut.bin", *options).ok()
         assert "note: 3 bytes after the last whole event" in said
         assert "399 events" in said
 
@@ -472,7 +475,7 @@ def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: 
     (tmp_path / "back.bin").write_bytes(bin_bytes(back))
     (tmp_path / "a.txt").write_bytes(b"x")
     answer = tmp_path / "s.json"
-    for options in ((), ("--stream",)):
+    for options in ((), ("--sample",)):
         for name, words in (
             ("large.npz", ("sensor of 128x128 pixels", "network's input is 34x34")),
             ("dvs.aedat", ("sensor of 128x128 pixels", "network's input is 34x34")),
@@ -483,38 +486,32 @@ def test_recordings_that_do_not_fit_are_refused(net: Path, tmp_path: Path, cli: 
             ("a.txt", ("no format of recordings",)),
             ("none.bin", ("no such file",)),
         ):
-            command = ("simulate", net, "--recording", tmp_path / name, "--json", answer, *options)
+            command = ("stream", net, tmp_path / name, "--json", answer, *options)
             cli(*command).refused(*words)
             assert not answer.exists()
     assert not list(tmp_path.glob(".*part"))
     file = recording(tmp_path)
     images = replace(chain, coding="direct", made={**chain.made, "dataset": "digits", "events": None})
     netx.save(tmp_path / "images.net", images)
-    cli("simulate", tmp_path / "images.net", "--recording", file).refused("was trained on digits, not on recordings")
+    cli("stream", tmp_path / "images.net", file).refused("was trained on digits, not on recordings")
 
 
 def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, cli: Command) -> None:
     file = recording(tmp_path)
-    given_file = ("--recording", file)
     for options, word in (
-        (("--stream",), "--stream belongs to a recording"),
-        (("--window", "3"), "--window belongs to a recording"),
-        (("--every", "3"), "--every belongs to a recording"),
-        (("--plot", tmp_path / "a.png"), "--plot belongs to a recording"),
-        ((*given_file, "--window", "3"), "--window belongs to a stream"),
-        ((*given_file, "--every", "3"), "--every belongs to a stream"),
-        ((*given_file, "--stream", "--window", "0"), "expected a number of steps"),
-        ((*given_file, "--stream", "--window", "x"), "expected a number of steps"),
-        ((*given_file, "--stream", "--window", "1" + 20 * "0"), "expected a number of steps"),
-        ((*given_file, "--data", "nmnist"), "--data and --recording exclude each other"),
-        ((*given_file, "--input", file), "--input and --recording exclude each other"),
-        ((*given_file, "--limit", "3"), "--limit and --recording exclude each other"),
-        ((*given_file, "--clock", "chip"), "--clock chip and --recording exclude each other"),
-        ((*given_file, "--stream", "--output", tmp_path / "t.npz"), "--output and a stream exclude each other"),
-        ((*given_file, "--stream", "--engine", "events"), "--engine and a stream exclude each other"),
-        ((*given_file, "--plot", tmp_path / "a.jpg"), "is no kind of picture here"),
+        (("--sample", "--window", "3"), "--window and --sample exclude each other"),
+        (("--sample", "--every", "3"), "--every and --sample exclude each other"),
+        (("--window", "0"), "expected a number of steps"),
+        (("--window", "x"), "expected a number of steps"),
+        (("--window", "1" + 20 * "0"), "expected a number of steps"),
+        (("--output", tmp_path / "t.npz"), "--output belongs to a sample; add --sample"),
+        (("--engine", "events"), "--engine events belongs to a sample; add --sample"),
+        (("--device", "cuda"), "--device cuda belongs to a sample; add --sample"),
+        (("--plot", tmp_path / "a.jpg"), "is no kind of picture here"),
     ):
-        cli("simulate", net, *options).refused(word)
+        cli("stream", net, file, *options).refused(word)
+    for options in ((), ("--stream",), ("--plot", "a.png")):
+        cli("simulate", net, "--recording", file, *options).refused("snn2chip stream NET RECORDING")
     assert not (tmp_path / "a.jpg").exists()
 
 
@@ -582,28 +579,65 @@ _BEGINS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 @pytest.mark.parametrize("kind", sorted(_BEGINS))
 def test_pictures(net: Path, tmp_path: Path, cli: Command, kind: str) -> None:
     file, target = recording(tmp_path), tmp_path / f"a.{kind}"
-    stream = ("--stream", "--window", "7") if kind == "png" else ()
-    assert f"wrote {target}" in cli("simulate", net, "--recording", file, "--plot", target, *stream).ok()
+    options = ("--window", "7") if kind == "png" else ("--sample",)
+    assert f"wrote {target}" in cli("stream", net, file, "--plot", target, *options).ok()
     assert target.read_bytes().startswith(_BEGINS[kind])
     first = target.read_bytes()
-    cli("simulate", net, "--recording", file, "--plot", target, *stream).ok()
+    cli("stream", net, file, "--plot", target, *options).ok()
     if kind == "png":  # matplotlib puts addresses of objects into names within an .svg
         assert target.read_bytes() == first, "the same picture of the same recording"
     if kind == "svg":
         (tmp_path / "folder").write_bytes(b"")
-        cli("simulate", net, "--recording", file, "--plot", tmp_path / "folder" / "a.svg").refused("cannot write")
+        cli("stream", net, file, "--plot", tmp_path / "folder" / "a.svg", *options).refused("cannot write")
     assert not list(tmp_path.glob(".*part"))
+
+
+@pytest.mark.parametrize("options", [(), ("--sample",)])
+def test_a_picture_costs_no_second_run(
+    net: Path, tmp_path: Path, cli: Command, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --plot the recording is read once, and every step of it runs once."""
+    calls: list[str] = []
+    steps = 0
+    streamed = StreamEngine.run
+
+    def counting(module: Any, name: str) -> None:
+        whole = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **more: calls.append(name) or whole(*given, **more))
+
+    def run(engine: StreamEngine, port: np.ndarray, *, keep: bool = False) -> Any:
+        nonlocal steps
+        steps += len(port)
+        return streamed(engine, port, keep=keep)
+
+    for name in ("read_recording", "read_in_pieces"):
+        counting(recorded, name)
+    counting(simulate_run, "simulate")
+    monkeypatch.setattr(StreamEngine, "run", run)
+    file, answer = recording(tmp_path), tmp_path / "s.json"
+    cli("stream", net, file, *options, "--plot", tmp_path / "a.png", "--json", answer).ok()
+    assert (tmp_path / "a.png").exists()
+    if options:
+        assert (calls, steps) == (["read_recording", "simulate"], 0)
+    else:
+        assert (calls, steps) == (["read_in_pieces"], json.loads(answer.read_text())["steps"])
 
 
 @pytest.mark.parametrize(("how", "steps"), [({"dt_us": 30_000}, 5), ({"dt_us": 30_000}, None), ({"count": 100}, None)])
 def test_what_is_drawn_of_a_recording(tmp_path: Path, how: dict[str, int], steps: int | None) -> None:
     """The events of the steps that are drawn, from however many pieces."""
-    from snn2chip.report.recording import DRAWN_STEPS, first_steps
+    from snn2chip.report.recording import DRAWN_STEPS, Beginning
+
+    def first_steps(pieces: Iterable[Events]) -> tuple[Events, int]:
+        beginning = Beginning(binning, steps)
+        for _ in beginning.watch(pieces):
+            pass
+        return beginning.cut()
 
     file = recording(tmp_path, count=DRAWN_STEPS * 100 + 5000, span_us=DRAWN_STEPS * 30_000 + 2_000_000)
     whole = read_recording(file, SENSOR)
     binning = BinSettings(5, **how)  # type: ignore[arg-type]
-    events, drawn = first_steps(read_in_pieces(file, SENSOR, most=777), binning, steps)
+    events, drawn = first_steps(read_in_pieces(file, SENSOR, most=777))
     assert drawn == (steps or DRAWN_STEPS)
     used = drawn * 100 if "count" in how else int((whole.t < whole.t[0] + drawn * 30_000).sum())
     np.testing.assert_array_equal(events.t, whole.t[:used])
@@ -611,7 +645,7 @@ def test_what_is_drawn_of_a_recording(tmp_path: Path, how: dict[str, int], steps
     empty = tmp_path / "empty.bin"
     empty.write_bytes(b"")
     with pytest.raises(InputError, match="holds no events"):
-        first_steps(read_in_pieces(empty, SENSOR), binning, steps)
+        first_steps(read_in_pieces(empty, SENSOR))
 
 
 def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
@@ -619,8 +653,9 @@ def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
 
     counted = export(network(readout="spike_count"), chip.load("loihi2")).chain
     counted = replace(counted, classes=tuple(f"right arm counter clockwise {index}" for index in range(10)))
-    events, drawn = plots.first_steps([events_of(random_events(900, SENSOR))], recorded.binning_of(counted), None)
-    figure = plots.recording_figure(counted, recorded.binning_of(counted), events, drawn, None, "test")
+    drawing, run = plots.Drawing(counted, None), recorded.RecordingStream(counted, None)
+    list(run.run(drawing.first.watch([events_of(random_events(900, SENSOR))]), 1, drawing))
+    figure = drawing.figure("test")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert sum("fire in a step" in title for title in titles) == len(counted.layers)
     course = next(axes for axes in figure.axes if axes.get_ylabel() == "confidence, %")

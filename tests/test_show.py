@@ -224,7 +224,7 @@ def test_a_clean_file_has_no_findings(clean: Path) -> None:
     """Nothing is said of a file with nothing wrong, and both netx and the simulator take it."""
     shown = show.describe(clean, LOIHI2)
     assert found(shown) == []
-    assert shown.runs["stock netx"] == shown.runs["simulate --clock chip"] == ""
+    assert shown.runs["stock netx"] == shown.runs["chip"] == ""
     assert "no group 'snn2chip'" in shown.runs["simulate"]
 
 
@@ -240,13 +240,13 @@ def test_each_warning_on_the_file_made_for_it(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_simulator_takes_what_show_says_it_takes(name: str, tmp_path: Path) -> None:
-    """What the header says about `simulate --clock chip` is what `read.load` does."""
+    """What the header says about `chip` is what `read.load` does."""
     path = written(tmp_path / "x.net", *CASES[name][4])
     shown = show.describe(path, LOIHI2)
-    if shown.runs["simulate --clock chip"]:
+    if shown.runs["chip"]:
         with pytest.raises(InputError) as refused:
             read.load(path)
-        assert shown.runs["simulate --clock chip"] in str(refused.value)
+        assert shown.runs["chip"] in str(refused.value)
         assert found(shown)
     else:
         read.load(path)
@@ -313,7 +313,7 @@ def test_what_stock_netx_takes_is_not_said_to_fail(tmp_path: Path) -> None:
         put("3/neuron/vThMant", np.arange(5) * 20 + 3),
     )
     shown = show.describe(path, LOIHI2)
-    assert shown.runs["stock netx"] == shown.runs["simulate --clock chip"] == ""
+    assert shown.runs["stock netx"] == shown.runs["chip"] == ""
     assert shown.layers[3].neuron == {
         "type": "CUBA", "iDecay": "1..4096", "vDecay": 1024, "vThMant": "3..83", "refDelay": 1
     }  # fmt: skip
@@ -325,10 +325,10 @@ def test_what_stock_netx_takes_is_not_said_to_fail(tmp_path: Path) -> None:
     shown = show.describe(without, LOIHI2)
     assert [kind for _, kind, _ in found(shown)] == ["told", "refused"]
     assert shown.runs["stock netx"] == ""
-    assert "give --input-shape C,H,W" in shown.runs["simulate --clock chip"]
+    assert "give --input-shape C,H,W" in shown.runs["chip"]
     shown = show.describe(without, LOIHI2, input_shape=(2, 4, 4))
     assert found(shown) == []
-    assert shown.runs["simulate --clock chip"] == ""
+    assert shown.runs["chip"] == ""
     assert "(3, 4, 4) is not the (3, 6, 4)" in show.describe(without, LOIHI2, input_shape=(2, 6, 4)).runs["stock netx"]
 
 
@@ -573,7 +573,7 @@ def test_our_own_network_has_names_and_nothing_to_warn_of(cli: Command, digits: 
         "nothing to warn of",
     ):
         assert words in printed
-    assert show.describe(digits, LOIHI2).runs == {"stock netx": "", "simulate --clock chip": "", "simulate": ""}
+    assert show.describe(digits, LOIHI2).runs == {"stock netx": "", "chip": "", "simulate": ""}
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -619,4 +619,4 @@ def test_lava_dls_own_networks(
     if neurons:
         assert shown.totals["neurons"] == neurons
     assert bool(shown.runs["stock netx"]) == ("fails" in dict(kinds).values())
-    assert bool(shown.runs["simulate --clock chip"]) == bool({"fails", "refused"} & set(dict(kinds).values()))
+    assert bool(shown.runs["chip"]) == bool({"fails", "refused"} & set(dict(kinds).values()))

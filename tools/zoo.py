@@ -161,7 +161,6 @@ def _card(
     parameters = sum(value.numel() for value in model.network.parameters())
     run = f"runs/{name}" if stages is None else f"runs/{stages['start']['recipe']}-iir/T{metrics['timesteps']}"
     data = f" {data_option}" if data_option else ""
-    data_dir = data.replace("--data ", "--data-dir ")
     rows = "\n".join(
         f"| {layer['name']} | {layer['fan_in']:,} | {layer['neurons']:,} | {layer['synapses']:,} | "
         f"{layer['threshold']:,} | ±{layer['weight_max']} | {'proved' if layer['proved'] else 'seen only'} |"
@@ -172,7 +171,7 @@ def _card(
     calibration = _calibration(metrics)
     kind = "stock netx" if metrics["stock_netx"] else "not stock netx: time-varying neurons (docs/bntt.md)"
     extra = "" if metrics["stock_netx"] else "\nThresholds are medians over channels and steps.\n"
-    extra += _stages_section(stages) + _static_section(metrics, sample_word(model.recipe), run, data, data_dir)
+    extra += _stages_section(stages) + _static_section(metrics, sample_word(model.recipe), run, data)
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
     return f"""# {name}
 
@@ -198,7 +197,7 @@ Made by these commands, and written by the last:
 
     {made}
     snn2chip fold-and-export {run}/model.pt --json {run}/export.json{calibration}{data}
-    snn2chip simulate {run}/model.net --json {run}/simulate.json{data_dir}
+    snn2chip simulate {run}/model.net --json {run}/simulate.json{data}
     snn2chip verify {run}/model.pt {run}/model.net --samples {metrics["lava_samples"]} --json {run}/verify.json{data}
     python tools/zoo.py publish {run} models/{name}{" --data-option '" + data_option + "'" if data_option else ""}
 
@@ -287,7 +286,7 @@ The same network without spikes takes {ann:,} multiply-accumulates.
 """
 
 
-def _static_section(metrics: dict[str, Any], samples: str, run: str, data: str, data_dir: str) -> str:
+def _static_section(metrics: dict[str, Any], samples: str, run: str, data: str) -> str:
     """What one normalization for all steps costs."""
     static = metrics.get("static")
     if static is None:
@@ -304,7 +303,7 @@ tried, '{static["method"]}' changed the fewest spikes on {static["images"]} trai
 
     snn2chip collapse {run}/model.pt -o {folder}/model.pt --images {static["images"]}{data}
     snn2chip fold-and-export {folder}/model.pt{_calibration(static)}{data}
-    snn2chip simulate {folder}/model.net --json {folder}/simulate.json{data_dir}
+    snn2chip simulate {folder}/model.net --json {folder}/simulate.json{data}
     snn2chip verify {folder}/model.pt {folder}/model.net --samples {static["lava_samples"]} \\
         --json {folder}/verify.json{data}
 """

@@ -1,40 +1,30 @@
-"""`--clock chip` of simulate and lava run: any netx file in raw chip time."""
+"""`chip`: any netx file in raw chip time; and the options that `export` and `lava run` share with it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from snn2chip.cli.common import console_of, ensure_lava, progress_bar
+from snn2chip.cli.common import JsonOption, app, console_of, guarded, progress_bar
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
+from snn2chip.parallel import one_process_only
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from snn2chip.ir import IntArray
     from snn2chip.ir.netlist import Netlist
 
-_CHUNK = 64  # chip steps at a time
 _SIDE = 2**15
 
-
-class Clock(StrEnum):
-    """How a network's steps are counted."""
-
-    SAMPLE = "sample"
-    CHIP = "chip"
-
-
 ClockOption = Annotated[
-    Clock,
+    Literal["sample", "chip"],
     typer.Option(
         help="sample: each sample from rest, in its own time steps. chip: one stream of raw chip steps, latency and "
-        "all, for any CUBA or LOIHI netx file."
+        "all, for any CUBA or LOIHI netx file, as the command `chip` runs it."
     ),
 ]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="Only so many entries of the file (chip clock).")]
@@ -77,103 +67,65 @@ class ChipOptions:
 
         return read.load(net, self.layers, self.message_bits, input_sides(self.input_shape))
 
-    def asked(self, clock: Clock, **more: object) -> bool:
+    def given(self, net: Path, input_file: Path) -> tuple[Netlist, IntArray]:
+        """The file, and its stream of input."""
+        from snn2chip.simulate import chip_time, trace
+
+        network = self.load(net)
+        return network, chip_time.check_input(trace.input_array(input_file), network, str(input_file))
+
+    def asked(self, clock: str, **more: object) -> bool:
         """Whether the chip clock is asked for; `more` are options of one command alone.
 
         Raises:
             InputError: it is not, but one of its options, which is named.
         """
         for name, value in (more | asdict(self)).items():
-            if clock is not Clock.CHIP and value not in (None, 0):
+            if clock != "chip" and value not in (None, 0):
                 raise InputError(f"--{name.replace('_', '-')} belongs to --clock chip; add it")
-        return clock is Clock.CHIP
+        return clock == "chip"
 
 
-def _given(net: Path, input_file: Path | None, options: ChipOptions) -> tuple[Netlist, np.ndarray]:
-    from snn2chip.simulate import chip_time, trace
-
-    network = options.load(net)
-    if input_file is None:
-        raise InputError("--clock chip takes one stream of input: give it with --input FILE.npz, array 'input'")
-    return network, chip_time.check_input(trace.input_array(input_file), network, str(input_file))
-
-
-def simulate(
-    net: Path,
-    input_file: Path | None,
-    output: Path | None,
-    json_file: Path | None,
-    options: ChipOptions,
-    limit: int | None,
+@app.command()
+@guarded
+def chip(
+    net: Annotated[Path, typer.Argument(help="Any netx file of CUBA or LOIHI neurons, ours or not.")],
+    input_file: Annotated[Path, typer.Option("--input", help=".npz with one stream `input` (T, C, H, W).")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first steps.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write spikes, voltages and currents of every layer, .npz.")
+    ] = None,
+    json_file: JsonOption = None,
+    layers: LayersOption = None,
+    message_bits: MessageBits = None,
+    reset_interval: ResetInterval = None,
+    reset_offset: ResetOffset = 0,
+    input_shape: InputShape = None,
 ) -> None:
-    """Simulate a stream and say what every layer did."""
+    """Run any netx file in raw chip time, bit-accurately: one stream of chip steps, latency and all."""
+    one_process_only("chip")
     from snn2chip.report import show
     from snn2chip.simulate import chip_time
     from snn2chip.simulate.activity import remarks
 
-    network, stream = _given(net, input_file, options)
+    options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
+    network, stream = options.given(net, input_file)
     stream = stream[:limit]
     console = console_of()
     for note in network.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    engine = chip_time.ChipEngine(network, reset_interval=options.reset_interval, reset_offset=options.reset_offset)
-    parts = []
-    counts = {layer.number: 0 for layer in network.layers}
+    engine = chip_time.ChipEngine(network, reset_interval=reset_interval, reset_offset=reset_offset)
     with progress_bar("simulating") as done:
-        for start in range(0, len(stream), _CHUNK):
-            part = engine.run(stream[start : start + _CHUNK])
-            for number, spikes in part.spikes.items():
-                counts[number] += int(spikes.sum())
-            if output is not None:
-                parts.append(part)
-            done(min(start + _CHUNK, len(stream)), len(stream))
+        counts, parts = engine.run_stream(stream, keep=output is not None, progress=done)
+    largest = {runner.layer.number: runner.largest for runner in engine.runners}
     if output is not None:
         chip_time.save(output, parts)
     if json_file is not None:
-        figures = {"steps": len(stream), "spikes": counts, "largest_input": part.largest, "notes": network.notes}
+        figures = {"steps": len(stream), "spikes": counts, "largest_input": largest, "notes": network.notes}
         write_json(json_file, figures)
-    console.print(show.chip_time_table(network, len(stream), counts, part.largest))
+    console.print(show.chip_time_table(network, len(stream), counts, largest))
     sizes = {layer.number: len(stream) * math.prod(layer.shape) for layer in network.layers}
     for note in remarks({number: (counts[number], size) for number, size in sizes.items()}, "this stream"):
         console.print(f"note: {note}")
     if output is not None:
         console.print(f"wrote {output}")
-
-
-def lava_run(
-    net: Path,
-    input_file: Path,
-    output: Path,
-    options: ChipOptions,
-    *,
-    full: bool,
-    fast_convolution: bool,
-) -> None:
-    """Run the same stream in Lava through netx."""
-    import tempfile
-
-    import numpy as np
-
-    from snn2chip import lava
-
-    network, stream = _given(net, input_file, options)
-    if network.refused:
-        raise InputError("; ".join(network.refused))
-    if not full:
-        ensure_lava(console_of())
-    with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
-        checked = Path(folder, "input.npz")
-        np.savez(checked, input=stream.astype(np.int32))
-        lava.run_chip_clock(
-            net,
-            checked,
-            output,
-            layers=options.layers,
-            message_bits=24 if network.layers[0].graded else 0,
-            reset_interval=options.reset_interval,
-            reset_offset=options.reset_offset,
-            input_shape=input_sides(options.input_shape),
-            full=full,
-            fast_convolution=fast_convolution,
-        )
-    console_of().print(f"wrote {output}")

@@ -1,4 +1,4 @@
-"""The command that gives a BNTT network one normalization a layer."""
+"""`collapse`: one normalization a layer for a BNTT network."""
 
 from __future__ import annotations
 
@@ -8,39 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import DataDir, JsonOption, Overwrite, app, console_of, guarded, load_data, progress_bar
+from snn2chip.cli.common import DataDir, JsonOption, Overwrite, app, console_of, guarded, progress_bar
 from snn2chip.errors import InputError
 from snn2chip.files import refuse_results, write_json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from snn2chip.data import ImageSet
     from snn2chip.nn.model_file import Model
-    from snn2chip.train.collapse import CollapseReport
-
-
-def _table(report: CollapseReport) -> Table:
-    from rich.table import Table
-
-    title = (
-        f"{len(report.collapsed)} BNTT layers, T = {report.timesteps}, against the network with BNTT on "
-        f"{report.images:,} training images"
-    )
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    table.add_column("collapse")
-    for column in ("spikes that differ", "of all", "decisions that differ", "of all", ""):
-        table.add_column(column, justify="right")
-    for index, trial in enumerate(report.trials):
-        table.add_row(
-            trial.name,
-            f"{trial.spikes_differ:,}",
-            f"{100 * trial.spike_share:.3f} %",
-            f"{trial.decisions_differ:,}",
-            f"{100 * trial.decision_share:.2f} %",
-            "taken" if index == report.chosen else "",
-        )
-    return table
 
 
 def _fitting(model: Model, images: ImageSet) -> ImageSet:
@@ -85,7 +59,9 @@ def collapse(
     overwrite: Overwrite = False,
 ) -> None:
     """Replace BNTT by one normalization a layer, so that stock netx holds the network; say what it costs."""
+    from snn2chip.data import load
     from snn2chip.nn import model_file
+    from snn2chip.report import tables
     from snn2chip.train.collapse import collapse as run
 
     trained = model_file.load(model)
@@ -95,7 +71,7 @@ def collapse(
     refuse_results(output.parent, [output], overwrite)
     spec = trained.recipe.data
     training, test = (
-        _fitting(trained, load_data(spec.name, split, data, size=spec.image_size, events=trained.recipe.binning))
+        _fitting(trained, load(spec.name, split, data, image_size=spec.image_size, events=trained.recipe.binning))
         if wanted
         else None
         for split, wanted in (("train", True), ("test", evaluate))
@@ -112,7 +88,7 @@ def collapse(
     if json_file is not None:
         write_json(json_file, {**report.as_json(), "metrics": static.metrics})
     console = console_of()
-    console.print(_table(report))
+    console.print(tables.collapse_table(report))
     if report.exact:
         why = "T = 1" if report.timesteps == 1 else "every step has the same constants"
         console.print(f"exact: {why}, so that one normalization is the same network, but for the rounding of constants")

@@ -6,9 +6,8 @@ import functools
 import math
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.console import Console
@@ -16,11 +15,7 @@ from rich.console import Console
 from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
-from snn2chip.errors import DataError, InputError
-
-if TYPE_CHECKING:
-    from snn2chip.data import ImageSet
-    from snn2chip.data.recordings import BinSettings
+from snn2chip.errors import InputError
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -54,55 +49,18 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-class Device(StrEnum):
-    """Where training and simulation run."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Scale(StrEnum):
-    """How a layer's scale is chosen, see `snn2chip.passes.quantize`."""
-
-    AUTO = "auto"
-    MAX = "max"
-    PERCENTILE = "percentile"
-    ERROR = "error"
-
-
-class RelayKind(StrEnum):
-    """Choices of --relays."""
-
-    AUTO = "auto"
-    PLAIN = "plain"
-    BIAS = "bias"
-    DOUBLE = "double"
-    QUADRUPLE = "quadruple"
+Device = Literal["auto", "cpu", "cuda"]
+"""Where training and simulation run."""
 
 
 def device_of(device: Device) -> Any:
     import torch
 
-    if device is Device.CUDA and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device; use --device cpu, or install torch with CUDA")
-    if device is Device.AUTO:
+    if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device.value)
-
-
-def load_data(
-    name: str,
-    split: str,
-    folder: Path | None,
-    *,
-    download: bool = True,
-    size: int | None = None,
-    events: BinSettings | None = None,
-) -> ImageSet:
-    from snn2chip import data
-
-    return data.load(name, split, folder, download=download, image_size=size, events=events)
+    return torch.device(device)
 
 
 DataDir = Annotated[
@@ -110,6 +68,10 @@ DataDir = Annotated[
     typer.Option(help="Folder with the data set's files; default: the cache, then a download into it."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA when there is one.")]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Data set as NAME[:split]; default: the model's own test set.")
+]
+NetArgument = Annotated[Path, typer.Argument(help="model.net made by `snn2chip fold-and-export`.")]
 FastConvolution = Annotated[
     bool, typer.Option("--fast-convolution", help="Exact matrix products instead of Lava's own convolution loop.")
 ]
@@ -143,44 +105,6 @@ def numbers(option: str, text: str) -> list[float]:
     if option == "--std" and min(values) <= 0:
         raise InputError(f"--std '{text}': {min(values):g} is not positive")
     return values
-
-
-def some_images(
-    name: str | None,
-    split: str,
-    folder: Path | None,
-    size: int | None,
-    count: int,
-    events: BinSettings | None = None,
-) -> tuple[ImageSet | None, str]:
-    """Up to `count` images if the data set is at hand, or None and why."""
-    if not name:
-        return None, "the model names no data set"
-    try:
-        return load_data(name, split, folder, download=False, size=size, events=events).subset(count), ""
-    except DataError as error:
-        if folder is not None:
-            raise
-        return None, str(error)
-
-
-def binning(made: dict[str, Any]) -> BinSettings | None:
-    """How the recordings that a network was trained on were binned; None if it was trained on images."""
-    from snn2chip.data.recordings import BinSettings
-
-    return None if made.get("events") is None else BinSettings.from_json(made["events"])
-
-
-def test_images(made: dict[str, Any], spec: str | None, folder: Path | None) -> ImageSet:
-    from snn2chip.data import parse_spec
-
-    if spec is None:
-        if not made.get("dataset"):
-            raise InputError("the file names no data set; give --data NAME[:split] or --input FILE.npz")
-        name, split = str(made["dataset"]), "test"
-    else:
-        name, split = parse_spec(spec)
-    return load_data(name, split, folder, size=made.get("image_size"), events=binning(made))
 
 
 def ensure_lava(console: Console) -> None:

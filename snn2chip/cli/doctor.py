@@ -1,61 +1,16 @@
-"""What this machine has: versions, devices, Lava's interpreter, data sets."""
+"""`doctor`: what this machine has."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-from collections.abc import Iterator
-
-import torch
-
-from snn2chip import __version__, data, lava, places
-from snn2chip.simulate.events import library, unavailable
-
-_PACKAGES = (
-    "torch",
-    "numpy",
-    "h5py",
-    "scikit-learn",
-    "pydantic",
-    "typer",
-    "rich",
-    "matplotlib",
-    "pooch",
-    "pillow",
-)
+from snn2chip.cli.common import app, console_of, guarded
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
+@app.command()
+@guarded
+def doctor() -> None:
+    """Versions, devices, Lava's interpreter, data sets found."""
+    from snn2chip.report import doctor as examine
 
-
-def examine() -> Iterator[str]:
-    """One line a finding, as they are found."""
-    yield f"snn2chip {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
-    yield f"device    cpu, {os.cpu_count()} processors, torch uses {torch.get_num_threads()} threads"
-    for index in range(torch.cuda.device_count()):
-        yield f"device    cuda:{index}, {torch.cuda.get_device_name(index)}"
-    if not torch.cuda.is_available():
-        yield "device    no CUDA device that torch can use"
-    lacking = unavailable()
-    yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
-    yield f"recipes   {', '.join(places.recipe_names())}"
-    yield f"chips     {', '.join(places.chip_names())}"
-    for full, name in ((False, "light"), (True, "full")):
-        environment = lava.find(full)
-        if environment is not None:
-            versions = ", ".join(f"{key} {value}" for key, value in environment.versions.items())
-            yield f"lava      {name}: {environment.python} ({versions})"
-        else:
-            yield f"lava      {name}: not set up; snn2chip lava setup{' --full' if full else ''}"
-    if lava.find() is None:
-        for candidate in lava.candidates():
-            verdict = candidate.problem or "can be used"
-            yield f"lava      Python {candidate.version or '?'} at {candidate.python} ({candidate.source}): {verdict}"
-    for name, where in data.available():
-        yield f"data      {name}: {where or 'not found; give --data DIR, or it is downloaded when used'}"
+    console = console_of()
+    for line in examine.examine():
+        console.print(line)

@@ -1,16 +1,14 @@
-"""The command that writes a network in other formats than the chip's."""
+"""`export`: a network in other formats than the chip's."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from snn2chip.cli.chip import (
     ChipOptions,
-    Clock,
     ClockOption,
     InputShape,
     LayersOption,
@@ -23,13 +21,6 @@ from snn2chip.errors import InputError
 
 if TYPE_CHECKING:
     from snn2chip.ir import Chain, Network
-
-
-class Format(StrEnum):
-    """What `snn2chip export` writes."""
-
-    ONNX = "onnx"
-    NIR = "nir"
 
 
 def _read(path: Path) -> Chain | Network:
@@ -68,13 +59,13 @@ def export(
     net: Annotated[
         Path, typer.Argument(help="model.net for the chip's integers, or model.pt for the folded float network.")
     ],
-    form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.ONNX,
+    form: Annotated[Literal["onnx", "nir"], typer.Option("--format", help="What to write.")] = "onnx",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Default: beside NET, .onnx, or -float.onnx of a model.pt; .nir for NIR."),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Spikes and voltages of every layer as outputs too.")] = False,
-    clock: ClockOption = Clock.SAMPLE,
+    clock: ClockOption = "sample",
     timesteps: Annotated[int | None, typer.Option(min=1, help="Chip steps that the file runs (chip clock).")] = None,
     layers: LayersOption = None,
     message_bits: MessageBits = None,
@@ -89,7 +80,7 @@ def export(
     """
     options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
     if options.asked(clock, timesteps=timesteps):
-        if form is not Format.ONNX:
+        if form != "onnx":
             raise InputError("--clock chip is for --format onnx; leave it out")
         if timesteps is None:
             raise InputError("--clock chip runs as many steps as the ONNX file has; give them with --timesteps T")
@@ -97,7 +88,7 @@ def export(
             raise InputError("--reset-offset without --reset-interval resets nothing; give both or none")
         _chip_clock(net, _beside(net, output, ".onnx"), timesteps, options, trace)
         return
-    if form is Format.NIR:
+    if form == "nir":
         if trace:
             raise InputError("--trace is for ONNX: in a NIR graph every neuron can be read anyway; leave it out")
         written = write_nir(net, output)

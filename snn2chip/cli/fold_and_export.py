@@ -1,25 +1,14 @@
-"""The command from model.pt, or a NIR graph, to model.net."""
+"""`fold-and-export`: from model.pt, or a NIR graph, to model.net."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import (
-    DataDir,
-    JsonOption,
-    RelayKind,
-    Scale,
-    app,
-    console_of,
-    guarded,
-    is_hdf5,
-    numbers,
-    some_images,
-)
+from snn2chip.choices import Relays, Strategy, Ties
+from snn2chip.cli.common import DataDir, JsonOption, app, console_of, guarded, is_hdf5, numbers
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
 
@@ -27,13 +16,6 @@ if TYPE_CHECKING:
     from snn2chip.data import ImageSet
     from snn2chip.data.recordings import BinSettings
     from snn2chip.ir import Network
-
-
-class Ties(StrEnum):
-    """Choices of --ties."""
-
-    HOLD = "hold"
-    FIRE = "fire"
 
 
 @app.command("fold-and-export")
@@ -45,10 +27,10 @@ def fold_and_export(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
     chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
     weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
-    scale: Annotated[Scale, typer.Option(help="How scales are chosen; auto compares the others.")] = Scale.AUTO,
+    scale: Annotated[Strategy, typer.Option(help="How scales are chosen; auto compares the others.")] = "auto",
     relays: Annotated[
-        RelayKind, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
-    ] = RelayKind.AUTO,
+        Relays, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
+    ] = "auto",
     calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
     data: DataDir = None,
     dataset: Annotated[str | None, typer.Option(help="NIR: the data set it was trained on, by name.")] = None,
@@ -88,6 +70,7 @@ def fold_and_export(
     from dataclasses import asdict
 
     from snn2chip import chip as chips
+    from snn2chip.data import at_hand
     from snn2chip.formats import netx
     from snn2chip.nn import model_file
     from snn2chip.passes import pipeline
@@ -113,13 +96,15 @@ def fold_and_export(
     images: ImageSet | None = None
     if calibration:
         if trained is None:
-            images, why = some_images(dataset, "train", data, None, calibration, events)
+            images, why = at_hand(dataset, "train", data, calibration, events=events)
         else:
             spec = trained.recipe.data
-            images, why = some_images(spec.name, "train", data, spec.image_size, calibration, trained.recipe.binning)
+            images, why = at_hand(
+                spec.name, "train", data, calibration, image_size=spec.image_size, events=trained.recipe.binning
+            )
         if images is None:
             console.print(f"note: no calibration images, scales by largest weight: {why}")
-    options: dict[str, Any] = {"calibration": images, "strategy": scale.value, "relays": relays.value}
+    options: dict[str, Any] = {"calibration": images, "strategy": scale, "relays": relays}
     if trained is not None:
         export = pipeline.export(trained, profile, **options)
     else:
@@ -187,10 +172,4 @@ def _read_graph(
     numbers_of = {"--mean": mean, "--std": std}
     found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
     normal: dict[str, Any] = {"mean": found["--mean"], "std": found["--std"]}
-    asked: dict[str, Any] = {
-        "timesteps": timesteps,
-        "high": high,
-        "dt": dt,
-        "ties": None if ties is None else ties.value,
-    }
-    return nir.load(path, **normal, **asked, events=events)
+    return nir.load(path, **normal, timesteps=timesteps, high=high, dt=dt, ties=ties, events=events)

@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +132,8 @@ def load(
 
     Args:
         split: "train" or "test"; folders also know "val", and take val and test for each other.
-        data: folder to read from; the only one that is looked at (see the module). Not used by digits.
+        data: folder to read from; the only one that is looked at (see the module). Digits need none, but it must be
+            there.
         download: may fetch from the publisher what is not found.
         image_size: side in pixels to which an image folder is resized; the other sets have one size.
         events: how recordings are binned: needed by sets of event cameras, and by no others.
@@ -143,9 +145,10 @@ def load(
     name, split = _known(name, split)
     if data is not None:
         data = Path(data).expanduser()
-        if name != "digits" and not is_folder(data):
+        if not is_folder(data):
             fault = "is a file; name the folder it is in" if is_file(data) else "does not exist; create it"
-            raise DataError(f"data folder '{data}' {fault}, or leave it out to use the cache")
+            named = "; a data set's name goes to --dataset" if str(data).partition(":")[0] in NAMES else ""
+            raise DataError(f"data folder '{data}' {fault}, or leave it out to use the cache{named}")
     if (events is None) == (name in EVENT_NAMES):
         fault = (
             "holds recordings, but how to bin them is not said" if events is None
@@ -173,6 +176,44 @@ def load(
             "possible; only image folders are resized"
         )
     return loaded
+
+
+def at_hand(
+    name: str | None,
+    split: str,
+    data: Path | None,
+    limit: int,
+    *,
+    image_size: int | None = None,
+    events: BinSettings | None = None,
+) -> tuple[ImageSet | None, str]:
+    """Up to `limit` images if the data set is there without a download, or None and why.
+
+    Raises:
+        DataError: it is not in the folder `data`; and what `load` raises.
+    """
+    if not name:
+        return None, "the model names no data set"
+    try:
+        return load(name, split, data, download=False, image_size=image_size, events=events).subset(limit), ""
+    except DataError as error:
+        if data is not None:
+            raise
+        return None, str(error)
+
+
+def test_set(made: dict[str, Any], spec: str | None, data: Path | None) -> ImageSet:
+    """The images that a network is tested on, by what its file says of how it was made, or those of `spec`.
+
+    Raises:
+        InputError: there is no `spec`, and the file names no data set.
+        DataError: see `load`.
+    """
+    if spec is None and not made.get("dataset"):
+        raise InputError("the file names no data set; give --dataset NAME[:split] or --input FILE.npz")
+    name, split = (str(made["dataset"]), "test") if spec is None else parse_spec(spec)
+    events = None if made.get("events") is None else BinSettings.from_json(made["events"])
+    return load(name, split, data, image_size=made.get("image_size"), events=events)
 
 
 def available(data: Path | None = None) -> list[tuple[str, str | None]]:

@@ -21,17 +21,17 @@ share one, at the price of a common threshold.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 
 from snn2chip import ir
 from snn2chip.chip import relay
 from snn2chip.chip.profile import DECAY_ONE, Chip
+from snn2chip.choices import Relays as Relays
 from snn2chip.errors import UnsupportedError
 
-Relays = Literal["auto", "plain", "bias", "double", "quadruple"]
-RELAYS: tuple[Relays, ...] = ("auto", "plain", "bias", "double", "quadruple")
+RELAYS: tuple[Relays, ...] = get_args(Relays)
 _COPIES: dict[Relays, tuple[int, ...]] = {
     "auto": (1, 2, 4),
     "plain": (1,),

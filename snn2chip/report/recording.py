@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from snn2chip.data.recordings import BinSettings, Events, bin_events
+from snn2chip.data.recordings import BinSettings, Events
 from snn2chip.data.recordings.recording import RawEvents
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 from snn2chip.ir import Chain, FloatArray, IntArray
-from snn2chip.simulate.recorded import STEPS, check_sensor, port_of, shares
-from snn2chip.simulate.streaming import StreamEngine
+from snn2chip.simulate.recorded import binning_of, shares
+from snn2chip.simulate.streaming import Stretch
 from snn2chip.text import draw, in_plot
 
 ON, OFF = "tab:red", "tab:blue"
@@ -26,43 +26,66 @@ DRAWN_STEPS = 400
 """Of a stream, the first so many steps are drawn."""
 
 _FRAME_NUMBERS = 1 << 24  # of all frames that are drawn
+_RASTER, _NEURONS = 8000, (160, 800)  # places of a layer's raster, and how many neurons it has at least and at most
 _LEGEND = 60  # characters of the names that explain the colours
 _EVENTS_READ, _EVENTS_DRAWN, _CLASSES_NAMED, _CLASSES_LAST = 2_000_000, 20_000, 10, 6
 
 
-def first_steps(pieces: Iterable[Events], settings: BinSettings, steps: int | None) -> tuple[Events, int]:
-    """The events of the first `steps` (None: of as many as are drawn of a stream), and how many steps they make.
+class Beginning:
+    """The events of a recording's first `steps` (None: of as many as are drawn of a stream), kept as its pieces pass.
 
-    Raises:
-        InputError: a recording without events; and what reading it raises.
+    `limit` is how many steps are drawn at most; it is exact once later steps have passed.
     """
-    wanted = steps or DRAWN_STEPS
-    found: list[Events] = []
-    count, over = 0, False
-    for events in pieces:
-        if steps is None:  # frames of a large sensor are large
-            wanted = int(np.clip(_FRAME_NUMBERS // np.prod(settings.shape(events.sensor)), 1, DRAWN_STEPS))
-        found.append(events)
-        count += len(events)
-        first = next((part.t[0] for part in found if len(part)), None)
-        if first is not None and len(events):
-            over = _step(events, settings, int(first), count - len(events)) >= wanted
-        if over or (steps is None and count > _EVENTS_READ):
-            break
-    joined = RawEvents.join(RawEvents(part.x, part.y, part.p, part.t) for part in found)
-    if not count:
-        raise InputError(f"'{found[0].source}' holds no events; there is nothing to draw")
-    whole = Events(
-        joined.x.astype(np.int16), joined.y.astype(np.int16), joined.p.astype(np.uint8), joined.t.astype(np.int64),
-        found[0].sensor, found[0].source,
-    )  # fmt: skip
-    made = _step(whole, settings, int(whole.t[0]), 0) + 1
-    drawn = wanted if steps is not None else min(wanted, made)
-    if settings.dt_us is not None:
-        used = int(np.searchsorted(whole.t, whole.t[0] + drawn * settings.dt_us))
-    else:
-        used = drawn * (settings.count or 1)
-    return replace(whole, x=whole.x[:used], y=whole.y[:used], p=whole.p[:used], t=whole.t[:used]), drawn
+
+    def __init__(self, settings: BinSettings, steps: int | None) -> None:
+        self.settings, self.asked = settings, steps
+        self.limit = steps or DRAWN_STEPS
+        self._found: list[Events] = []
+        self._count, self._full = 0, False
+
+    def watch(self, pieces: Iterable[Events]) -> Iterator[Events]:
+        """The pieces as they are."""
+        for events in pieces:
+            if not self._full:
+                self.take(events)
+            yield events
+
+    def take(self, events: Events) -> None:
+        """Keep a piece."""
+        if self.asked is None:  # frames of a large sensor are large
+            numbers = np.prod(self.settings.shape(events.sensor))
+            self.limit = int(np.clip(_FRAME_NUMBERS // numbers, 1, DRAWN_STEPS))
+        self._found.append(events)
+        self._count += len(events)
+        if not len(events):
+            return
+        first = next(int(part.t[0]) for part in self._found if len(part))
+        made = _step(events, self.settings, first, self._count - len(events)) + 1
+        self._full = made > self.limit or (self.asked is None and self._count > _EVENTS_READ)
+        if self._full and self.asked is None:
+            self.limit = min(self.limit, made)
+
+    def cut(self) -> tuple[Events, int]:
+        """The events of the steps that are drawn, and how many steps these are.
+
+        Raises:
+            InputError: a recording without events.
+        """
+        source, settings = self._found[0], self.settings
+        joined = RawEvents.join(RawEvents(part.x, part.y, part.p, part.t) for part in self._found)
+        if not self._count:
+            raise InputError(f"'{source.source}' holds no events; there is nothing to draw")
+        whole = Events(
+            joined.x.astype(np.int16), joined.y.astype(np.int16), joined.p.astype(np.uint8), joined.t.astype(np.int64),
+            source.sensor, source.source,
+        )  # fmt: skip
+        made = _step(whole, settings, int(whole.t[0]), 0) + 1
+        drawn = min(self.limit, made) if self.asked is None else self.limit
+        if settings.dt_us is not None:
+            used = int(np.searchsorted(whole.t, whole.t[0] + drawn * settings.dt_us))
+        else:
+            used = drawn * (settings.count or 1)
+        return replace(whole, x=whole.x[:used], y=whole.y[:used], p=whole.p[:used], t=whole.t[:used]), drawn
 
 
 def _step(events: Events, settings: BinSettings, first: int, before: int) -> int:
@@ -82,53 +105,89 @@ class _Fired:
     where: FloatArray | None
 
 
-def _run(chain: Chain, port: IntArray, window: int | None) -> tuple[IntArray, FloatArray, dict[str, _Fired]]:
-    """Decisions (T,), confidence in every class (T, classes), and what the layers with neurons that fire did."""
-    engine = StreamEngine(chain, window)
-    shown = [layer for layer in chain.layers if layer is not chain.layers[-1] or chain.readout == "spike_count"]
-    pick = np.random.default_rng(0)
-    most = int(np.clip(8000 // len(port), 160, 800))  # neurons: fewer where there are many steps
-    chosen = {}
-    for layer in shown:
-        size = int(np.prod(layer.shape))
-        chosen[layer.name] = np.sort(pick.choice(size, min(size, most), replace=False))
-    rasters: dict[str, list[NDArray[np.uint8]]] = {layer.name: [] for layer in shown}
-    sums = {layer.name: np.zeros(layer.shape, np.int64) for layer in shown}
-    scores = []
-    for start in range(0, len(port), STEPS):
-        found = engine.run(port[start : start + STEPS], keep=True)
-        scores.append(found.scores)
-        for layer in shown:
-            spikes = found.spikes[layer.name]
-            rasters[layer.name].append(spikes.reshape(len(spikes), -1)[:, chosen[layer.name]])
-            sums[layer.name] += spikes.sum(0, dtype=np.int64)
-    since = np.arange(len(port)) if window is None else np.arange(len(port)) % window
-    said = np.concatenate(scores)
-    fired = {}
-    for layer in shown:
-        total = sums[layer.name]
-        where = total.mean(0) / len(port) if total.ndim == 3 and total[0].size > 1 else None
-        share = float(total.sum()) / (total.size * len(port))
-        raster = np.concatenate(rasters[layer.name]).T.astype(bool)
-        fired[layer.name] = _Fired(raster, total.size, share, where)
-    return said.argmax(1), shares(chain, said, since + 1), fired
+class Drawing:
+    """Collects a picture while a recording runs: `first` takes its events, `add` what the network made of its steps.
+
+    `window` is when neurons are reset; `steps` are drawn, of a stream (None) as many as `Beginning` says.
+    """
+
+    def __init__(self, chain: Chain, window: int | None, steps: int | None = None) -> None:
+        self.chain, self.window = chain, window
+        self.first = Beginning(binning_of(chain), steps)
+        self.steps = 0
+        self._shown = [one for one in chain.layers if one is not chain.layers[-1] or chain.readout == "spike_count"]
+        self._sums = {layer.name: np.zeros(layer.shape, np.int64) for layer in self._shown}
+        self._rasters: dict[str, list[NDArray[np.uint8]]] = {layer.name: [] for layer in self._shown}
+        self._chosen: dict[str, IntArray] | None = None  # all neurons, as long as there are few steps
+        self._scores: list[IntArray] = []
+
+    @property
+    def wants(self) -> bool:
+        """Whether it takes more steps."""
+        return self.steps < self.first.limit
+
+    def add(self, found: Stretch) -> None:
+        """The next steps, with their spikes."""
+        scores = found.scores[: self.first.limit - self.steps]
+        self._scores.append(scores)
+        self.steps += len(scores)
+        for layer in self._shown:
+            spikes = found.spikes[layer.name][: len(scores)]
+            self._sums[layer.name] += spikes.sum(0, dtype=np.int64)
+            raster = spikes.reshape(len(spikes), -1)
+            self._rasters[layer.name].append(raster if self._chosen is None else raster[:, self._chosen[layer.name]])
+        if self._chosen is None and self.steps >= _RASTER // _NEURONS[0]:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Some neurons of each layer, drawn at random: fewer where there are many steps."""
+        pick = np.random.default_rng(0)
+        most = int(np.clip(_RASTER // self.steps, *_NEURONS))
+        self._chosen = {}
+        for layer in self._shown:
+            size = int(np.prod(layer.shape))
+            self._chosen[layer.name] = np.sort(pick.choice(size, min(size, most), replace=False))
+            parts = self._rasters[layer.name]
+            parts[:] = [part[:, self._chosen[layer.name]] for part in parts]
+
+    def figure(self, title: str) -> Figure:
+        """The picture of the steps so far, see `recording_figure`."""
+        events, drawn = self.first.cut()
+        assert drawn == self.steps
+        if self._chosen is None:
+            self._choose()
+        fired = {}
+        for layer in self._shown:
+            total = self._sums[layer.name]
+            where = total.mean(0) / drawn if total.ndim == 3 and total[0].size > 1 else None
+            raster = np.concatenate(self._rasters[layer.name]).T.astype(bool)
+            fired[layer.name] = _Fired(raster, total.size, float(total.sum()) / (total.size * drawn), where)
+        said = np.concatenate(self._scores)
+        since = (np.arange(drawn) if self.window is None else np.arange(drawn) % self.window) + 1
+        sure = shares(self.chain, said, since)
+        return recording_figure(
+            self.chain, self.first.settings, events, said.argmax(1), sure, fired, self.window, title
+        )
 
 
 def recording_figure(
-    chain: Chain, settings: BinSettings, events: Events, steps: int, window: int | None, title: str
+    chain: Chain,
+    settings: BinSettings,
+    events: Events,
+    decisions: IntArray,
+    sure: FloatArray,
+    fired: dict[str, _Fired],
+    window: int | None,
+    title: str,
 ) -> Figure:
-    """Draw the first `steps` of a recording: left over time, right in the plane of the pixels.
+    """Draw the first T steps of a recording: left over time, right in the plane of the pixels.
 
     From above: the events (row of the sensor over time, and all of them in one frame, ON red and OFF blue); the
-    network's confidence in its classes and the decision after each step; spikes of some neurons of each layer,
-    drawn at random, and how often neurons fire there, the mean over channels. `window` is when neurons are reset.
-
-    Raises:
-        InputError: a sensor of another size than the network's.
+    network's confidence in its classes (T, classes) and the decision (T,) after each step; spikes of some neurons of
+    each layer, drawn at random, and how often neurons fire there, the mean over channels. `window` is when neurons are
+    reset.
     """
-    check_sensor(chain, settings, events)
-    frames = bin_events(events, replace(settings, timesteps=steps))
-    decisions, sure, fired = _run(chain, port_of(chain, frames), window)
+    steps = len(decisions)
     origin = {layer.name: in_plot(next(iter(layer.origin), layer.name)) for layer in chain.layers}
     heights = [1.7, 1.5, *(0.9 for _ in fired)]
     figure = Figure(figsize=(11, 1.35 * sum(heights) + 0.8), layout="constrained")

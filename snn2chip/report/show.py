@@ -159,7 +159,7 @@ def _runs(path: str | Path, seen: Look, layers: list[Layer], input_shape: Shape)
     fails += [f"layer {layer.number}: {x.text}" for layer in layers for x in layer.findings if x.kind == "fails"]
     runs = {"stock netx": fails[0] if fails else ""}
     chip_time = partial(read.load, input_shape=input_shape)
-    for name, load in (("simulate --clock chip", chip_time), ("simulate", netx.load)):
+    for name, load in (("chip", chip_time), ("simulate", netx.load)):
         try:
             load(path)
             runs[name] = ""
@@ -343,7 +343,7 @@ def _tau(name: str, value: int | str) -> str:
 
 
 def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest: Mapping[str, int]) -> Table:
-    """The table of `simulate --clock chip`."""
+    """The table of `chip`."""
     table = Table(title=f"{steps:,} chip steps", title_justify="left")
     for column in ("layer", "type", "neurons", "spikes", "of all", "largest input"):
         table.add_column(column, justify="left" if column in ("layer", "type") else "right")

@@ -14,8 +14,12 @@ from snn2chip.passes.lower import LowerReport
 from snn2chip.passes.pipeline import Export
 from snn2chip.passes.quantize import QuantizeReport, StepsReport
 from snn2chip.simulate import activity
+from snn2chip.simulate.recorded import Moment, RecordingStream
 from snn2chip.simulate.run import Simulation
+from snn2chip.train.collapse import CollapseReport
 from snn2chip.verify.compare import Rung, Verdict
+
+MOST_CLASSES = 12  # rows of the table of scores
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -306,3 +310,39 @@ def fields_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
     for column in table.columns:
         column.justify = "left"
     return table
+
+
+def collapse_table(report: CollapseReport) -> Table:
+    """The table of `collapse`."""
+    title = (
+        f"{len(report.collapsed)} BNTT layers, T = {report.timesteps}, against the network with BNTT on "
+        f"{report.images:,} training images"
+    )
+    rows = [
+        [
+            trial.name,
+            f"{trial.spikes_differ:,}",
+            f"{100 * trial.spike_share:.3f} %",
+            f"{trial.decisions_differ:,}",
+            f"{100 * trial.decision_share:.2f} %",
+            "taken" if index == report.chosen else "",
+        ]
+        for index, trial in enumerate(report.trials)
+    ]
+    return _table(title, ("collapse", "spikes that differ", "of all", "decisions that differ", "of all", ""), rows)
+
+
+def scores_table(chain: ir.Chain, said: Moment) -> Table:
+    """The table of `stream --sample`: the classes with the largest scores."""
+    rows = [
+        [chain.classes[index], f"{said.scores[index]:,}", f"{100 * said.shares[index]:.2f} %"]
+        for index in np.argsort(-said.scores, kind="stable")[:MOST_CLASSES]
+    ]
+    title = f"decision {chain.classes[said.decision]}, confidence {100 * said.confidence:.1f} %"
+    return _table(title, ("class", "score", "confidence"), rows)
+
+
+def stream_table(chain: ir.Chain, run: RecordingStream) -> Table:
+    """The table of `stream`."""
+    rows = [spike_cells(layer, run.counts[layer.name], run.steps, run.steps) for layer in chain.layers]
+    return _table("spikes", ("layer", "trained as", "neurons", "spikes", "a step", "of all"), rows)

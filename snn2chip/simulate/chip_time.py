@@ -10,7 +10,7 @@ sends what it made of the step before, then reads its input; neurons that reset 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 from snn2chip.ir import Conv, Dense, IntArray
 from snn2chip.ir.netlist import ChipLayer, Netlist
+
+_CHUNK = 64  # chip steps at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +112,22 @@ class ChipEngine:
             {name: current.numpy() for name, _, _, current in traces},
             {runner.layer.number: runner.largest for runner in self.runners},
         )
+
+    def run_stream(
+        self, stream: IntArray, *, keep: bool = False, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[dict[str, int], list[ChipTrace]]:
+        """A long stream in chunks: spikes by layer number, and with `keep` its traces, one after another."""
+        counts = {layer.number: 0 for layer in self.net.layers}
+        parts = []
+        for start in range(0, len(stream), _CHUNK):
+            part = self.run(stream[start : start + _CHUNK])
+            for number, spikes in part.spikes.items():
+                counts[number] += int(spikes.sum())
+            if keep:
+                parts.append(part)
+            if progress is not None:
+                progress(min(start + _CHUNK, len(stream)), len(stream))
+        return counts, parts
 
 
 def save(path: str | Path, parts: Sequence[ChipTrace]) -> None:

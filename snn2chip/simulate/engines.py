@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol, get_args
 
 import torch
 
+from snn2chip.choices import EngineKind as EngineKind
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import Trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import EventEngine
 
-EngineKind = Literal["auto", "dense", "events"]
-KINDS: tuple[EngineKind, ...] = ("auto", "dense", "events")
+KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 TRIAL = 4  # samples that both engines run before `auto` settles
 
 

@@ -15,15 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.chip.profile import STATE_MAX
-from snn2chip.data.recordings import Binner, BinSettings, Events, Faults, Sensor
+from snn2chip.data.recordings import (
+    Binner,
+    BinSettings,
+    Events,
+    Faults,
+    Sensor,
+    Tally,
+    bin_events,
+    read_in_pieces,
+    read_recording,
+)
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, FloatArray, IntArray
-from snn2chip.simulate.streaming import StreamEngine
+from snn2chip.ir.trace import Trace
+from snn2chip.simulate.streaming import StreamEngine, Stretch
 
 STEPS = 16
 """Steps that run through the network together."""
@@ -66,8 +79,8 @@ def binning_of(chain: Chain) -> BinSettings:
     if chain.coding != "events" or chain.made.get("events") is None:
         what = chain.made.get("dataset") or "images"
         raise InputError(
-            f"the network was trained on {what}, not on recordings of an event camera; give --data or --input, or a "
-            "network whose recipe has coding = 'events'"
+            f"the network was trained on {what}, not on recordings of an event camera; `simulate` runs it on images; "
+            "or give a network whose recipe has coding = 'events'"
         )
     return BinSettings.from_json(chain.made["events"])
 
@@ -94,6 +107,39 @@ def check_sensor(chain: Chain, settings: BinSettings, events: Events) -> None:
             f"'{events.source}' is of a sensor of {width}x{height} pixels, the network's input is "
             f"{wide}x{high}{small}; use recordings of a sensor of its size, or train a network for this one"
         )
+
+
+def pieces_of(chain: Chain, recording: Path) -> Iterator[Events]:
+    """A recording's events, piece after piece."""
+    settings = binning_of(chain)
+    return read_in_pieces(recording, settings.sensor, assumed=assumed_sensor(chain, settings))
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A recording as one sample: all of its events, what binning left out, and the port's integers (1, T, ...)."""
+
+    events: Events
+    tally: Tally
+    port: IntArray
+
+
+def read_sample(chain: Chain, recording: Path) -> Sample:
+    """A recording's first T steps.
+
+    Raises:
+        InputError: a recording of another sensor; and what reading it raises.
+    """
+    settings = binning_of(chain)
+    events = read_recording(recording, settings.sensor, assumed=assumed_sensor(chain, settings))
+    check_sensor(chain, settings, events)
+    tally = Tally()
+    return Sample(events, tally, port_of(chain, bin_events(events, settings, tally))[None])
+
+
+def milliseconds(settings: BinSettings, steps: int) -> float | None:
+    """When a step is over, after the first event; None where steps are not of time."""
+    return None if settings.dt_us is None else steps * settings.dt_us / 1000
 
 
 def port_of(chain: Chain, frames: NDArray[np.uint8]) -> IntArray:
@@ -129,6 +175,24 @@ def shares(chain: Chain, scores: IntArray, since: IntArray) -> FloatArray:
     return softmax
 
 
+def moment_of(chain: Chain, scores: IntArray) -> Moment:
+    """What the network says after the T steps of a sample, whose scores these are."""
+    steps = chain.timesteps
+    return Moment(steps, steps, scores, shares(chain, scores[None], np.array([steps]))[0])
+
+
+def course(chain: Chain, trace: Trace) -> Stretch:
+    """The first sample of a trace that holds every layer's spikes and voltages, step by step."""
+    last = chain.layers[-1].name
+    spikes = {name: values[0] for name, values in trace.spikes.items()}
+    steps = len(spikes[last])
+    if chain.readout == "membrane":
+        scores: IntArray = trace.voltage[last][0].reshape(steps, -1).astype(np.int64)
+    else:
+        scores = spikes[last].reshape(steps, -1).cumsum(0, dtype=np.int64)
+    return Stretch(scores, trace.counts, spikes)
+
+
 def check_window(chain: Chain, window: int | None) -> None:
     """Refuse a window that time-varying neurons have no tables for.
 
@@ -142,6 +206,18 @@ def check_window(chain: Chain, window: int | None) -> None:
                 f"--window {said}: the neurons of layer '{layer.name}' have tables of {layer.steps.timesteps} steps; "
                 f"give --window {layer.steps.timesteps} or less, or a network with tdBN"
             )
+
+
+class Watcher(Protocol):
+    """Takes what a stream does, step after step, as long as it wants to."""
+
+    @property
+    def wants(self) -> bool:
+        """Whether it takes more steps."""
+        ...
+
+    def add(self, found: Stretch) -> None:
+        """The next steps, with their spikes."""
 
 
 class RecordingStream:
@@ -166,8 +242,8 @@ class RecordingStream:
         self.binner: Binner | None = None
         self.source = "the recording"
 
-    def run(self, pieces: Iterable[Events], every: int) -> Iterator[Moment]:
-        """What the network says after every `every` steps, and after the last.
+    def run(self, pieces: Iterable[Events], every: int, watcher: Watcher | None = None) -> Iterator[Moment]:
+        """What the network says after every `every` steps, and after the last; `watcher` sees spikes on the way.
 
         Raises:
             InputError: a recording of another sensor, or without events; and what reading it raises.
@@ -176,7 +252,10 @@ class RecordingStream:
         latest: Moment | None = None
         for frames in self._frames(pieces):
             since = engine.steps
-            found = engine.run(port_of(self.chain, frames))
+            watched = watcher is not None and watcher.wants
+            found = engine.run(port_of(self.chain, frames), keep=watched)
+            if watcher is not None and watched:
+                watcher.add(found)
             for name, count in found.counts.items():
                 self.counts[name] += count
             numbers = np.arange(since, since + len(frames))

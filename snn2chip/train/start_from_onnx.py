@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from snn2chip.choices import NormChoice
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx.items import Block, Flat, FloatArray, Item, Neuron, Norm, PlainNetwork, Pool, Weighted
 from snn2chip.nn import LIF, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.recipe import Recipe, parse
 
-NormChoice = Literal["none", "tdbn"]
 PERCENTILE = 85.0  # for thresholds at few time steps: with the literature's 99.7 deeper layers are silent
 
 

@@ -33,7 +33,7 @@ def _load(root: Reader) -> Chain:
     if "snn2chip" not in root.group:
         raise InputError(
             f"{root.where}: no group 'snn2chip': not made by `snn2chip fold-and-export`, so its timesteps and "
-            f"readout are unknown; run it in raw chip time with --clock chip"
+            f"readout are unknown; run it in raw chip time: `snn2chip chip`, or with --clock chip"
         )
     own = root.child("snn2chip")
     version = own.attribute("format_version")

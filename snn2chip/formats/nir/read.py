@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from snn2chip import ir
+from snn2chip.choices import Ties
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
 from snn2chip.formats.hdf5 import checked, version_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from nir import NIRGraph
 
 FORMAT_VERSION = 1
-Ties = Literal["hold", "fire"]
 _NORMAL = ("mean", "std")
 _PIXELS = 2**24  # of an input; more is damage
 _WEIGHTS = 2**26  # of a layer after pooling is folded into it

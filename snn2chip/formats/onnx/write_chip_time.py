@@ -169,7 +169,7 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
         if len(pairs) * len(weight) * 8 > MOST_BYTES:
             raise InputError(
                 f"layer '{label}': {len(delays)} delays make {len(weight):,} x {len(pairs):,} weights of it, too many "
-                f"for an ONNX file; `simulate --clock chip` runs it"
+                f"for an ONNX file; `snn2chip chip` runs it"
             )
         which, inputs = np.divmod(pairs, weight.shape[1])
         weight = np.where(layer.delay[:, inputs] == np.array(delays)[which], weight[:, inputs], 0)
@@ -177,7 +177,7 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
     if not (isinstance(threshold, int) and isinstance(voltage_decay, int) and isinstance(current_decay, int)):
         raise UnsupportedError(
             f"layer '{label}': decays or thresholds that differ by neuron have no place in the ONNX file; "
-            f"`simulate --clock chip` runs them"
+            f"`snn2chip chip` runs them"
         )
     synapse = ChainLayer(
         label,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
+from snn2chip.choices import Strategy as Strategy
 from snn2chip.passes.quantize.rounding import Rounding
 
-Strategy = Literal["auto", "max", "percentile", "error"]
-STRATEGIES: tuple[Strategy, ...] = ("auto", "max", "percentile", "error")
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
 @dataclass(frozen=True)

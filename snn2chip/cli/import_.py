@@ -1,25 +1,18 @@
-"""The command that brings a trained network in from another format."""
+"""`import`: a trained network from ONNX."""
 
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from snn2chip.cli.common import DataDir, Overwrite, app, console_of, guarded, load_data, numbers, progress_bar
+from snn2chip.choices import NormChoice
+from snn2chip.cli.common import DataDir, Overwrite, app, console_of, guarded, numbers, progress_bar
 from snn2chip.errors import InputError
 
 _CALIBRATION = 512  # training images that statistics are taken from
-
-
-class Norm(StrEnum):
-    """Normalization of the layers in the recipe that is written."""
-
-    NONE = "none"
-    TDBN = "tdbn"
 
 
 def _numbers(option: str, text: str | None, channels: int) -> list[float]:
@@ -50,7 +43,7 @@ def import_(
     ] = None,
     timesteps: Annotated[int | None, typer.Option(help="Time steps in the recipe that is written; default 4.")] = None,
     norm: Annotated[
-        Norm | None, typer.Option(help="Normalization in the recipe that is written; default none: folded.")
+        NormChoice | None, typer.Option(help="Normalization in the recipe that is written; default none: folded.")
     ] = None,
     data: DataDir = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; default runs/FILE-import.")] = None,
@@ -58,6 +51,7 @@ def import_(
 ) -> None:
     """Read a trained network from ONNX: model.pt to start a spiking one from (train --init), and its recipe.toml."""
     from snn2chip import recipe as recipes
+    from snn2chip.data import load
     from snn2chip.files import exclusive, make_way, refuse_results, write_text
     from snn2chip.formats.onnx import read
     from snn2chip.nn import model_file
@@ -81,7 +75,7 @@ def import_(
             name,
             dataset,
             timesteps=4 if timesteps is None else timesteps,
-            norm="tdbn" if norm is Norm.TDBN else "none",
+            norm=norm or "none",
             size=height if dataset == "folder" else None,
         )
     else:
@@ -89,8 +83,8 @@ def import_(
     results = [out / item for item in (*RESULTS, *(["recipe.toml"] if recipe is None else []))]
     refuse_results(out, results, overwrite)
     size = chosen.data.image_size
-    training = load_data(chosen.data.name, "train", data, size=size, events=chosen.binning)
-    test = load_data(chosen.data.name, "test", data, size=size, events=chosen.binning)
+    training = load(chosen.data.name, "train", data, image_size=size, events=chosen.binning)
+    test = load(chosen.data.name, "test", data, image_size=size, events=chosen.binning)
     if training.shape != found.input_shape or len(training.classes) != found.classes:
         raise InputError(
             f"'{file}' takes images {found.input_shape} and gives {found.classes} scores, but {chosen.data.name} has "

@@ -1,0 +1,114 @@
+"""`retrain`: a network at fewer and fewer time steps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snn2chip.boundary import INTERRUPTED
+from snn2chip.cli.common import DataDir, DeviceOption, Overwrite, app, console_of, device_of, guarded, progress_bar
+from snn2chip.cli.train import exit_line, follow, one_of
+from snn2chip.errors import InputError
+from snn2chip.parallel import one_process_only
+
+if TYPE_CHECKING:
+    from snn2chip.train.fewer_steps import Stage
+
+
+@app.command()
+@guarded
+def retrain(
+    model: Annotated[Path, typer.Argument(help="model.pt of the trained network to start from.")],
+    timesteps: Annotated[int, typer.Option(help="Time steps T of the last stage, fewer than the model's.")],
+    step: Annotated[int, typer.Option(help="By how much T falls from stage to stage.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of every stage; default a tenth of the recipe's, at least 1.")
+    ] = None,
+    final_epochs: Annotated[int | None, typer.Option(help="Epochs of the last stage; default as the others.")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Largest learning rate of every stage; default half of the recipe's.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value of every stage's recipe. May be repeated.")
+    ] = None,
+    data: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the stages; default runs/RECIPE-iir.")] = None,
+    device: DeviceOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take finished stages as they are and go on where it stopped.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out."""
+    one_process_only("retrain")
+    from snn2chip.data import load
+    from snn2chip.nn import model_file
+    from snn2chip.report import curves
+    from snn2chip.train.fewer_steps import Iir, table
+
+    one_of(resume, overwrite)
+    base = model_file.load(model).recipe
+    out = out or Path("runs") / f"{base.name}-iir"
+    run = Iir(
+        model,
+        out,
+        timesteps=timesteps,
+        step=step,
+        epochs=epochs,
+        final_epochs=final_epochs,
+        lr=lr,
+        settings=settings or [],
+        resume=resume,
+        overwrite=overwrite,
+    )
+    console = console_of()
+    spec = run.stages[0].recipe.data
+    if spec.events is not None:
+        raise InputError(
+            f"{base.name}: retraining for fewer time steps is for images, whose steps repeat; for recordings, train "
+            f"with fewer model.timesteps, a longer data.events.dt_us and --init '{model}'"
+        )
+    training = load(spec.name, "train", data, image_size=spec.image_size)
+    test = load(spec.name, "test", data, image_size=spec.image_size)
+    where = device_of(device)
+    way = " > ".join(str(t) for t in (run.start.network.timesteps, *(stage.timesteps for stage in run.stages)))
+    console.print(f"{base.name}: T = {way}, {len(training):,} training and {len(test):,} test images on {where}")
+    rows: list[dict[str, Any]] = []
+
+    def measured(stage: Stage | None) -> None:
+        with progress_bar("measuring") as show:
+            rows.append(run.measure(stage, test, device=where, progress=show))
+        row = rows[-1]
+        console.print(
+            f"T = {row['timesteps']}: test {row['accuracy']:.2%}, {row['spikes']:,.0f} spikes, "
+            f"{row['accumulates']:,.0f} accumulates and {row['multiply_accumulates']:,.0f} MACs a sample"
+        )
+        curves.plot_timesteps(rows, out / "iir.png", base.name)
+
+    try:
+        with run.hold():
+            measured(None)
+            for stage in run.stages:
+                trainer = run.trainer(stage, training, test, device=where)
+                if trainer is None:
+                    console.print(f"T = {stage.timesteps}: '{stage.model}' is finished")
+                else:
+                    going = "goes on" if stage.started else "starts"
+                    console.print(
+                        f"T = {stage.timesteps}: {going} from '{stage.source}', epochs: {stage.recipe.train.epochs}"
+                    )
+                    for note in trainer.notes:
+                        console.print(f"note: {note}")
+                    follow(trainer, console)
+                    if line := exit_line(trainer):
+                        console.print(line)
+                measured(stage)
+    except KeyboardInterrupt:
+        print(f"interrupted: go on with --resume and the same options, --out {out}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    for line in table(rows):
+        console.print(line)
+    console.print(f"wrote {out / 'iir.json'}, iir.png and a model.pt for every T")

@@ -1,0 +1,87 @@
+"""`verify`: every stage against the last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snn2chip.cli.common import (
+    DataDir,
+    FastConvolution,
+    JsonOption,
+    app,
+    console_of,
+    ensure_lava,
+    guarded,
+    progress_bar,
+)
+from snn2chip.errors import CheckFailed
+from snn2chip.files import write_json
+
+
+@app.command()
+@guarded
+def verify(
+    model: Annotated[Path, typer.Argument(help="model.pt made by `snn2chip train`.")],
+    net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
+    samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
+    lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Run the file's ONNX in ONNX Runtime too.")] = False,
+    fast_convolution: FastConvolution = False,
+    data: DataDir = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Hold every stage against the last, spike for spike; exit 1 and the first difference if one differs."""
+    import numpy as np
+
+    from snn2chip.data import at_hand
+    from snn2chip.formats import netx
+    from snn2chip.nn import model_file
+    from snn2chip.report import tables
+    from snn2chip.verify import ladder
+
+    trained = model_file.load(model)
+    chain = netx.load(net)
+    console = console_of()
+    spec = trained.recipe.data
+    images, why = at_hand(spec.name, "test", data, samples, image_size=spec.image_size, events=trained.recipe.binning)
+    if images is None:
+        console.print(f"note: comparing on random images: {why}")
+        steps = () if trained.recipe.binning is None else (trained.network.timesteps,)
+        shape = (samples, *steps, *trained.network.input_shape)
+        pixels = np.random.default_rng(0).integers(0, trained.max_value, shape, endpoint=True)
+        labels = None
+    else:
+        pixels, labels = images.images.numpy(), images.labels.numpy()
+    if lava:
+        ensure_lava(console)
+    with progress_bar("verifying") as show:
+        done = 0
+
+        def say(_stage: str) -> None:
+            nonlocal done
+            show(done, 6 + onnx)
+            done += 1
+
+        verdict = ladder.verify(
+            trained,
+            chain,
+            pixels,
+            labels=labels,
+            net_path=net,
+            with_lava=lava,
+            with_onnx=onnx,
+            fast_convolution=fast_convolution,
+            say=say,
+        )
+    if json_file is not None:
+        write_json(json_file, verdict.as_json())
+    console.print(tables.verdict_table(verdict))
+    if (spikes := tables.spikes_table(verdict)) is not None:
+        console.print(spikes)
+    for note in verdict.notes:
+        console.print(f"note: {note}")
+    if not verdict.passed:
+        raise CheckFailed("; ".join(tables.failure(rung) for rung in verdict.rungs if not rung.passed))
