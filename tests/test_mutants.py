@@ -72,7 +72,7 @@ MUTANTS = [
         ("2 ** (self.weight_bits - 1) - 1", "2 ** (self.weight_bits - 1)"),
         ("2 ** (self.bias_bits - 1) - 1", "2 ** (self.bias_bits - 1)"),
         ("2**self.threshold_bits - 1", "2**self.threshold_bits"),
-        ("(self.state_bits - 1 - 6) - 1", "(self.state_bits - 1 - 6)"),
+        ("(self.state_bits - 1 - STATE_SHIFT) - 1", "(self.state_bits - 1 - STATE_SHIFT)"),
         ("2 ** (self.state_bits - 1) - 1", "2 ** (self.state_bits - 1)"),
         ("2 <= bits <=", "1 <= bits <="),
     ),
