@@ -66,7 +66,7 @@ def _ours(name: str) -> Any:
 
     from snn2chip import nn
     from snn2chip.nn import kernels, spike_conv
-    from snn2chip.nn.fuse import fuse_neurons
+    from snn2chip.nn.neuron import fuse_neurons
 
     alpha = float(name.rpartition("-")[2]) if name[-1].isdigit() else 1.0
     norm = (lambda channels: nn.TDBatchNorm(channels, alpha=alpha)) if CANDIDATES[name][2] else None

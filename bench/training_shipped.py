@@ -22,7 +22,7 @@ from training_candidates import watch
 
 from snn2chip import data, recipe
 from snn2chip.nn import model_file, spike_conv
-from snn2chip.nn.fuse import fuse_neurons
+from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.train.allocator import keep_pages
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

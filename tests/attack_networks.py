@@ -44,8 +44,8 @@ from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF
-from snn2chip.nn.fuse import fuse_neurons
 from snn2chip.nn.model_file import Model
+from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe, parse
 from snn2chip.simulate import reference, trace

@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from snn2chip import native
 from snn2chip.nn import BNTT, LIF, Conv2d, DirectInput, Flatten, Linear, MaxPool2d, TDBatchNorm, kernels
-from snn2chip.nn.bits import is_marked, mark_spikes
+from snn2chip.nn.kernels import is_marked, mark_spikes
 from snn2chip.nn.surrogate import SURROGATES
 from snn2chip.recipe import SurrogateName
 

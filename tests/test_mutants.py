@@ -439,7 +439,7 @@ MUTANTS = [
         ("kept = membrane <= threshold", "kept = membrane > threshold"),
         ("later = here * tau", "later = here"),
     ),
-    *of("nn/bits.py", "test_fused.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
+    *of("nn/kernels.py", "test_fused.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
     *of("nn/layers.py", "test_nn.py -k strided_kernel", ("self.kernel_size == (1, 1) and", "False and")),
     *of(
         "chip/products.py",

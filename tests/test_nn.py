@@ -37,8 +37,7 @@ from snn2chip.nn import (
     TDBatchNorm,
 )
 from snn2chip.nn.early_exit import ExitReport, early_exit
-from snn2chip.nn.fuse import fuse_neurons
-from snn2chip.nn.neuron import lif_forward
+from snn2chip.nn.neuron import fuse_neurons, lif_forward
 from snn2chip.nn.surrogate import SURROGATES
 from snn2chip.recipe import SurrogateName
 

@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from snn2chip.nn import LIF, Conv2d, kernels, spike_conv
-from snn2chip.nn.bits import mark_spikes
+from snn2chip.nn.kernels import mark_spikes
 
 needs_kernels = pytest.mark.skipif(isinstance(kernels.load(), str), reason=f"no compiled kernels: {kernels.load()}")
 

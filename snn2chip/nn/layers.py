@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn2chip.errors import InputError
-from snn2chip.nn.bits import is_marked, kept_as_bits, mark_spikes
+from snn2chip.nn.kernels import is_marked, kept_as_bits, mark_spikes
 from snn2chip.nn.spike_conv import convolve
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from snn2chip.errors import InputError
 from snn2chip.nn import blocks, kernels
-from snn2chip.nn.bits import mark_spikes
 from snn2chip.nn.constants import number
 from snn2chip.nn.surrogate import SURROGATES
 from snn2chip.recipe import SurrogateName
@@ -187,7 +186,7 @@ class LIF(nn.Module):
         trainable_threshold: learn Vth (kept positive as the exponential of `log_threshold`).
         detach_reset: leave the reset out of the gradient.
         fuse: attribute, off at the start: run all steps as one operation (the same arithmetic, the same spikes;
-            `snn2chip.nn.fuse.fuse_neurons` turns it on for a whole network).
+            `fuse_neurons` turns it on for a whole network).
 
     Raises:
         InputError: tau or threshold out of range or not one number, or an unknown surrogate.
@@ -247,9 +246,24 @@ class LIF(nn.Module):
             current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, fuse
         )
         if fuse:
-            mark_spikes(spikes)
+            kernels.mark_spikes(spikes)
         return spikes
 
     def extra_repr(self) -> str:
         tau, threshold = float(self.tau.detach()), float(self.threshold.detach())
         return f"tau={tau:.4g}, threshold={threshold:.4g}, surrogate={self.surrogate}"
+
+
+def fuse_neurons(network: nn.Module, device: torch.device) -> str | None:
+    """Run every LIF of `network` as one operation from now on; returns what keeps it from its best, or None.
+
+    On the CPU the operation is compiled once per user, by the C++ compiler that is there; without one the neurons run
+    in torch, block by block: the same spikes and gradients, but a slower step, and more memory. On a GPU torch.compile
+    makes a kernel for each layer shape.
+    """
+    for module in network.modules():
+        if isinstance(module, LIF):
+            module.fuse = True
+    if device.type == "cpu" and isinstance(why := kernels.load(), str):
+        return f"neurons run without the compiled kernel, slower and in more memory: {why}"
+    return None

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn2chip.nn import kernels
-from snn2chip.nn.bits import is_marked
 
 # Where the dense convolution is as fast, measured: with fewer channels, or more spikes
 LEAST_CHANNELS = 32
@@ -61,7 +60,7 @@ def sizes_of(x: Tensor, layer: nn.Conv2d) -> kernels.ConvSizes | None:
     """The sizes of `layer` over marked spikes x (N, C, H, W), or None where it is not for the compiled functions."""
     weight = layer.weight
     outputs, channels, kernel_y, kernel_x = weight.shape
-    if not is_marked(x) or min(outputs, channels) < LEAST_CHANNELS or isinstance(layer.padding, str):
+    if not kernels.is_marked(x) or min(outputs, channels) < LEAST_CHANNELS or isinstance(layer.padding, str):
         return None
     if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or weight.dtype != x.dtype:
         return None

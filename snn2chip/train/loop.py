@@ -29,7 +29,7 @@ from snn2chip.errors import InputError
 from snn2chip.files import exclusive, make_way, refuse_results, write_text
 from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, model_file
 from snn2chip.nn.early_exit import early_exit
-from snn2chip.nn.fuse import fuse_neurons
+from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.recipe import Recipe
 from snn2chip.train import checkpoint
 from snn2chip.train.allocator import keep_pages
