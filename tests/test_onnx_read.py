@@ -762,8 +762,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED, ids=range(len(REFUSED)))
-def test_damage_is_named(changes: dict[str, Any], message: str, cli: Command, tmp_path: Path) -> None:
-    """By node and weight, in one line, with exit code 2."""
+def test_damage_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """By node and weight, in one line."""
     (tmp_path / "elsewhere.bin").write_bytes(bytes(108))
     folder = tmp_path / "model"
     folder.mkdir()
@@ -777,9 +777,7 @@ def test_damage_is_named(changes: dict[str, Any], message: str, cli: Command, tm
     path = graph_file(folder / "g.onnx", nodes, {name: value for name, value in values.items() if value is not None})
     with pytest.raises(InputError, match=message) as caught:
         read.load(path)
-    assert str(caught.value).startswith(f"'{path}': ")
-    cli("import", path, "--dataset", "digits", "--mean", "0", "--std", "1", "-o", tmp_path / "out").refused("g.onnx")
-    assert not (tmp_path / "out").exists()
+    assert str(caught.value).startswith(f"'{path}': ") and len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -825,9 +823,11 @@ def test_files_that_are_refused_whole(options: dict[str, Any], message: str, tmp
         ([node("Conv", "x w", "a"), node("Relu", "a", "b"),
           node("AveragePool", "b", "y", kernel_shape=[3, 3], strides=[2, 2])], r"AveragePool with kernel 3, stride 2"),
         ([node("ReduceMean", "x", "y", keepdims=1)], r"'the ReduceMean': ReduceMean over axes \(\)"),
+        ([node("Shape", "x", "s0"), *(node("Concat", f"s{i} s{i}", f"s{i + 1}", axis=0) for i in range(60)),
+          node("Reshape", "x s60", "y")], r"'the Concat': Concat of constants is not read"),
         ([node("Reshape", "x s", "y")], r"'the Reshape': Reshape of \(1, 4, 4\) a sample to \[2, 'N'\?|'the Reshape'"),
     ],
-    ids=range(19),
+    ids=range(20),
 )  # fmt: skip
 def test_graphs_that_are_no_network(nodes: list[Any], message: str, tmp_path: Path) -> None:
     """By the node that does not fit."""
@@ -851,16 +851,17 @@ def test_weights_may_lie_beside_the_file_and_in_any_precision(tmp_path: Path) ->
     beside = claims(3, 1, 3, 3, at="w.bin", offset="8")
     half = onnx.helper.make_tensor("m", onnx.TensorProto.FLOAT16, [48, 10], weights["m"].reshape(-1).tolist())
     other = {"w": beside, "m": half, "b": weights["b"].astype(np.float64), "a": weights["a"].astype(np.float16)}
-    found = read.load(graph_file(tmp_path / "h.onnx", nodes, other)).items
-    for mine, wanted in zip(found, plain_items, strict=True):
-        if isinstance(wanted, Weighted):
-            assert isinstance(mine, Weighted)
-            np.testing.assert_allclose(mine.weight, wanted.weight, rtol=1e-3)
-            np.testing.assert_allclose(mine.bias, wanted.bias, rtol=1e-3)  # type: ignore[arg-type]
+    for opset in (18, 9):
+        found = read.load(graph_file(tmp_path / "h.onnx", nodes, other, opset=opset)).items
+        for mine, wanted in zip(found, plain_items, strict=True):
+            if isinstance(wanted, Weighted):
+                assert isinstance(mine, Weighted)
+                np.testing.assert_allclose(mine.weight, wanted.weight, rtol=1e-3)
+                np.testing.assert_allclose(mine.bias, wanted.bias, rtol=1e-3)  # type: ignore[arg-type]
 
 
 def test_files_that_are_none(cli: Command, tmp_path: Path) -> None:
-    """Absent, empty, a folder, something else."""
+    """Absent, empty, a folder, something else, damaged: one line and exit code 2, and nothing is written."""
     (tmp_path / "empty.onnx").touch()
     (tmp_path / "text.onnx").write_text("no network")
     options = ("--dataset", "digits", "--mean", "0", "--std", "1", "-o", tmp_path / "out")
@@ -868,6 +869,10 @@ def test_files_that_are_none(cli: Command, tmp_path: Path) -> None:
     cli("import", tmp_path, *options).refused("not a plain file")
     cli("import", tmp_path / "empty.onnx", *options).refused("empty")
     cli("import", tmp_path / "text.onnx", *options).refused("text.onnx")
+    nodes, weights = good()
+    damaged_file = graph_file(tmp_path / "bad.onnx", nodes, weights | {"b": floats(4)})
+    cli("import", damaged_file, *options).refused("bad.onnx", "'the Conv': Conv with 'b' of shape (4,)")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("what", ["nodes", "attributes", "constants", "texts"])

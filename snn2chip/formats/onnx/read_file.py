@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,21 @@ class OnnxNode:
     def damaged(self, reason: str) -> InputError:
         """An error of a file that contradicts itself, likewise."""
         return InputError(f"node '{self.name}': {self.op} {reason}")
+
+    def unfit(self, said: str) -> InputError:
+        """An error of what onnx says of the node and its inputs."""
+        return self.damaged(f"does not fit what it reads ({said})")
+
+
+@contextmanager
+def judged(error: Callable[[str], InputError]) -> Iterator[None]:
+    """Turn what onnx raises over a graph, of any kind, into an error of ours."""
+    try:
+        yield
+    except Exception as found:
+        if out_of_memory(found):
+            raise
+        raise error(one_line(str(found), 400)) from None
 
 
 class TrainedGraph:
@@ -113,23 +130,13 @@ class TrainedGraph:
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )
-        try:
+        with judged(lambda said: InputError(f"{said}; the file is damaged")):
             checker.check_model(bare)
-        except Exception as error:  # of the checker and of protobuf
-            if out_of_memory(error):
-                raise
-            raise InputError(f"{one_line(str(error), 400)}; the file is damaged") from None
         if versions[0] == self.opset:
             return list(bare.graph.node)
-        try:
+        failed = f"opset {versions[0]} cannot be lifted to {self.opset} by onnx's version converter"
+        with judged(lambda said: UnsupportedError(f"{failed} ({said}); export again with opset_version=18, say")):
             lifted = version_converter.convert_version(bare, self.opset)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise UnsupportedError(
-                f"opset {versions[0]} cannot be lifted to {self.opset} by onnx's version converter "
-                f"({one_line(str(error), 200)}); export again with opset_version=18, say"
-            ) from None
         self.notes.append(f"opset {versions[0]}, lifted to {self.opset} by onnx's version converter")
         self._values |= {tensor.name: tensor for tensor in lifted.graph.initializer}
         return list(lifted.graph.node)
@@ -196,10 +203,8 @@ class TrainedGraph:
         if tensor.data_location == TensorProto.EXTERNAL:
             values = self._external(tensor, shape, where)
         else:
-            try:
+            with judged(lambda said: InputError(f"{where} of shape {shape}: {said}; the file is damaged")):
                 values = numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
-                raise InputError(f"{where} of shape {shape}: {one_line(str(error))}; the file is damaged") from None
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused as such
             return values.astype(np.float32 if values.dtype.kind == "f" else np.int64, copy=False)
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from snn2chip.errors import InputError, UnsupportedError, out_of_memory
+from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx.items import Flat, FloatArray, Item, Neuron, Norm, Pool, Weighted
-from snn2chip.formats.onnx.read_file import MOST_VALUES, OnnxNode, TrainedGraph
+from snn2chip.formats.onnx.read_file import MOST_VALUES, OnnxNode, TrainedGraph, judged
 from snn2chip.text import one_line
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
@@ -131,12 +131,8 @@ class Nodes:
                 data[name] = numpy_helper.from_array(values)
         opsets = [helper.make_opsetid("", self.graph.opset)]
         schema = defs.get_schema(node.op, self.graph.opset)
-        try:
+        with judged(node.unfit):
             found = shape_inference.infer_node_outputs(schema, node.proto, types, data, opset_imports=opsets)
-        except Exception as error:  # of onnx and of protobuf
-            if out_of_memory(error):
-                raise
-            raise node.damaged(f"does not fit what it reads ({one_line(str(error), 200)})") from None
         sides = found[node.outputs[0]].tensor_type.shape.dim if node.outputs[0] in found else ()
         whole = [side.dim_value for side in sides]
         if not whole or whole[0] != self.batch or min(whole) < 1:
@@ -449,14 +445,9 @@ class Nodes:
             [helper.make_tensor_value_info(name, 0, None) for name in names] for names in (values, node.outputs)
         )
         graph = helper.make_graph([node.proto], "constants", inputs, outputs)
-        try:
-            with np.errstate(all="ignore"):
-                found: Any = ReferenceEvaluator(graph, {"": self.graph.opset}).run(None, values)
-            found = np.asarray(found[0])
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            raise node.damaged(f"does not fit what it reads ({one_line(str(error), 200)})") from None
+        with judged(node.unfit), np.errstate(all="ignore"):
+            whole: Any = ReferenceEvaluator(graph, {"": self.graph.opset}).run(None, values)
+            found = np.asarray(whole[0])
         if found.dtype.kind not in "fi":
             raise node.refuse(f"of a constant to {found.dtype}; real numbers and int64 are read")
         self.graph.define(node, found.astype(np.float32 if found.dtype.kind == "f" else np.int64))
