@@ -655,7 +655,7 @@ def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
     counted = replace(counted, classes=tuple(f"right arm counter clockwise {index}" for index in range(10)))
     drawing, run = plots.Drawing(counted, None), recorded.RecordingStream(counted, None)
     list(run.run(drawing.first.watch([events_of(random_events(900, SENSOR))]), 1, drawing))
-    figure = drawing.figure("test")
+    figure = plots.recording_figure(drawing, "test")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert sum("fire in a step" in title for title in titles) == len(counted.layers)
     course = next(axes for axes in figure.axes if axes.get_ylabel() == "confidence, %")

@@ -137,7 +137,7 @@ def _sample(
         drawing = plots.Drawing(chain, chain.timesteps, chain.timesteps)
         drawing.first.take(events)
         drawing.add(recorded.course(chain, result.trace))
-        plots.save(drawing.figure(recording.name), plot)
+        plots.save(plots.recording_figure(drawing, recording.name), plot)
         console.print(f"wrote {plot}")
 
 
@@ -190,5 +190,6 @@ def _stream(
     for note in of_chain(chain, run.counts, run.steps, "this recording"):
         console.print(f"note: {note}")
     if drawing is not None and plot is not None:
-        plots.save(drawing.figure(f"{recording.name}, first {drawing.steps:,} steps"), plot)
+        title = f"{recording.name}, first {drawing.steps:,} steps"
+        plots.save(plots.recording_figure(drawing, title), plot)
         console.print(f"wrote {plot}")

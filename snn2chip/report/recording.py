@@ -150,44 +150,35 @@ class Drawing:
             parts = self._rasters[layer.name]
             parts[:] = [part[:, self._chosen[layer.name]] for part in parts]
 
-    def figure(self, title: str) -> Figure:
-        """The picture of the steps so far, see `recording_figure`."""
-        events, drawn = self.first.cut()
-        assert drawn == self.steps
+    def found(self) -> tuple[IntArray, FloatArray, dict[str, _Fired]]:
+        """Decisions (T,), confidence in every class (T, classes), and what the layers with neurons that fire did."""
         if self._chosen is None:
             self._choose()
         fired = {}
         for layer in self._shown:
             total = self._sums[layer.name]
-            where = total.mean(0) / drawn if total.ndim == 3 and total[0].size > 1 else None
+            where = total.mean(0) / self.steps if total.ndim == 3 and total[0].size > 1 else None
             raster = np.concatenate(self._rasters[layer.name]).T.astype(bool)
-            fired[layer.name] = _Fired(raster, total.size, float(total.sum()) / (total.size * drawn), where)
+            fired[layer.name] = _Fired(raster, total.size, float(total.sum()) / (total.size * self.steps), where)
         said = np.concatenate(self._scores)
-        since = (np.arange(drawn) if self.window is None else np.arange(drawn) % self.window) + 1
-        sure = shares(self.chain, said, since)
-        return recording_figure(
-            self.chain, self.first.settings, events, said.argmax(1), sure, fired, self.window, title
-        )
+        since = np.arange(self.steps) if self.window is None else np.arange(self.steps) % self.window
+        return said.argmax(1), shares(self.chain, said, since + 1), fired
 
 
-def recording_figure(
-    chain: Chain,
-    settings: BinSettings,
-    events: Events,
-    decisions: IntArray,
-    sure: FloatArray,
-    fired: dict[str, _Fired],
-    window: int | None,
-    title: str,
-) -> Figure:
-    """Draw the first T steps of a recording: left over time, right in the plane of the pixels.
+def recording_figure(drawing: Drawing, title: str) -> Figure:
+    """Draw the first steps of a recording: left over time, right in the plane of the pixels.
 
     From above: the events (row of the sensor over time, and all of them in one frame, ON red and OFF blue); the
-    network's confidence in its classes (T, classes) and the decision (T,) after each step; spikes of some neurons of
-    each layer, drawn at random, and how often neurons fire there, the mean over channels. `window` is when neurons are
-    reset.
+    network's confidence in its classes and the decision after each step; spikes of some neurons of each layer,
+    drawn at random, and how often neurons fire there, the mean over channels.
+
+    Raises:
+        InputError: a recording without events.
     """
-    steps = len(decisions)
+    chain, settings, window = drawing.chain, drawing.first.settings, drawing.window
+    events, steps = drawing.first.cut()
+    assert steps == drawing.steps
+    decisions, sure, fired = drawing.found()
     origin = {layer.name: in_plot(next(iter(layer.origin), layer.name)) for layer in chain.layers}
     heights = [1.7, 1.5, *(0.9 for _ in fired)]
     figure = Figure(figsize=(11, 1.35 * sum(heights) + 0.8), layout="constrained")
