@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import resource
@@ -28,42 +29,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt  # this and others here: for the forked
-import nir as _nir
 import numpy as np
-import onnx as _onnx
-import sklearn.datasets as _sets
 import torch
 from PIL import Image
 
 from snn2chip import __main__ as entry
-from snn2chip import cli
-from snn2chip.formats import netx, nir, onnx
+from snn2chip.formats import netx, nir
 from snn2chip.nn import kernels, model_file
-from snn2chip.passes import pipeline
-from snn2chip.report import curves, page, recording, show, tables
-from snn2chip.simulate import events, run
-from snn2chip.train import fewer_steps, loop
-from snn2chip.verify import ladder
+from snn2chip.simulate import events
 
-PRELOADED = (
-    plt,
-    _nir,
-    _onnx,
-    _sets,
-    cli,
-    pipeline,
-    recording,
-    tables,
-    page,
-    show,
-    ladder,
-    onnx,
-    run,
-    curves,
-    fewer_steps,
-    loop,
+OURS = (
+    *("cli", "formats.onnx", "passes.pipeline", "simulate.run", "train.fewer_steps", "train.loop", "verify.ladder"),
+    *(f"report.{name}" for name in ("curves", "page", "recording", "show", "tables")),
 )
+for _name in ("matplotlib.pyplot", "nir", "onnx", "sklearn.datasets", *(f"snn2chip.{name}" for name in OURS)):
+    importlib.import_module(_name)  # before this process is forked
 RECIPE = """
 name = "attack"
 [data]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snn2chip import ir
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork
 from snn2chip.nn.neuron import lif_forward
 from snn2chip.nn.norm import TDBatchNorm
@@ -122,6 +125,49 @@ def hooked(network: SpikingNetwork, encoded: Tensor) -> tuple[dict[str, Tensor],
     for handle in handles:
         handle.remove()
     return spikes, membranes, scores
+
+
+class Does(nn.Module):
+    """A user's own module: named layers, and a forward function that gets the module and x."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+# ------------------------------------------------------------------------------------------------------- equality
+
+
+def assert_equal(mine: Any, theirs: Any, where: str = "") -> None:
+    """Equal in type and every field, item and number, arrays and tensors bit for bit."""
+    assert type(mine) is type(theirs), where
+    if isinstance(theirs, np.ndarray | Tensor):
+        assert mine.dtype == theirs.dtype and mine.shape == theirs.shape, where
+        np.testing.assert_array_equal(mine, theirs, err_msg=where)
+    elif is_dataclass(theirs):
+        assert_equal(vars(mine), vars(theirs), where)
+    elif isinstance(theirs, dict):
+        assert list(mine) == list(theirs), where
+        for name in theirs:
+            assert_equal(mine[name], theirs[name], f"{where}.{name}")
+    elif isinstance(theirs, tuple | list):
+        assert len(mine) == len(theirs), where
+        for index, (first, second) in enumerate(zip(mine, theirs, strict=True)):
+            assert_equal(first, second, f"{where}[{index}]")
+    else:
+        assert mine == theirs, where
+
+
+def assert_same(mine: Trace, theirs: Trace) -> None:
+    """The spikes, voltages and scores of two engines."""
+    assert_equal([mine.spikes, mine.voltage], [theirs.spikes, theirs.voltage])
+    assert mine.scores.dtype == theirs.scores.dtype == np.int64
+    np.testing.assert_array_equal(mine.scores, theirs.scores.reshape(mine.scores.shape))
 
 
 # ---------------------------------------------------------------------------- the neuron, in Python's integers

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
-from helpers import images_for, look_trained, spiking_network
+from helpers import Does, images_for, look_trained, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from snn2chip import chip, data, ir
@@ -48,19 +48,6 @@ MEETING = 2**-0.5
 Shape3 = tuple[int, int, int]
 Rows = list[dict[str, Any]]
 Folding = tuple[ir.Network, ir.Network, FloatTrace]
-
-
-class Does(nn.Module):
-    """A user's own module: named layers, and a forward function that gets the module and x."""
-
-    def __init__(self, function: Callable[[Any, Any], Any], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
 
 
 def conv(inputs: int = 2, outputs: int = 2, stride: int = 1, kernel: int = 3) -> Conv2d:

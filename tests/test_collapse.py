@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, tiny_recipe
-from helpers import hooked
+from helpers import assert_equal, hooked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -188,12 +188,6 @@ def state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-
-
 @pytest.mark.parametrize("coding", ["direct", "poisson"])
 @pytest.mark.parametrize(("timesteps", "double"), [(1, False), (1, True), (4, True)])
 def test_exact_where_steps_are_equal(coding: str, timesteps: int, double: bool) -> None:
@@ -339,13 +333,13 @@ def test_everything_but_the_norms_stays() -> None:
                 module.log_threshold.sub_(0.2)
     before, sequence = state(model.network), torch.get_rng_state()
     static, report = collapse(model, pixels())
-    assert_same(before, state(model.network))
+    assert_equal(before, state(model.network))
     assert torch.equal(sequence, torch.get_rng_state())
     assert report.collapsed == ("norm1", "norm3")
     new = state(static.network)
     bntts = tuple(f"body.{name}." for name in report.collapsed)
     kept = {name: value for name, value in before.items() if not name.startswith(bntts)}
-    assert_same(kept, {name: value for name, value in new.items() if not name.startswith(bntts)})
+    assert_equal(kept, {name: value for name, value in new.items() if not name.startswith(bntts)})
     assert not static.network.training
     assert static.recipe.name == "tiny-static"
     assert "bntt" not in static.recipe.model_dump_json()
@@ -363,7 +357,7 @@ def test_the_same_images_give_the_same_network(coding: str) -> None:
     torch.manual_seed(12345)
     model.network(pixels(3))
     second, again = collapse(model, pixels())
-    assert_same(state(first.network), state(second.network))
+    assert_equal(state(first.network), state(second.network))
     assert report == again
     if coding == "poisson":
         assert torch.equal(first.network(pixels(5)), second.network(pixels(5)))

@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import chains, port_input, rng_of
+from helpers import assert_same, chains, port_input, rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_simulate import assert_same
 
 from snn2chip import ir, native
 from snn2chip.errors import InputError, UnsupportedError

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Command, start_process, tiny_recipe
+from helpers import assert_equal
 from torch import Tensor
 
 from snn2chip import data
@@ -71,13 +72,6 @@ def work(run: Iir, sets: Sets) -> list[dict[str, Any]]:
 
 def state_of(path: Path) -> dict[str, Tensor]:
     return dict(torch.load(path, weights_only=True)["state"])
-
-
-def assert_same(first: Path, second: Path) -> None:
-    mine, theirs = state_of(first), state_of(second)
-    assert mine.keys() == theirs.keys()
-    for name, value in mine.items():
-        assert torch.equal(value, theirs[name]), name
 
 
 # -------------------------------------------------------------------------------------------------- stages
@@ -210,7 +204,8 @@ def test_a_stage_broken_off_goes_on_to_the_same_bits(
     assert again.stages[stage_number].started
     rows = work(again, digits)
     for t in (2, 1):
-        assert_same(tmp_path / "whole" / f"T{t}" / "model.pt", tmp_path / "broken" / f"T{t}" / "model.pt")
+        whole, broken = (state_of(tmp_path / name / f"T{t}" / "model.pt") for name in ("whole", "broken"))
+        assert_equal(whole, broken)
 
     def figures(row: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in row.items() if key not in ("training_seconds", "sha256")}

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from helpers import chains, port_input
+from helpers import assert_same, chains, port_input
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_simulate import assert_same
 
 from snn2chip import ir
 from snn2chip.chip import int8, products

@@ -14,11 +14,10 @@ import pytest
 import torch
 from branching import LOIHI, Branching, Drawn, Stages, Step, branching, check, export, inputs
 from conftest import tiny_recipe
-from helpers import images_for, look_trained, spiking_network
+from helpers import assert_equal, images_for, look_trained, spiking_network
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
-from test_netx import assert_equal
 from torch import nn
 
 from snn2chip import ir, lava

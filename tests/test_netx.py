@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from helpers import chains, mutations, rng_of
+from helpers import assert_equal, chains, mutations, rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,23 +81,6 @@ def test_relays_past_a_wide_dense_layer_are_read_back(tmp_path: Path) -> None:
     netx.save(tmp_path / "wide.net", ir.Chain(*port, 2, "membrane", ("a", "b"), (layer, last), {}))
     read = netx.load(tmp_path / "wide.net").layers[0].weight
     assert np.array_equal(np.flatnonzero(read), np.arange(side) * (side + 1)) and (read.diagonal() == 90).all()
-
-
-def assert_equal(got: ir.Chain, wanted: ir.Chain) -> None:
-    """Every field of the chain and of its layers, types included."""
-    for item in fields(ir.Chain):
-        if item.name != "layers":
-            mine, theirs = getattr(got, item.name), getattr(wanted, item.name)
-            assert mine == theirs and type(mine) is type(theirs), item.name
-    assert len(got.layers) == len(wanted.layers)
-    for mine, theirs in zip(got.layers, wanted.layers, strict=True):
-        for item in fields(ir.ChainLayer):
-            left, right = getattr(mine, item.name), getattr(theirs, item.name)
-            if isinstance(right, np.ndarray):
-                np.testing.assert_array_equal(left, right, err_msg=item.name)
-                assert left.dtype == np.int64 and left.shape == right.shape
-            else:
-                assert left == right and type(left) is type(right), (mine.name, item.name)
 
 
 @settings(max_examples=120, deadline=None)

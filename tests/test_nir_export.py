@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command, Quickstart
-from nir_reading import convert, load
-from test_nir import dense, foreign, lif
+from nir_reading import convert, dense, foreign, lif, load
 
 from snn2chip import chip, data, ir
 from snn2chip.errors import InputError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
-from helpers import rng_of
+from helpers import assert_equal, rng_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nir_reading import convert, load
-from test_nir import assert_equal, dense, eighths, flat, foreign, lif
+from nir_reading import convert, dense, eighths, flat, foreign, lif, load
 from torch.nn import functional as F
 
 from snn2chip import chip, ir
@@ -254,7 +254,7 @@ def test_ties_survive_quantization(tau: float | None, ties: bool, tmp_path: Path
     np.testing.assert_array_equal(found.spikes["n1"].numpy(), wanted)
     ours.save(tmp_path / "own.nir", network)
     again = load(tmp_path / "own.nir")
-    assert_equal(again, network)
+    assert_equal(again, replace(network, notes=again.notes))
     np.testing.assert_array_equal(evaluate(again, raw).scores.numpy(), last.sum(1))
     plain = nir.read(tmp_path / "own.nir")  # in it NIR's own > does what >= did
     level = plain.nodes["n1"].v_threshold[0]

@@ -15,14 +15,13 @@ import torch
 from branching import export as lowered
 from branching import inputs
 from conftest import ROOT, Command
-from helpers import chains, look_trained, rng_of, spiking_network
+from helpers import assert_same, chains, look_trained, rng_of, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx_outputs import ran, standards
-from test_simulate import assert_same
-from test_varying import export as varying_stages
-from test_varying import plain, raw_for
+from varying import export as varying_stages
+from varying import plain, raw_for
 
 from snn2chip import data, ir
 from snn2chip.errors import InputError, SetupError, UnsupportedError

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from branching import Drawn, Stages, branching, export, inputs
-from helpers import look_trained, spiking_network
+from helpers import Does, look_trained, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_branches import Does
 
 from snn2chip import chip, ir
 from snn2chip.chip import relay

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -54,25 +53,17 @@ GOOD: dict[str, Any] = {
 }
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """GOOD with one value replaced or added; `path` as in a message: model.layers.0.kernel."""
+def changed(path: str, value: Any = None, *, gone: bool = False) -> dict[str, Any]:
+    """GOOD with one value replaced, added or gone; `path` as in a message: model.layers.0.kernel."""
     values = deepcopy(GOOD)
     *steps, last = path.split(".")
     table: Any = values
     for step in steps:
         table = table[int(step)] if isinstance(table, list) else table.setdefault(step, {})
-    table[last] = value
-    return values
-
-
-def removed(path: str) -> dict[str, Any]:
-    """GOOD without one value."""
-    values = deepcopy(GOOD)
-    *steps, last = path.split(".")
-    table: Any = values
-    for step in steps:
-        table = table[int(step)] if isinstance(table, list) else table[step]
-    del table[last]
+    if gone:
+        del table[last]
+    else:
+        table[last] = value
     return values
 
 
@@ -218,15 +209,15 @@ def test_layer_names_and_options_reach_the_network() -> None:
         (changed("model.layers.1.size", 1), r"unknown key 'model\.layers\.1\.size'; expected one of type, kernel"),
         (changed("model.neuron.leak", 1), r"unknown key 'model\.neuron\.leak'; expected one of kind, tau, threshold"),
         (changed("data.augment.blur", 1), r"unknown key 'data\.augment\.blur'; expected one of crop, flip, cutout"),
-        (removed("name"), r"'name' is missing"),
-        (removed("data"), r"'data' is missing"),
-        (removed("data.name"), r"'data\.name' is missing"),
-        (removed("model.timesteps"), r"'model\.timesteps' is missing"),
-        (removed("model.layers"), r"'model\.layers' is missing"),
-        (removed("model.layers.4.features"), r"'model\.layers\.4\.features' is missing"),
-        (removed("train.epochs"), r"'train\.epochs' is missing"),
-        (removed("model.layers.0.type"), r"'model\.layers\.0'.*'type'"),
-        (removed("model.layers.0.channels"), r"'model\.layers\.0': a conv needs channels"),
+        (changed("name", gone=True), r"'name' is missing"),
+        (changed("data", gone=True), r"'data' is missing"),
+        (changed("data.name", gone=True), r"'data\.name' is missing"),
+        (changed("model.timesteps", gone=True), r"'model\.timesteps' is missing"),
+        (changed("model.layers", gone=True), r"'model\.layers' is missing"),
+        (changed("model.layers.4.features", gone=True), r"'model\.layers\.4\.features' is missing"),
+        (changed("train.epochs", gone=True), r"'train\.epochs' is missing"),
+        (changed("model.layers.0.type", gone=True), r"'model\.layers\.0'.*'type'"),
+        (changed("model.layers.0.channels", gone=True), r"'model\.layers\.0': a conv needs channels"),
         (changed("name", ""), r"'name': a name is made of letters"),
         (changed("model.timesteps", 0), r"'model\.timesteps': .*greater than or equal to 1 \(given: 0\)"),
         (changed("model.timesteps", 5000), r"'model\.timesteps': .*less than or equal to 1024"),
@@ -560,9 +551,8 @@ def test_any_value_anywhere_is_taken_or_named(data: st.DataObject) -> None:
 
 
 def test_helpers_of_this_file_change_what_they_say() -> None:
-    """`changed` and `removed` leave GOOD alone."""
+    """`changed` leaves GOOD alone."""
     before = deepcopy(GOOD)
-    change: Callable[[str], dict[str, Any]] = removed
-    assert "epochs" not in change("train.epochs")["train"]
+    assert "epochs" not in changed("train.epochs", gone=True)["train"]
     assert changed("train.epochs", 7)["train"]["epochs"] == 7
     assert before == GOOD

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import chains, port_input, rng_of, spiking_network
+from helpers import assert_same, chains, port_input, rng_of, spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -21,7 +21,6 @@ from snn2chip.chip import products
 from snn2chip.chip.bounds import largest_sum
 from snn2chip.chip.products import LayerRunner
 from snn2chip.errors import InputError
-from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, Conv2d, Flatten, Linear
 from snn2chip.passes import pipeline
 from snn2chip.passes.capture import capture
@@ -31,20 +30,6 @@ from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine
 from snn2chip.simulate.run import simulate
 from snn2chip.simulate.streaming import StreamEngine
-
-
-def assert_same(mine: Trace, theirs: Trace) -> None:
-    """Equal in every array, dtype and count."""
-    assert list(mine.spikes) == list(theirs.spikes) and list(mine.voltage) == list(theirs.voltage)
-    for name in theirs.spikes:
-        for kind in ("spikes", "voltage"):
-            left, right = getattr(mine, kind)[name], getattr(theirs, kind)[name]
-            assert left.dtype == right.dtype
-            np.testing.assert_array_equal(left, right, err_msg=f"{kind} of layer {name}")
-    assert mine.scores.dtype == theirs.scores.dtype == np.int64
-    np.testing.assert_array_equal(mine.scores, theirs.scores.reshape(mine.scores.shape))
-    assert mine.counts == theirs.counts
-    assert mine.largest == theirs.largest
 
 
 @settings(max_examples=250, deadline=None)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Command, Quickstart, child_environment, start_process, tiny_recipe
+from helpers import assert_equal
 
 from snn2chip import chip, data
 from snn2chip.data import ImageSet
@@ -55,14 +56,6 @@ def train(recipe: Recipe, sets: Sets, out: Path, *, resume: bool = False) -> Tra
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True)["state"])
-
-
-def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    """Bit for bit the same tensors."""
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert value.dtype == second[name].dtype
-        assert torch.equal(value, second[name]), f"{name} differs"
 
 
 def history_of(folder: Path) -> list[dict[str, float]]:
@@ -181,7 +174,7 @@ def test_two_runs_give_the_same_bits(changes: dict[str, Any], digits: Sets, tmp_
     recipe = tiny_recipe(**changes)
     for name in ("first", "second"):
         train(recipe, digits, tmp_path / name)
-    assert_same(state_of(tmp_path / "first" / "model.pt"), state_of(tmp_path / "second" / "model.pt"))
+    assert_equal(state_of(tmp_path / "first" / "model.pt"), state_of(tmp_path / "second" / "model.pt"))
     assert history_of(tmp_path / "first") == history_of(tmp_path / "second")
     train(tiny_recipe(**changes, train__seed=1), digits, tmp_path / "third")
     other = state_of(tmp_path / "third" / "model.pt")["body.conv1.weight"]
@@ -194,7 +187,7 @@ def test_what_runs_besides_does_not_change_a_run(digits: Sets, tmp_path: Path) -
     train(recipe, digits, tmp_path / "quiet")
     for _ in Trainer(recipe, *digits, tmp_path / "noisy", fuse=False).run():
         torch.rand(3)
-    assert_same(state_of(tmp_path / "quiet" / "model.pt"), state_of(tmp_path / "noisy" / "model.pt"))
+    assert_equal(state_of(tmp_path / "quiet" / "model.pt"), state_of(tmp_path / "noisy" / "model.pt"))
 
 
 # ------------------------------------------------------------------------------------- stopped and resumed
@@ -263,7 +256,7 @@ def resume_and_compare(recipe: Recipe, out: Path) -> tuple[int, int]:
         said, complaint = process.communicate(timeout=300)
     assert process.returncode == 0, complaint
     unbroken = out.with_name(out.name + "-unbroken")
-    assert_same(state_of(out / "model.pt"), state_of(unbroken / "model.pt"))
+    assert_equal(state_of(out / "model.pt"), state_of(unbroken / "model.pt"))
     assert history_of(out) == history_of(unbroken)
     epoch, step = said.splitlines()[0].split()[1:]
     return int(epoch), int(step)
@@ -350,7 +343,7 @@ def test_ctrl_c_anywhere_leaves_a_checkpoint_of_whole_steps(place: str, digits: 
     position = (done["epoch"], done["step"])
     assert position == ((0, 5) if place in ("forward", "optimizer") else (0, 8) if place == "evaluation" else (1, 0))
     train(recipe, digits, tmp_path / "run", resume=True)
-    assert_same(state_of(tmp_path / "run" / "model.pt"), state_of(tmp_path / "unbroken" / "model.pt"))
+    assert_equal(state_of(tmp_path / "run" / "model.pt"), state_of(tmp_path / "unbroken" / "model.pt"))
     assert history_of(tmp_path / "run") == history_of(tmp_path / "unbroken")
 
 
@@ -396,7 +389,7 @@ def test_a_finished_run_resumes_to_itself(digits: Sets, tmp_path: Path) -> None:
     first = train(tiny_recipe(), digits, tmp_path)
     before = state_of(tmp_path / "model.pt")
     second = train(tiny_recipe(), digits, tmp_path, resume=True)
-    assert_same(before, state_of(tmp_path / "model.pt"))
+    assert_equal(before, state_of(tmp_path / "model.pt"))
     assert first.metrics == second.metrics
 
 
@@ -724,7 +717,7 @@ def test_fused_neurons_train_to_the_same_bits_again(digits: Sets, tmp_path: Path
     assert not (tmp_path / "broken" / "model.pt").exists()
     for _ in Trainer(recipe, *digits, tmp_path / "broken", resume=True).run():
         pass
-    assert_same(state_of(tmp_path / "broken" / "model.pt"), state_of(tmp_path / "unbroken" / "model.pt"))
+    assert_equal(state_of(tmp_path / "broken" / "model.pt"), state_of(tmp_path / "unbroken" / "model.pt"))
 
 
 # ----------------------------------------------------------------- every option trains, exports and verifies

@@ -11,93 +11,28 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from branching import LOIHI, Stages
-from helpers import images_for, spiking_network
+from branching import LOIHI
+from helpers import spiking_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
+from varying import Named, as_tdbn, export, message, plain, randomize, raw_for
 
 from snn2chip import chip, ir
-from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
+from snn2chip.errors import ChipLimitError, UnsupportedError
 from snn2chip.formats import netx
-from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.nn import BNTT, LIF, AvgPool2d, Conv2d, Flatten, Linear, Residual, SpikingNetwork, TDBatchNorm
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
-from snn2chip.passes.lower import lower
 from snn2chip.passes.quantize import quantize
-from snn2chip.passes.schedule import schedule
 from snn2chip.simulate import branching, reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.verify.compare import module_spikes
 
 Floats = NDArray[np.float64]
-Named = list[tuple[str, nn.Module]]
-
 # ------------------------------------------------------------------------------------------- networks with BNTT
-
-
-def randomize(network: SpikingNetwork, seed: int, *, decades: float = 3.0, var_decades: float = 1.0) -> SpikingNetwork:
-    """Random weights of the size of 1 / sqrt(fan-in), and for every BNTT gamma and variances over decades; float64."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(like: torch.Tensor, most: float) -> torch.Tensor:
-        return most * (2 * torch.rand(like.shape, generator=generator, dtype=torch.float64) - 1)
-
-    network.double()
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, (Conv2d, Linear)):
-                module.weight.copy_(uniform(module.weight, 2 / math.sqrt(module.weight[0].numel())))
-                if module.bias is not None:
-                    module.bias.copy_(uniform(module.bias, 0.5))
-            elif isinstance(module, BNTT):
-                module.log_weight.copy_(uniform(module.log_weight, decades * math.log(10)))
-                module.running_mean.copy_(uniform(module.running_mean, 0.5))
-                module.running_var.copy_(10 ** uniform(module.running_var, var_decades))
-            elif isinstance(module, TDBatchNorm):
-                module.weight.copy_(1 + uniform(module.weight, 0.5))
-                module.bias.copy_(uniform(module.bias, 0.3))
-                module.running_mean.copy_(uniform(module.running_mean, 0.3))
-                module.running_var.copy_(10 ** uniform(module.running_var, 0.3))
-    return network.eval()
-
-
-def plain(timesteps: int = 4, *, size: int = 6, seed: int = 0, decades: float = 0.3, **options: str) -> SpikingNetwork:
-    """conv1-norm1-lif1, pool, conv2-norm2-lif2, flatten, dense1-norm3-lif3, dense2; gentle gammas. All norms BNTT."""
-    layers: Named = [
-        ("conv1", Conv2d(2, 4, 3, padding=1)),
-        ("norm1", BNTT(4, timesteps)),
-        ("lif1", LIF(0.5, 0.5)),
-        ("pool", AvgPool2d(2)),
-        ("conv2", Conv2d(4, 4, 3, padding=1, groups=2, bias=False)),
-        ("norm2", BNTT(4, timesteps)),
-        ("lif2", LIF(0.9, 0.7)),
-        ("flatten", Flatten()),
-        ("dense1", Linear(4 * (size // 2) ** 2, 8)),
-        ("norm3", BNTT(8, timesteps)),
-        ("lif3", LIF(1.0, 0.5)),
-        ("dense2", Linear(8, 3)),
-    ]
-    if options.get("readout") == "spike_count":
-        layers.append(("lif4", LIF(0.5, 0.2)))
-    made = spiking_network(layers, (2, size, size), timesteps=timesteps, **options)  # type: ignore[arg-type]
-    return randomize(made, seed, decades=decades, var_decades=0.3)
-
-
-def export(network: SpikingNetwork, calibration: ir.IntArray | None = None) -> Stages:
-    """All stages on loihi2."""
-    folded, _ = fold(capture(network))
-    plan = schedule(folded, LOIHI)
-    quantized, _ = quantize(folded, LOIHI, plan, calibration=calibration)
-    return Stages(folded, plan, quantized, *lower(quantized, LOIHI, plan))
-
-
-def raw_for(network: SpikingNetwork, count: int, seed: int = 0) -> ir.IntArray:
-    """What the encoder makes of random images, (N, T, C, H, W)."""
-    return encoder_of(capture(network), seed)(images_for(network, count, seed))
 
 
 def held_equal(network: SpikingNetwork, raw: ir.IntArray) -> FloatTrace:
@@ -245,21 +180,6 @@ def test_the_fold_of_a_lively_network(coding: str, readout: str) -> None:
 # ------------------------------------------------------------------------------------------------- one time step
 
 
-def as_tdbn(network: SpikingNetwork) -> SpikingNetwork:
-    """The same network of one step with tdBN in the place of BNTT."""
-    layers: Named = []
-    for name, module in network.body.named_children():
-        if isinstance(module, BNTT):
-            norm = TDBatchNorm(module.channels, threshold=1.0, eps=module.eps).double()
-            norm.weight.data, norm.running_mean, norm.running_var = (
-                value[0].detach().clone() for value in (module.weight, module.running_mean, module.running_var)
-            )
-            layers.append((name, norm))
-        else:
-            layers.append((name, module))
-    return spiking_network(layers, network.input_shape, timesteps=1).double().eval()
-
-
 def test_one_step_folds_statically(tmp_path: Path) -> None:
     """No tables, stock netx, and number for number the file of the same network written with tdBN."""
     network = plain(1)
@@ -290,14 +210,6 @@ def _saved(path: Path, chain: ir.Chain) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------------------ refusals
-
-
-def message(run: Callable[[], object], kind: type[Exception] = InputError) -> str:
-    """What a refusal says; one line."""
-    with pytest.raises(kind) as caught:
-        run()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def with_norm1(change: Callable[[BNTT], None]) -> SpikingNetwork:

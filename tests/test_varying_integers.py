@@ -13,19 +13,17 @@ import numpy as np
 import pytest
 import torch
 from branching import LOIHI, Drawn, Stages, branching, check, inputs, same_spikes
-from conftest import Command, tiny_recipe
+from conftest import Command
 from helpers import look_trained, rng_of, spiking_network
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
-from test_varying import export, plain, randomize, raw_for
-from torch import nn
+from varying import digits_model, export, lowered, plain, randomize, raw_for, residual
 
 from snn2chip import ir
 from snn2chip.chip.bounds import varying_peaks
 from snn2chip.errors import ChipLimitError, UnsupportedError
 from snn2chip.formats import netx
-from snn2chip.nn import BNTT, LIF, Conv2d, Flatten, Linear, MaxPool2d, Residual, SpikingNetwork, TDBatchNorm, model_file
-from snn2chip.nn.layers import AvgPool2d
+from snn2chip.nn import BNTT, LIF, Flatten, Linear, SpikingNetwork, TDBatchNorm
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.passes.lower import lower
@@ -246,26 +244,6 @@ def with_bntt(drawn: Drawn) -> int:
     return count
 
 
-def lowered(network: SpikingNetwork, relays: Relays, bits: int = 8, calibrated: bool = False) -> Stages:
-    profile = LOIHI.with_weight_bits(bits)
-    captured = capture(network)
-    folded, _ = fold(captured)
-    plan = schedule(folded, profile, relays)
-    raw = inputs(captured, 3, 0) if calibrated else None
-    quantized, _ = quantize(folded, profile, plan, calibration=raw)
-    stages = Stages(folded, plan, quantized, *lower(quantized, profile, plan))
-    for item in stages.report.placed:  # a relay beside tables keeps nothing, and any spike is above its threshold
-        layer = next(layer for layer in stages.chain.layers if layer.name == item.layer)
-        if item.relay is not None and layer.steps is not None:
-            rows = slice(item.start, item.stop)
-            assert not any(
-                table[:, rows].any() for table in (layer.steps.leak, layer.steps.bias, layer.steps.threshold)
-            )
-            assert not layer.bias[rows].any() and layer.weight[rows].reshape(item.stop - item.start, -1).min() >= 0
-        assert np.abs(layer.weight).max() <= (profile.weight_max if layer.steps is None else profile.weight_odd_max)
-    return stages
-
-
 def engines_agree(stages: Stages, raw: ir.IntArray) -> None:
     port = stages.chain.port(raw)
     dense, slow = DenseEngine(stages.chain).run(port), reference.run(stages.chain, port)
@@ -290,42 +268,6 @@ def test_random_branching_networks(drawn: Drawn) -> None:
     engines_agree(stages, inputs(stages.folded, 2, drawn.seed))
 
 
-def residual(seed: int, *, coding: str = "direct", timesteps: int = 4) -> SpikingNetwork:
-    """Three blocks with one BNTT after each add: identity, pooled and strided shortcut; max pooling, tdBN inside."""
-
-    def conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> Conv2d:
-        return Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-
-    def block(inputs: int, outputs: int, stride: int, *shortcut: nn.Module) -> Residual:
-        middle = [BNTT(outputs, timesteps)] if stride == 1 else [TDBatchNorm(outputs)]
-        branch = [conv(inputs, outputs, stride), *middle, LIF(0.5, 0.5), conv(outputs, outputs)]
-        return Residual(nn.Sequential(*branch), nn.Sequential(*shortcut))
-
-    network = spiking_network(
-        [
-            ("conv1", conv(2, 3)),
-            ("norm1", BNTT(3, timesteps)),
-            ("lif1", LIF(0.5, 0.5)),
-            ("max", MaxPool2d(2, 1)),
-            ("block1", block(3, 3, 1)),
-            ("norm2", BNTT(3, timesteps)),
-            ("lif2", LIF(0.8, 0.5)),
-            ("block2", block(3, 4, 2, AvgPool2d(2), conv(3, 4, kernel=1))),
-            ("norm3", BNTT(4, timesteps)),
-            ("lif3", LIF(1.0, 0.5)),
-            ("block3", block(4, 5, 2, conv(4, 5, 2, 1), TDBatchNorm(5))),
-            ("norm4", BNTT(5, timesteps)),
-            ("lif4", LIF(0.5, 0.5)),
-            ("flatten", Flatten()),
-            ("dense", Linear(20, 3)),
-        ],
-        (2, 9, 9),
-        timesteps=timesteps,
-        coding=coding,
-    )
-    return randomize(network, seed, decades=0.2, var_decades=0.2)
-
-
 @pytest.mark.parametrize("relays", ["auto", "double"])
 @pytest.mark.parametrize("coding", ["direct", "poisson"])
 def test_residual_network(coding: str, relays: Relays) -> None:
@@ -348,24 +290,6 @@ def test_residual_network(coding: str, relays: Relays) -> None:
 
 
 # ----------------------------------------------------------------------------------- the command line and the file
-
-
-def digits_model(path: Path, timesteps: int) -> Path:
-    """model.pt of a small network on digits, random but alive, as `snn2chip train` writes it."""
-    recipe = tiny_recipe(
-        model__timesteps=timesteps,
-        model__layers=[
-            {"type": "conv", "channels": 4, "stride": 2, "norm": "bntt", "bias": True},
-            {"type": "flatten"},
-            {"type": "dense", "features": 10, "norm": "bntt"},
-            {"type": "dense", "features": "classes", "neuron": False},
-        ],
-    )
-    network = model_file.build_network(recipe, (1, 8, 8), 10, 16, [0.3], [0.4])
-    randomize(network, 5, decades=0.3, var_decades=0.3)
-    network.float()
-    model_file.save(path, network, recipe, max_value=16, classes=[str(n) for n in range(10)], metrics={})
-    return path
 
 
 @pytest.fixture(scope="module")

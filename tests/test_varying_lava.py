@@ -12,8 +12,7 @@ from branching import Stages
 from conftest import Command
 from helpers import rng_of, spiking_network
 from lava_fixtures import lava_environment  # noqa: F401
-from test_varying import as_tdbn, export, message, plain, randomize, raw_for
-from test_varying_integers import digits_model, lowered, residual
+from varying import as_tdbn, digits_model, export, lowered, message, plain, randomize, raw_for, residual
 
 from snn2chip import ir, lava
 from snn2chip.chip import neuron
