@@ -44,7 +44,7 @@ def of(file: str, tests: str, *changes: tuple[str, str]) -> list[Mutant]:
 MUTANTS = [
     *of(
         "chip/neuron.py",
-        "test_arith.py",
+        "test_chip_neuron.py",
         ("+ (((size & 4095) * keep) >> 12)", ""),
         ("torch.where(state < 0, -size, size)", "size"),
         ("total > STATE_MAX,", "total >= STATE_MAX,"),
@@ -59,7 +59,7 @@ MUTANTS = [
     ),
     *of(
         "chip/neuron.py",
-        "test_arith.py -k time_varying",
+        "test_chip_neuron.py -k time_varying",
         (".trunc_()", ".floor_()"),
         ("(bias << STATE_SHIFT) + lift", "bias + lift"),
         ("spikes = updated > threshold\n", "spikes = updated >= threshold\n"),
@@ -102,7 +102,7 @@ MUTANTS = [
     ),
     *of(
         "passes/fold_bntt.py",
-        "test_varying.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
+        "test_fold_bntt.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
         ("neuron.tau * gain[:-1] / gain[1:]", "neuron.tau * gain[1:] / gain[:-1]"),
         ("neuron.threshold / gain)", "neuron.threshold * gain)"),
         ("-np.sum([item.mean", "np.sum([item.mean"),
@@ -203,7 +203,7 @@ MUTANTS = [
     ),
     *of(
         "passes/quantize/bntt_layer.py",
-        "test_varying_integers.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
+        "test_bntt_layer.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
         ("LEAK_MAX = 2**16 - 1", "LEAK_MAX = 2**16"),
         ("range(LEAK_SHIFT_MAX, -1, -1)", "range(LEAK_SHIFT_MAX, 0, -1)"),
         ("np.rint(UNIT * scale * (self.base + constants.bias))", "np.rint(UNIT * scale * constants.bias)"),
@@ -234,7 +234,7 @@ MUTANTS = [
     ),
     *of(
         "chip/bounds.py",
-        "test_varying_integers.py -k peaks",
+        "test_bntt_layer.py -k peaks",
         ("np.maximum(0, np.minimum(high, threshold))", "np.maximum(0, 0 * high)"),
         ("np.minimum(low, 0)\n    return peaks", "0 * low\n    return peaks"),
     ),
@@ -307,7 +307,7 @@ MUTANTS = [
     ),
     *of(
         "simulate/chip_time.py",
-        "test_netx_any.py -k 'one_step_after'",
+        "test_netx_read.py -k 'one_step_after'",
         ("arriving[1 + delay : 1 + delay + steps]", "arriving[delay : delay + steps]"),
         ("(done + step + 1) %", "(done + step) %"),
         ("activation = activation + self.last", "activation = activation + 0"),
@@ -385,7 +385,7 @@ MUTANTS = [
     ),
     *of(
         "formats/netx/weights.py",
-        "test_netx_any.py -k 'netx_changes or cannot_load or would_change or one_sign'",
+        "test_netx_read.py -k 'netx_changes or cannot_load or would_change or one_sign'",
         ("LOWEST, HIGHEST = -256, 254", "LOWEST, HIGHEST = -255, 254"),
         ("if not together.any():", "if False:"),
         ("if bits < 0:", "if False:"),

@@ -130,7 +130,7 @@ def as_in_lava(made: Foreign, net: Netlist, folder: Path, input_shape: tuple[int
 @pytest.mark.lava
 @pytest.mark.usefixtures("lava_environment")
 @pytest.mark.parametrize("known", lava_dl.NETWORKS, ids=lambda known: known.name)
-def test_recordings(known: lava_dl.Known) -> None:
+def test_recorded(known: lava_dl.Known) -> None:
     rows = list(lava_dl.against_recording(known, lava_dl.folder()))
     assert len(rows) == {"tiny.net": 1, "ntidigits": 1, "pilotnet_lif": 6, "mnist.net": 0}[known.name]
     for row in rows:
