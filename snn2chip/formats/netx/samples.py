@@ -118,7 +118,9 @@ def _chain_layer(reader: Reader, walk: Walk, timesteps: int, places: dict[str, A
     layer, weight = walk.layers[-1], walk.layers[-1].weight
     if (layer.kind != "conv" and layer.kind != "dense") or weight is None or layer.delay is not None:
         what = "delays" if weight is not None else "neurons of the input"
-        raise UnsupportedError(f"{reader.where}: {what} run in raw chip time only, with --clock chip")
+        raise UnsupportedError(
+            f"{reader.where}: {what} run in raw chip time only: `snn2chip chip`, or with --clock chip"
+        )
     odd = layer.kind == "dense" and np.abs(weight).max(initial=0) > 127 and bool((weight % 2).any())
     if odd and weight.min() < 0 < weight.max():
         raise InputError(
