@@ -64,6 +64,10 @@ def test_random_branching_networks(drawn: Drawn) -> None:
     except UnsupportedError:
         event("refused")
         return
+    except ChipLimitError as error:  # relays leave a threshold of at most 13 beside weights of 4 bits
+        assert drawn.bits == 4 and "for the relays beside it" in str(error)
+        event("no scale")
+        return
     event(f"{drawn.relays}, {drawn.bits} bits, {'calibrated' if drawn.calibrated else 'not calibrated'}")
     check(drawn.network, stages, drawn.seed)
     with tempfile.TemporaryDirectory() as folder:
