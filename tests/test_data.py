@@ -71,7 +71,7 @@ def write_cifar10(folder: Path, count: int = 4) -> dict[str, bytes]:
     return files
 
 
-def packed(content: bytes) -> bytes:
+def zipped(content: bytes) -> bytes:
     """As gzip, without the time: the names of tests are the same in every process."""
     return gzip.compress(content, mtime=0)
 
@@ -87,7 +87,7 @@ def write_fashion(folder: Path, split: str = "test", count: int = 5, packed: boo
     labels = np.arange(count, dtype=np.uint8) % 10
     for name, values in ((f"{stem}-images-idx3-ubyte", images), (f"{stem}-labels-idx1-ubyte", labels)):
         if packed:
-            (folder / f"{name}.gz").write_bytes(packed(idx_bytes(values)))
+            (folder / f"{name}.gz").write_bytes(zipped(idx_bytes(values)))
         else:
             (folder / name).write_bytes(idx_bytes(values))
     return images
@@ -192,7 +192,10 @@ DIGITS_TEST_SUM = 113179
 
 
 def test_digits_do_not_look_at_data(tmp_path: Path) -> None:
-    assert len(d.load("digits", "test", tmp_path / "absent")) == 359
+    """Nothing is looked for there; but a folder that is none is a name in the wrong place, and not passed over."""
+    assert len(d.load("digits", "test", tmp_path)) == 359
+    with pytest.raises(DataError, match="absent' does not exist"):
+        d.load("digits", "test", tmp_path / "absent")
 
 
 # --- Fashion-MNIST --------------------------------------------------------------------------------------
@@ -235,17 +238,17 @@ def test_fashion_names_the_one_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("images", packed(idx_bytes(np.zeros((4, 28, 28), np.uint8))), "4 images but .* 5 labels"),
-        ("images", packed(idx_bytes(np.zeros((5, 27, 28), np.uint8))), "holds 27x28 images"),
-        ("images", packed(idx_bytes(np.zeros((5, 28, 28), np.uint8)))[:30], "truncated.*end mark"),
+        ("images", zipped(idx_bytes(np.zeros((4, 28, 28), np.uint8))), "4 images but .* 5 labels"),
+        ("images", zipped(idx_bytes(np.zeros((5, 27, 28), np.uint8))), "holds 27x28 images"),
+        ("images", zipped(idx_bytes(np.zeros((5, 28, 28), np.uint8)))[:30], "truncated.*end mark"),
         ("images", b"no gzip at all", "not sound gzip"),
         ("images", b"", "truncated"),
-        ("labels", packed(idx_bytes(np.array([0, 1, 2, 10, 4], np.uint8))), "label 3 is 10"),
-        ("labels", packed(idx_bytes(np.zeros((5, 2), np.uint8))), "magic number 0x00000802"),
-        ("labels", packed(idx_bytes(np.zeros(5, np.uint8))[:-1]), "is truncated: its header says 5"),
-        ("labels", packed(idx_bytes(np.zeros(5, np.uint8)) + b"1"), "too long"),
-        ("labels", packed(idx_bytes(np.zeros(0, np.uint8))), "is empty"),
-        ("labels", packed(bytes(50_000)), "unpacks to more than 10,008"),
+        ("labels", zipped(idx_bytes(np.array([0, 1, 2, 10, 4], np.uint8))), "label 3 is 10"),
+        ("labels", zipped(idx_bytes(np.zeros((5, 2), np.uint8))), "magic number 0x00000802"),
+        ("labels", zipped(idx_bytes(np.zeros(5, np.uint8))[:-1]), "is truncated: its header says 5"),
+        ("labels", zipped(idx_bytes(np.zeros(5, np.uint8)) + b"1"), "too long"),
+        ("labels", zipped(idx_bytes(np.zeros(0, np.uint8))), "is empty"),
+        ("labels", zipped(bytes(50_000)), "unpacks to more than 10,008"),
         ("labels", bytes(30_000), "larger than"),
     ],
 )
@@ -450,7 +453,7 @@ def test_idx_reads_or_refuses(content: bytes) -> None:
     assert values.ndim == 3 and values.size == len(content) - 16 > 0
 
 
-@given(mutated(packed(SMALL_IDX)))
+@given(mutated(zipped(SMALL_IDX)))
 def test_gunzip_reads_or_refuses(content: bytes) -> None:
     try:
         assert len(gunzip(content, "f", 28)) <= 28
@@ -697,7 +700,7 @@ def test_download_from_a_server(
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    content = packed(idx_bytes(np.zeros(5, np.uint8)))
+    content = zipped(idx_bytes(np.zeros(5, np.uint8)))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
