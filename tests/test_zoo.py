@@ -39,7 +39,7 @@ def nmnist(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+def cifar10(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     """A folder with CIFAR-10: SNN2CHIP_DATA's, or unpacked from ../shared; None where there is neither."""
     if "SNN2CHIP_DATA" in os.environ or not (SHARED / "unpack_cifar10.py").is_file():
         return None
@@ -48,11 +48,12 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
     return target
 
 
-def images_of(chosen: recipe.Recipe, split: str, cifar: Path | None, nmnist: Path | None) -> data.ImageSet:
+def images_of(chosen: recipe.Recipe, split: str, request: pytest.FixtureRequest) -> data.ImageSet:
     """The recipe's data without a download, or a skip that says what is missing."""
     spec = chosen.data
-    folders = {"cifar10": cifar, "nmnist": nmnist, "letters": SHARED if (SHARED / "letters").is_dir() else None}
-    folder = folders.get(spec.name)
+    folder = SHARED if spec.name == "letters" and (SHARED / "letters").is_dir() else None
+    if spec.name in ("cifar10", "nmnist"):
+        folder = request.getfixturevalue(spec.name)
     try:
         return data.load(spec.name, split, folder, download=False, image_size=spec.image_size, events=chosen.binning)
     except DataError as error:
@@ -99,7 +100,7 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", EXPORTED, ids=lambda path: path.name)
 def test_a_model_exports_and_shows_its_accuracy(
-    folder: Path, cifar: Path | None, nmnist: Path | None, tmp_path: Path
+    folder: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """Exported anew, the first test images are classified as well as the full figure lets expect.
 
@@ -108,9 +109,9 @@ def test_a_model_exports_and_shows_its_accuracy(
     """
     metrics = metrics_of(folder)
     model = model_file.load(folder / "model.pt")
-    test = images_of(model.recipe, "test", cifar, nmnist)
+    test = images_of(model.recipe, "test", request)
     assert len(test) == metrics["samples"]
-    training = images_of(model.recipe, "train", cifar, nmnist).subset(64)
+    training = images_of(model.recipe, "train", request).subset(64)
     export = pipeline.export(model, chip.load(metrics["chip"]), calibration=training)
     netx.save(tmp_path / "model.net", export.chain)
     result = simulate(netx.load(tmp_path / "model.net"), images=test.subset(SAMPLES))
