@@ -99,9 +99,7 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", EXPORTED, ids=lambda path: path.name)
-def test_a_model_exports_and_shows_its_accuracy(
-    folder: Path, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_a_model_exports_and_shows_its_accuracy(folder: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Exported anew, the first test images are classified as well as the full figure lets expect.
 
     Of n images drawn from a test set with accuracy a, the share that is right stays within five standard
