@@ -315,14 +315,15 @@ def _run(fuzzer: Fuzzer, cases: range, folder: Path) -> tuple[list[Result], int]
     _, status = os.waitpid(child, 0)
     if "result" not in current or len(results) < len(cases):
         case = current.get("reads", current.get("makes", cases[0]))
-        if "makes" in current and ended:
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        ended = ended or (f"crash: {signal.Signals(number).name}" if number else "")
+        if "makes" in current and ended:  # HDF5 can crash over what an earlier change of the same file has left
             results.append(Result(case, "not made", ended, []))
             return results, case + 1
         if "makes" in current or not current or "result" in current:
             printed = (folder / "printed").read_text(encoding="utf-8", errors="replace")
             raise RuntimeError(f"{fuzzer.name}, seed {fuzzer.seed}, case {case}: the file could not be made\n{printed}")
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        ended = ended or f"crash: {signal.Signals(number).name if number else f'exit {status}'}"
+        ended = ended or f"crash: exit {status}"
         results.append(Result(case, ended, "the process ended", current["what"]))
     return results, results[-1].case + 1
 

@@ -164,6 +164,13 @@ class Reader:
             raise InputError(f"{self.where}: attribute '{name}' is of variable length; export the model again")
         return self.group.attrs[name]
 
+    def integers(self, name: str, most: int = 2**16) -> tuple[int, ...]:
+        """An attribute of one integer or a row of them."""
+        value = np.atleast_1d(self.attribute(name))
+        if value.dtype.kind not in "iub" or value.ndim != 1 or not 1 <= value.size <= most:
+            raise InputError(f"{self.where}: attribute '{name}' is {one_line(value.tolist())}; expected integers")
+        return tuple(value.tolist())
+
 
 def spread_bias(bias: NDArray[Any], shape: Shape) -> NDArray[Any] | None:
     """`bias` over neurons of Lava's `shape`, (W, H, C) or (features,), as lava-dl and Lava spread it; None: they fail.

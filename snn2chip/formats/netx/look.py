@@ -211,11 +211,11 @@ def _own(root: Reader, log: list[Finding]) -> dict[str, Any]:
 
 
 def _whole(own: Reader, name: str) -> int:
-    return int(own.attribute(name))
+    return own.integers(name, 1)[0]
 
 
 def _center(own: Reader) -> IntArray:
-    return np.atleast_1d(np.asarray(own.attribute("input_center"), dtype=np.int64)).reshape(-1)
+    return np.array(own.integers("input_center"))
 
 
 def _entry(group: Reader, number: int, walk: Walk) -> Entry:

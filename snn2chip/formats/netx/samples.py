@@ -40,7 +40,7 @@ def _load(root: Reader) -> Chain:
     if version != FORMAT_VERSION:
         found = one_line(version)
         raise InputError(f"{own.where}: format version {found}, this snn2chip reads {FORMAT_VERSION}; update it")
-    timesteps = int(own.attribute("timesteps"))
+    timesteps = own.integers("timesteps", 1)[0]
     if not 1 <= timesteps <= 2**20:
         raise InputError(f"{own.where}: timesteps {timesteps} is outside 1..{2**20}")
     origin = own.decoded("origin", dict)
@@ -65,8 +65,8 @@ def _load(root: Reader) -> Chain:
         raise InputError(
             f"{own.where}: readout '{one_line(readout)}', coding '{one_line(coding)}': not known to this snn2chip"
         )
-    raw_shape = tuple(int(side) for side in np.atleast_1d(own.attribute("input_raw_shape")))
-    center = tuple(int(c) for c in np.atleast_1d(own.attribute("input_center")))
+    raw_shape = own.integers("input_raw_shape")
+    center = own.integers("input_center")
     if (
         min(raw_shape, default=0) < 1
         or math.prod(raw_shape) != math.prod(walk.first)
@@ -76,7 +76,7 @@ def _load(root: Reader) -> Chain:
             f"{own.where}: input_raw_shape {one_line(raw_shape)} and input_center {one_line(center)} do not fit "
             f"{walk.first}"
         )
-    pixel_max, low, high = (int(own.attribute(name)) for name in ("pixel_max", "input_low", "input_high"))
+    pixel_max, low, high = (own.integers(name, 1)[0] for name in ("pixel_max", "input_low", "input_high"))
     if not -(2**24) <= low <= min(center) <= max(center) <= high <= 2**24 or not 1 <= pixel_max <= 2**24:
         raise InputError(
             f"{own.where}: input_low {low}, input_center {one_line(center)}, input_high {high} and pixel_max "
