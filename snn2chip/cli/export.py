@@ -35,10 +35,10 @@ def _read(path: Path) -> Chain | Network:
 def _folded(path: Path) -> Network:
     from snn2chip.nn import model_file
     from snn2chip.passes.capture import capture
-    from snn2chip.passes.fold import fold
+    from snn2chip.passes.fold import folded
 
     model = model_file.load(path)
-    return fold(capture(model.network, model.classes))[0]
+    return folded(capture(model.network, model.classes))
 
 
 def write_nir(model: Path, output: Path | None = None) -> Path:
