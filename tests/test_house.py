@@ -1,4 +1,4 @@
-"""The order of the folders: what `make lint` (import-linter) keeps is kept, and what an import costs."""
+"""The order of the folders, which `make lint` (import-linter) keeps; what an import costs; where a test is found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, child_environment
+
+SUBJECTS = {"attack", "bad_input", "fuzz", "house", "mutants", "neuron_proof", "wheel"}  # of the tool as a whole
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -62,3 +64,12 @@ def test_an_import_loads_no_more_than_it_needs(imported: str, without: str) -> N
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = {name.split(".")[1] for name in done.stdout.split() if "." in name}
     assert loaded and not loaded & set(without.split())
+
+
+def test_a_modules_tests_are_found_by_its_name() -> None:
+    """tests/test_passes_fold.py tests passes/fold.py; a folder's name stands for what is in it."""
+    folders = [ROOT / name for name in ("snn2chip", "deploy", "bench", "tools")]
+    paths = [path.with_suffix("").relative_to(ROOT) for folder in folders for path in folder.rglob("*")]
+    modules = {"_".join(path.parts).removeprefix("snn2chip_") for path in paths}
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    assert tests - modules == SUBJECTS

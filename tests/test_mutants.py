@@ -67,7 +67,7 @@ MUTANTS = [
     ),
     *of(
         "chip/profile.py",
-        "test_quantize.py -k 'chip_limits or out_of_range'",
+        "test_passes_quantize.py -k 'chip_limits or out_of_range'",
         ("2**self.weight_bits - 2", "2**self.weight_bits - 1"),
         ("2 ** (self.weight_bits - 1) - 1", "2 ** (self.weight_bits - 1)"),
         ("2 ** (self.bias_bits - 1) - 1", "2 ** (self.bias_bits - 1)"),
@@ -78,7 +78,7 @@ MUTANTS = [
     ),
     *of(
         "passes/fold.py",
-        "test_fold.py -k 'formula or two_pools or padded_input or dense_first or left_out or does_not_divide'",
+        "test_passes_fold.py -k 'formula or two_pools or padded_input or dense_first or left_out or does_not_divide'",
         ("np.sqrt(norm.var + norm.eps)\n    return gain", "np.sqrt(norm.var)\n    return gain"),
         ("(bias - norm.mean", "(bias + norm.mean"),
         (
@@ -94,7 +94,7 @@ MUTANTS = [
     ),
     *of(
         "passes/fold.py",
-        "test_branches.py -k 'counts_once or every_kind or maximum_at_every'",
+        "test_nn_blocks.py -k 'counts_once or every_kind or maximum_at_every'",
         ("return replace(node, mean=zero, beta=zero)", "return replace(node, mean=zero)"),
         ("return replace(node, bias=None)", "return node"),
         ("tau=0.25, threshold=0.5)", "tau=0.25, threshold=1.5)"),
@@ -102,7 +102,7 @@ MUTANTS = [
     ),
     *of(
         "passes/fold_bntt.py",
-        "test_fold_bntt.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
+        "test_passes_fold_bntt.py -k 'by_hand or lively or bntt or one_step or vanishes or negative'",
         ("neuron.tau * gain[:-1] / gain[1:]", "neuron.tau * gain[1:] / gain[:-1]"),
         ("neuron.threshold / gain)", "neuron.threshold * gain)"),
         ("-np.sum([item.mean", "np.sum([item.mean"),
@@ -114,7 +114,7 @@ MUTANTS = [
     ),
     *of(
         "passes/schedule.py",
-        "test_lower.py -k 'phases or bottleneck or two_bits or copies or shared or no_chain or shrinks or relays'",
+        "test_passes_lower.py -k 'phases or bottleneck or bits or copies or shared or no_chain or shrinks or relays'",
         ("(y % stride[0], x % stride[1])", "(0, 0)"),
         ("// stride[axis] >= size[axis]", "// stride[axis] > size[axis]"),
         ("limits[n] * _WORTH >= wanted", "limits[n] >= 4 * wanted"),
@@ -124,13 +124,13 @@ MUTANTS = [
     ),
     *of(
         "passes/schedule.py",
-        "test_prove.py -k gaps",
+        "test_verify_prove.py -k gaps",
         ("min(pixel, shape[1 + axis] - 1)", "pixel"),
         ("conv.dilation[axis] * tap - conv.padding[axis]", "tap - conv.padding[axis]"),
     ),
     *of(
         "chip/relay.py",
-        "test_relay.py",
+        "test_chip_relay.py",
         ("weight + bias <= threshold", "weight + bias < threshold"),
         ("voltage > UNIT * threshold", "voltage >= UNIT * threshold"),
         ("threshold + 1 - weight", "threshold - weight"),
@@ -142,7 +142,7 @@ MUTANTS = [
     ),
     *of(
         "passes/lower.py",
-        "test_lower.py -k 'odd or shared or basic or phases or bottleneck or copies or shared or shrinks or test_fit'",
+        "test_passes_lower.py -k 'odd or shared or basic or phases or bottleneck or copies or shrinks or test_fit'",
         ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
         ("> copies * self.chip.weight_odd_max", "> self.chip.weight_odd_max"),
         ("left = left - part", "left = left + 0"),
@@ -155,14 +155,14 @@ MUTANTS = [
     ),
     *of(
         "passes/lower.py",
-        "test_prove.py -k 'tables or fault or gaps'",
+        "test_verify_prove.py -k 'tables or fault or gaps'",
         ("+ block.start * (pixels - 1)", ""),
         ("(place[0] + padding[0]) // dilation[0]", "(place[0] + padding[0])"),
         ("return 1, 0  # with", "return 0, 0  # with"),
     ),
     *of(
         "verify/prove.py",
-        "test_prove.py -k 'not random'",
+        "test_verify_prove.py -k 'not random'",
         ("(u <= -(2**23)) * 2**24", "(u < -(2**23)) * 2**24"),
         ("0 if v > threshold else v), v > threshold", "0 if v >= threshold else v), v >= threshold"),
         ("if fired != bool(spike):", "if fired and not spike:"),
@@ -181,29 +181,29 @@ MUTANTS = [
     ),
     *of(
         "passes/quantize/__init__.py",
-        "test_quantize.py -k 'seen_beyond or overflows_on or empty or missing_scale or layer_of_zeros'",
+        "test_passes_quantize.py -k 'seen_beyond or overflows_on or empty or missing_scale or layer_of_zeros'",
         ("if best.seen > self.chip.input_max:", "if False:"),
         ("if calibration is not None and not len(calibration)", "if False"),
     ),
     *of(
         "passes/quantize/layer.py",
-        "test_quantize.py -k 'rounded_floats or large_bias or out_of_range or too_small or given_scale'",
+        "test_passes_quantize.py -k 'rounded_floats or large_bias or out_of_range or too_small or given_scale'",
         ("int(np.rint((1 - neuron.tau) * DECAY_ONE))", "int((1 - neuron.tau) * DECAY_ONE)"),
         ("threshold -= 1", "threshold -= 0"),
         ("np.abs(bias).max(initial=0) > self.bias_max", "np.abs(bias).max(initial=0) > 2 * self.bias_max"),
         ("if self.decay > chip.decay_max", "if self.decay > chip.decay_max + 1"),
     ),
-    *of("passes/quantize/layer.py", "test_prove.py -k gaps", ("bias if number == 0 else None", "bias")),
+    *of("passes/quantize/layer.py", "test_verify_prove.py -k gaps", ("bias if number == 0 else None", "bias")),
     *of(
         "passes/quantize/candidate.py",
-        "test_quantize.py -k 'room_to_spare or least_error or measured'",
+        "test_passes_quantize.py -k 'room_to_spare or least_error or measured'",
         ("self.peak * _SEEN_MARGIN <= limit", "self.peak <= limit"),
         ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
         ("error = float((spikes != wanted)", "error = -float((spikes != wanted)"),
     ),
     *of(
         "passes/quantize/bntt_layer.py",
-        "test_bntt_layer.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
+        "test_passes_quantize_bntt_layer.py -k 'leak_shift or formulas or thresholds_that or without_weights'",
         ("LEAK_MAX = 2**16 - 1", "LEAK_MAX = 2**16"),
         ("range(LEAK_SHIFT_MAX, -1, -1)", "range(LEAK_SHIFT_MAX, 0, -1)"),
         ("np.rint(UNIT * scale * (self.base + constants.bias))", "np.rint(UNIT * scale * constants.bias)"),
@@ -215,7 +215,7 @@ MUTANTS = [
     ),
     *of(
         "passes/quantize/rounding.py",
-        "test_quantize.py -k 'sum_rounding or rounded_floats'",
+        "test_passes_quantize.py -k 'sum_rounding or rounded_floats'",
         ("moves = np.rint(errors.sum(1))", "moves = np.floor(errors.sum(1))"),
         ("steps[single[positive], worst[positive]] = -np.sign", "steps[single[positive], worst[positive]] = np.sign"),
         ("rank < np.abs(moves", "rank <= np.abs(moves"),
@@ -224,7 +224,7 @@ MUTANTS = [
     ),
     *of(
         "chip/bounds.py",
-        "test_quantize.py -k 'proved or proof'",
+        "test_passes_quantize.py -k 'proved or proof'",
         ("low, high = np.minimum(low, 0), np.maximum(high, 0)", "low, high = low, high"),
         ("return bound <= limit and down <= limit and up <= limit", "return bound <= limit and up <= limit"),
         ("return bound <= limit and down <= limit and up <= limit", "return bound <= limit and down <= limit"),
@@ -234,7 +234,7 @@ MUTANTS = [
     ),
     *of(
         "chip/bounds.py",
-        "test_bntt_layer.py -k peaks",
+        "test_passes_quantize_bntt_layer.py -k peaks",
         ("np.maximum(0, np.minimum(high, threshold))", "np.maximum(0, 0 * high)"),
         ("np.minimum(low, 0)\n    return peaks", "0 * low\n    return peaks"),
     ),
@@ -261,12 +261,12 @@ MUTANTS = [
     ),
     *of(
         "chip/products.py",
-        "test_streaming.py",
+        "test_simulate_streaming.py",
         ("state.steps += 1", "state.steps += 0"),
     ),
     *of(
         "simulate/streaming.py",
-        "test_streaming.py",
+        "test_simulate_streaming.py",
         ("self.window - self.steps", "self.window"),
         ("self._spikes + x[0]", "x[0]"),
     ),
@@ -281,18 +281,18 @@ MUTANTS = [
     ),
     *of(
         "simulate/reference.py",
-        "test_events.py -k limits_of_every",
+        "test_simulate_events.py -k limits_of_every",
         ("u > 2**23,", "u >= 2**23,"),
         ("u <= -(2**23),", "u < -(2**23),"),
     ),
     *of(
         "simulate/branching.py",
-        "test_lower.py -k basic_block",
+        "test_passes_lower.py -k basic_block",
         ("sums = made if number == 0 else sums + made", "sums = made"),
     ),
     *of(
         "chip/int8.py",
-        "test_int8.py -k 'not gpu'",
+        "test_chip_int8.py -k 'not gpu'",
         (
             "rest.size and (rest.min() < -128 or rest.max() > 127)",
             "rest.size and (rest.min() < -128 or rest.max() > 128)",
@@ -307,14 +307,14 @@ MUTANTS = [
     ),
     *of(
         "simulate/chip_time.py",
-        "test_netx_read.py -k 'one_step_after'",
+        "test_formats_netx_read.py -k 'one_step_after'",
         ("arriving[1 + delay : 1 + delay + steps]", "arriving[delay : delay + steps]"),
         ("(done + step + 1) %", "(done + step) %"),
         ("activation = activation + self.last", "activation = activation + 0"),
     ),
     *of(
         EVENTS + "plan.py",
-        "test_events.py -k 'limits_of_every or reach_every or wide_chains_equal'",
+        "test_simulate_events.py -k 'limits_of_every or reach_every or wide_chains_equal'",
         ("narrow = most <= INT16_MAX", "narrow = most <= INT16_MAX + 1"),
         ("0 if narrow else 255", "0 if narrow else 512"),
         ("0 if narrow else INT16_MAX // size", "0 if narrow else INT16_MAX // size + 1"),
@@ -333,13 +333,13 @@ MUTANTS = [
     ),
     *of(
         EVENTS + "windows.py",
-        "test_events.py -k 'windows or relays_are or around_them'",
+        "test_simulate_events.py -k 'windows or relays_are or around_them'",
         ("used.shape[-1] - used[..., ::-1].argmax(-1)", "used.shape[-1] - used[..., ::-1].argmax(-1) - 1"),
         ("low, high = np.minimum(a, b), np.maximum(a, b)", "low, high = a, np.maximum(a, b)"),
     ),
     *of(
         EVENTS + "neurons.h",
-        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
+        "test_simulate_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         (
             "((u <= -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
             "((u < -STATE_MAX) & turn) - ((u > STATE_MAX) & turn)",
@@ -354,10 +354,10 @@ MUTANTS = [
         ("next > L.over[at] &&", "next >= L.over[at] &&"),
         ("current[part] = B.fresh ? (I32){} :", "current[part] = true ? (I32){} :"),
     ),
-    *of(EVENTS + "neurons.h", "test_events.py -k bigger", ("drive[step] != drive[step - 1];", "false;")),
+    *of(EVENTS + "neurons.h", "test_simulate_events.py -k bigger", ("drive[step] != drive[step - 1];", "false;")),
     *of(
         EVENTS + "sums.h",
-        "test_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
+        "test_simulate_events.py -k 'limits_of_every or exactly_at or events_equal or wide_chains_equal'",
         ("rows.clear();\n                    count = 0;", "count = 0;"),
         ("(int16_t)(count * 128));\n        for (int i", "(int16_t)(count * 127));\n        for (int i"),
         ("if (iy < 0 || iy >= L.in_h) continue;", "if (iy < 0 || iy >= L.in_h - 1) continue;"),
@@ -365,7 +365,7 @@ MUTANTS = [
     ),
     *of(
         "formats/netx/read.py",
-        "test_netx.py -k 'round_trip or wrong_is_named or missing_bias'",
+        "test_formats_netx.py -k 'round_trip or wrong_is_named or missing_bias'",
         ("Limits((LOWEST, HIGHEST)", "Limits((-258, 256)"),
         ("_BIASES, _THRESHOLD, 1)", "(-5000, 4096), _THRESHOLD, 1)"),
         ("_THRESHOLD, 1)", "_THRESHOLD + 1, 1)"),
@@ -374,18 +374,18 @@ MUTANTS = [
     ),
     *of(
         "formats/netx/samples.py",
-        "test_netx.py -k 'odd_weights'",
+        "test_formats_netx.py -k 'odd_weights'",
         ("np.abs(weight).max(initial=0) > 127 and", "np.abs(weight).max(initial=0) > 255 and"),
     ),
     *of(
         "formats/netx/write.py",
-        "test_netx.py -k 'round_trip or layout'",
+        "test_formats_netx.py -k 'round_trip or layout'",
         ("same = bool((bias == per_channel[:, None, None]).all())", "same = True"),
         ('group["padding"] = np.array(layer.padding)', 'group["padding"] = np.array(layer.padding[::-1])'),
     ),
     *of(
         "formats/netx/weights.py",
-        "test_netx_read.py -k 'netx_changes or cannot_load or would_change or one_sign'",
+        "test_formats_netx_read.py -k 'netx_changes or cannot_load or would_change or one_sign'",
         ("LOWEST, HIGHEST = -256, 254", "LOWEST, HIGHEST = -255, 254"),
         ("if not together.any():", "if False:"),
         ("if bits < 0:", "if False:"),
@@ -418,7 +418,7 @@ MUTANTS = [
     ),
     *of(
         "verify/ladder.py",
-        "test_prove.py -k compares_relays",
+        "test_verify_prove.py -k compares_relays",
         ("compare(passed, {name: found[name][0] for name in passed})", "(0, 0, None)"),
         ("ran, proved=ran.passed", "ran, proved=True"),
     ),
@@ -429,7 +429,7 @@ MUTANTS = [
         ("self.running_var[t],", "self.running_var[0],"),
         ("return self.log_weight.exp()", "return self.log_weight + 1"),
     ),
-    *of("nn/norm.py", "test_fused.py -k repeats", ("(copies * count - 1)", "(copies * count)")),
+    *of("nn/norm.py", "test_nn_kernels.py -k repeats", ("(copies * count - 1)", "(copies * count)")),
     *of(
         "nn/neuron.py",
         "test_nn.py -k 'lif_equals or exactly or resets'",
@@ -439,7 +439,7 @@ MUTANTS = [
         ("kept = membrane <= threshold", "kept = membrane > threshold"),
         ("later = here * tau", "later = here"),
     ),
-    *of("nn/kernels.py", "test_fused.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
+    *of("nn/kernels.py", "test_nn_kernels.py -k kept_as_it_is", ("if tensor._version != version:", "if False:")),
     *of("nn/layers.py", "test_nn.py -k strided_kernel", ("self.kernel_size == (1, 1) and", "False and")),
     *of(
         "chip/products.py",
@@ -448,7 +448,7 @@ MUTANTS = [
     ),
     *of(
         "nn/lif.cpp",
-        "test_fused.py -k 'exactly_at or every_way or bits_come'",
+        "test_nn_kernels.py -k 'exactly_at or every_way or bits_come'",
         ("fire + (u[i] <= threshold ?", "fire + (u[i] < threshold ?"),
         ("grad_tau[i] += u[i] <= threshold ?", "grad_tau[i] += u[i] < threshold ?"),
         ("u[i] = in[i] + tau * (before[i] > threshold ?", "u[i] = in[i] + tau * (before[i] >= threshold ?"),
@@ -458,7 +458,7 @@ MUTANTS = [
     ),
     *of(
         "nn/spike_conv.cpp",
-        "test_spike_conv.py -k 'equal_to or same_gradients'",
+        "test_nn_spike_conv.py -k 'equal_to or same_gradients'",
         ("std::max<int64_t>(left, 0), last", "std::max<int64_t>(left, 1), last"),
         ("first_y = (ry + s.pad_y) % s.stride_y", "first_y = ry % s.stride_y"),
         ("sums[at] = bias && at % lanes < valid ?", "sums[at] = false ?"),

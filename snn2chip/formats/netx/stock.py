@@ -1,7 +1,7 @@
 """What stock netx does with a file, without Lava: what it reads of every layer, in its order, and what of it fails.
 
 lava-dl 0.6.0, `lava/lib/dl/netx/hdf5.py`, `netx/utils.py` and `netx/blocks/process.py`, and what lava-nc 0.10.0 then
-fails on when it runs. tests/test_show.py holds the verdict against netx itself.
+fails on when it runs. tests/test_report_show.py holds the verdict against netx itself.
 """
 
 from __future__ import annotations

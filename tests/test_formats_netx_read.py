@@ -237,7 +237,7 @@ def test_refused_by_name(plain: Path, change: Callable[[h5py.File], None], kind:
     ],
 )
 def test_a_bias_is_spread_as_lava_does(bias: tuple[int, ...], shape: tuple[int, ...], fits: bool) -> None:
-    """Which it takes was read off stock netx in Lava; test_show.py compares more of them with it."""
+    """Which it takes was read off stock netx in Lava; test_report_show.py compares more of them with it."""
     values = np.arange(math.prod(bias)).reshape(bias)
     spread = spread_bias(values, shape)
     assert (spread is not None) == fits
