@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from snn2chip.errors import InputError
 from snn2chip.nn import BNTT, LIF, PoissonInput, TDBatchNorm, model_file
 from snn2chip.nn.model_file import Model
 from snn2chip.train import collapse as collapsing
-from snn2chip.train.collapse import MEASURED, STATISTICAL, CollapseReport, collapse, static_recipe
+from snn2chip.train.collapse import CollapseReport, collapse, static_recipe
 from snn2chip.train.loop import Trainer
-from snn2chip.train.static_norm import Moments, Static, Tables, least_squares, mean_of_steps, pooled
+from snn2chip.train.static_norm import Moments, Static, Tables, least_squares
 
 LAYERS: tuple[dict[str, object], ...] = (
     {"type": "conv", "channels": 6, "stride": 2, "norm": "bntt"},
@@ -36,13 +35,12 @@ LAYERS: tuple[dict[str, object], ...] = (
     {"type": "dense", "features": 24, "norm": "bntt"},
     {"type": "dense", "features": "classes", "neuron": False},
 )
-TRIALS = [*STATISTICAL, *MEASURED, *(f"{method}, re-estimated" for method in STATISTICAL)]
+TRIALS = ["least squares", "paired"]
 
 # ------------------------------------------------------------------------------------------------ the algebra
 
 SOME = settings(max_examples=40, deadline=None)
 decades = st.floats(-5, 5).map(lambda power: 10.0**power)
-METHODS = pytest.mark.parametrize("method", [mean_of_steps, pooled, least_squares])
 
 
 @st.composite
@@ -68,13 +66,12 @@ def applied(static: Static, x: Tensor) -> Tensor:
     return static.gain * (x - static.mean) + static.beta
 
 
-@METHODS
 @SOME
 @given(found=tables(equal=True), x=st.floats(-100, 100))
-def test_equal_steps_collapse_exactly(method: Callable[[Tables], Static], found: Tables, x: float) -> None:
+def test_equal_steps_collapse_exactly(found: Tables, x: float) -> None:
     """Nothing is lost when every step has the same statistics, whatever their size."""
     assert found.constant
-    static = method(found)
+    static = least_squares(found)
     inputs = torch.full_like(found.mean, x)
     size = found.gain * (inputs.abs() + found.mean.abs())
     assert bool(((applied(static, inputs) - exact(found, inputs)).abs() <= 1e-13 * size).all())
@@ -102,24 +99,12 @@ def test_least_squares_is_that_of_samples(found: Tables) -> None:
 
 @SOME
 @given(found=tables())
-def test_mean_of_steps_is_the_mean(found: Tables) -> None:
-    """At any x the mean over the steps of what they give."""
-    static = mean_of_steps(found)
-    for x in (-3.0, 0.0, 7.5):
-        wanted = (found.gain * (x - found.mean)).mean(0)
-        size = found.gain.mean(0) * (abs(x) + found.mean.abs().amax(0))
-        assert bool(((static.gain * (x - static.mean) + static.beta - wanted).abs() <= 1e-12 * size).all())
-
-
-@SOME
-@given(found=tables())
-def test_pooled_statistics_are_those_of_all_steps(found: Tables) -> None:
-    """mean(var + mu^2) - mean(mu)^2, and a gain of the mean gamma over its root."""
-    static = pooled(found)
+def test_statistics_are_those_of_all_steps(found: Tables) -> None:
+    """mean(var + mu^2) - mean(mu)^2, and no shift."""
+    static = least_squares(found)
     raw = (found.var + found.mean**2).mean(0) - found.mean.mean(0) ** 2
     slack = 1e-12 * (found.var + found.mean**2).mean(0) + 1e-300
     assert bool(((static.var - raw).abs() <= slack).all())
-    assert torch.allclose(static.gain, found.gamma.mean(0) / (static.var + found.eps).sqrt(), rtol=1e-13)
     assert not static.beta.any()
 
 
@@ -181,7 +166,7 @@ def pixels(count: int = 40, seed: int = 0) -> Tensor:
 
 
 def trials(report: CollapseReport) -> dict[str, collapsing.Trial]:
-    return {trial.name: trial for trial in report.trials}
+    return {trial.method: trial for trial in report.trials}
 
 
 def state(network: nn.Module) -> dict[str, Tensor]:
@@ -196,9 +181,8 @@ def test_exact_where_steps_are_equal(coding: str, timesteps: int, double: bool) 
     static, report = collapse(model, pixels())
     assert report.exact
     for name, trial in trials(report).items():
-        if not trial.reestimated:
-            assert (trial.spikes_differ, trial.decisions_differ) == (0, 0), name
-    assert report.best.name == "mean"
+        assert (trial.spikes_differ, trial.decisions_differ) == (0, 0), name
+    assert report.best.method == "least squares"
     encoded = model.network.encoder(pixels()).to(next(model.network.parameters()).dtype)
     with torch.no_grad():
         wanted, found = model.network.body(encoded), static.network.body(encoded)
@@ -211,7 +195,7 @@ def test_report_is_what_was_measured(coding: str) -> None:
     model = made(model__coding=coding, model__timesteps=5)
     images = pixels(60)
     static, report = collapse(model, images)
-    assert [trial.name for trial in report.trials] == TRIALS
+    assert [trial.method for trial in report.trials] == TRIALS
     assert (report.images, report.timesteps, report.collapsed) == (60, 5, ("norm1", "norm2", "norm3"))
     assert not report.exact
     keys = [(trial.spikes_differ, trial.decisions_differ) for trial in report.trials]
@@ -236,11 +220,11 @@ def test_report_is_what_was_measured(coding: str) -> None:
     assert best.decisions == 60
 
     values = json.loads(json.dumps(report.as_json()))
-    assert values["chosen"] == best.name
-    assert [row["name"] for row in values["trials"]] == TRIALS
+    assert values["chosen"] == best.method
+    assert [row["method"] for row in values["trials"]] == TRIALS
     assert values["trials"][report.chosen]["spike_share"] == best.spike_share
     assert static.metrics["collapse"] == {
-        "method": best.name,
+        "method": best.method,
         "images": 60,
         "spike_share": best.spike_share,
         "decision_share": best.decision_share,
@@ -251,69 +235,37 @@ def test_choice_follows_the_error_and_not_the_order(monkeypatch: pytest.MonkeyPa
     """A method that is bad on purpose is measured, shown and not taken, first in order though it is."""
 
     def silent(found: Tables) -> Static:
-        return replace(pooled(found), gain=torch.zeros_like(found.pooled_mean))
+        return replace(least_squares(found), gain=torch.zeros_like(found.pooled_mean))
 
-    monkeypatch.setattr(collapsing, "STATISTICAL", {"silent": silent, **STATISTICAL})
+    monkeypatch.setattr(collapsing, "least_squares", silent)
     _, report = collapse(made(), pixels())
-    assert report.trials[0].name == "silent"
+    assert [trial.method for trial in report.trials] == TRIALS
     assert report.trials[0].spike_share > report.best.spike_share
-    assert report.best.method != "silent"
+    assert report.best.method == "paired"
 
 
-def test_reestimation_is_taken_when_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statistics of other data are replaced by those of the images when that is nearer to BNTT."""
-
-    def shifted(found: Tables) -> Static:
-        return replace(pooled(found), mean=found.pooled_mean + 10 * found.pooled_var.sqrt())
-
-    monkeypatch.setattr(collapsing, "STATISTICAL", {"shifted": shifted})
-    monkeypatch.setattr(collapsing, "MEASURED", ())
-    static, report = collapse(made(), pixels())
-    assert [trial.name for trial in report.trials] == ["shifted", "shifted, re-estimated"]
-    assert report.best.reestimated
-    seen: dict[str, Tensor] = {}
-    for name, module in static.network.body.named_children():
-        if isinstance(module, TDBatchNorm):
-
-            def keep(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                seen[name] = inputs[0]
-
-            module.register_forward_pre_hook(keep)
-    with torch.no_grad():
-        static.network(pixels())
-    assert len(seen) == 3
-    for name, x in seen.items():  # each layer's statistics are those of what reaches it in this very network
-        norm = static.network.body.get_submodule(name)
-        assert isinstance(norm, TDBatchNorm)
-        x = x.double().movedim(2, 0).flatten(1)
-        assert torch.allclose(norm.running_mean.double(), x.mean(1), rtol=1e-4, atol=1e-5)
-        assert torch.allclose(norm.running_var.double() + norm.eps, x.var(1, correction=0) + 1e-4, rtol=1e-4)
-
-
-def test_measured_collapses_are_regressions() -> None:
+def test_paired_collapse_is_a_regression() -> None:
     """The first layer's map is numpy's lstsq of BNTT's output on its input; the second's, of what is collapsed."""
     model = made(double=True)
     static = collapsing._same_but_norms(model, static_recipe(model.recipe))
     bench = collapsing._Bench(model, static, pixels(), None)
     with torch.no_grad():
-        for method in MEASURED:
-            found = bench.measured(method)
-            bench.put(found)
-            encoded = model.network.encoder(pixels()).double()
-            inside, outside = static.body, model.network.body
-            for name in ("norm1", "norm2"):
-                x, y = encoded, encoded
-                for key, module in inside.named_children():
-                    if key == name:
-                        break
-                    x, y = module(x), outside.get_submodule(key)(y)
-                norm = inside.get_submodule(name)
-                assert isinstance(norm, TDBatchNorm)
-                target = outside.get_submodule(name)(y if method == "paired" else x)
-                for channel in range(norm.channels):
-                    xs, ys = (values[:, :, channel].flatten().numpy() for values in (x, target))
-                    slope, offset = np.linalg.lstsq(np.stack([xs, np.ones_like(xs)], 1), ys, rcond=None)[0]
-                    assert norm(x)[:, :, channel].flatten().numpy() == pytest.approx(slope * xs + offset, abs=1e-8)
+        bench.put(bench.paired())
+        encoded = model.network.encoder(pixels()).double()
+        inside, outside = static.body, model.network.body
+        for name in ("norm1", "norm2"):
+            x, y = encoded, encoded
+            for key, module in inside.named_children():
+                if key == name:
+                    break
+                x, y = module(x), outside.get_submodule(key)(y)
+            norm = inside.get_submodule(name)
+            assert isinstance(norm, TDBatchNorm)
+            target = outside.get_submodule(name)(y)
+            for channel in range(norm.channels):
+                xs, ys = (values[:, :, channel].flatten().numpy() for values in (x, target))
+                slope, offset = np.linalg.lstsq(np.stack([xs, np.ones_like(xs)], 1), ys, rcond=None)[0]
+                assert norm(x)[:, :, channel].flatten().numpy() == pytest.approx(slope * xs + offset, abs=1e-8)
 
 
 def test_everything_but_the_norms_stays() -> None:
@@ -380,7 +332,7 @@ def test_dead_channels() -> None:
         norm.running_var[:, :3] = 0
         norm.running_mean[:, :3] = torch.tensor([0.0, 1.0, -1.0])
     static, report = collapse(model, pixels())
-    assert [trial.name for trial in report.trials] == TRIALS
+    assert [trial.method for trial in report.trials] == TRIALS
     assert all(bool(value.isfinite().all()) for value in state(static.network).values())
 
 
@@ -482,7 +434,7 @@ def test_command(trained: Path, cli: Command, tmp_path: Path) -> None:
     values: dict[str, Any] = json.loads((tmp_path / "c.json").read_text())
     assert values["metrics"] == metrics
     assert values["images"] == 100
-    assert [row["name"] for row in values["trials"]] == TRIALS
+    assert [row["method"] for row in values["trials"]] == TRIALS
     assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "model-static.pt", "c.json"}
 
 

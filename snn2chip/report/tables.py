@@ -320,7 +320,7 @@ def collapse_table(report: CollapseReport) -> Table:
     )
     rows = [
         [
-            trial.name,
+            trial.method,
             f"{trial.spikes_differ:,}",
             f"{100 * trial.spike_share:.3f} %",
             f"{trial.decisions_differ:,}",

@@ -3,22 +3,13 @@
 Per channel a BNTT layer computes ``y[t] = g[t] (x - mu[t])``, ``g[t] = gamma[t] / sqrt(var[t] + eps)``, t = 1..T
 (Kim and Panda 2021). A tdBN layer (Zheng et al. 2021) is one affine map for all steps, ``y = a (x - m) + beta``. With
 T = 1, or tables that are the same at every step, one is the other; else something is lost, and how much depends on
-the network. So several collapses are tried, and measured: on images, against the network with BNTT itself.
+the network. So two collapses are tried, and measured: on images, against the network with BNTT itself.
 
-With ``m = mean mu`` and ``V = mean(var + mu^2) - m^2``, means over t, statistics pooled over time:
-
-    mean            a = mean g                     beta = a m - mean(g mu)      gains and shifts averaged
-    pooled          a = mean gamma / sqrt(V + eps) beta = 0                     statistics averaged
-    least squares   a = mean(g var) / V            beta = 0                     least sum_t E (a x + b - y[t])^2 for
-                                                                                x with mean mu[t], variance var[t]
-    on data         a = cov(x, y) / var(x)         beta = mean y, m = mean x    the same for measured x: y[t] is what
-                                                                                BNTT makes of the collapsed network's x
-    paired          the same with y[t] of the network with BNTT on the same image: what the layers before do wrong is
-                    made good as far as one affine map can
-
-The last two go from layer to layer, each behind layers that are collapsed already. The first three are tried a second
-time with mean and variance *re-estimated* on the images, from layer to layer too, gamma and beta kept; the last two
-have measured ones. (The layers are the project's own work; the re-estimation is the usual one of batch norm.)
+    least squares   a = mean(g var) / V, beta = 0, ``m = mean mu``, ``V = mean(var + mu^2) - m^2``, means over t:
+                    least sum_t E (a x + b - y[t])^2 for x with mean mu[t], variance var[t]
+    paired          a = cov(x, y) / var(x), beta = mean y, m = mean x: the same for x as measured in the collapsed
+                    network, y[t] as measured in the network with BNTT on the same image; layer after layer, each behind
+                    layers that are collapsed already, whose errors are made good as far as one affine map can
 """
 
 from __future__ import annotations
@@ -35,20 +26,12 @@ from snn2chip import recipe as recipes
 from snn2chip.errors import InputError
 from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.model_file import Model
-from snn2chip.train.static_norm import Moments, Static, Tables, least_squares, mean_of_steps, pooled, tables_of
+from snn2chip.train.static_norm import Moments, Static, least_squares, tables_of
 
 BATCH_STEPS = 128  # samples times steps that are computed at once
 _SILENT = 1e-6  # a channel with less of its trained variance than this gives no slope to measure
 
 Constants = dict[str, dict[str, Tensor]]  # of every collapsed layer: weight, bias, running_mean, running_var
-
-
-STATISTICAL: dict[str, Callable[[Tables], Static]] = {
-    "mean": mean_of_steps,
-    "pooled": pooled,
-    "least squares": least_squares,
-}
-MEASURED = ("on data", "paired")
 
 
 @dataclass(frozen=True)
@@ -61,17 +44,11 @@ class Trial:
     """
 
     method: str
-    reestimated: bool
     spikes_differ: int
     spikes: int
     decisions_differ: int
     decisions: int
     layers: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """Method, and whether its statistics were re-estimated."""
-        return f"{self.method}, re-estimated" if self.reestimated else self.method
 
     @property
     def spike_share(self) -> float:
@@ -109,8 +86,8 @@ class CollapseReport:
         """The report as plain values."""
         values = asdict(self)
         for row, trial in zip(values["trials"], self.trials, strict=True):
-            row |= {"name": trial.name, "spike_share": trial.spike_share, "decision_share": trial.decision_share}
-        return {**values, "chosen": self.best.name}
+            row |= {"spike_share": trial.spike_share, "decision_share": trial.decision_share}
+        return {**values, "chosen": self.best.method}
 
 
 def static_recipe(recipe: recipes.Recipe) -> recipes.Recipe:
@@ -166,9 +143,7 @@ class _Bench:
         }
         self.batch = max(1, BATCH_STEPS // static.timesteps)
         self.progress, self.done = progress, 0
-        trials = 2 * len(STATISTICAL) + len(MEASURED)
-        sweeps = (len(STATISTICAL) + len(MEASURED)) * len(self.tables)
-        self.total = (trials + sweeps) * -(-len(images) // self.batch)
+        self.total = (2 + len(self.tables)) * -(-len(images) // self.batch)
 
     def tick(self) -> None:
         self.done += 1
@@ -194,49 +169,28 @@ class _Bench:
         for name, values in constants.items():
             self.norm(name).load_state_dict(values)
 
-    def statistical(self, method: str) -> Constants:
-        """A collapse that needs the tables alone."""
+    def least_squares(self) -> Constants:
+        """The collapse that needs the tables alone."""
         return {
-            name: _constants(name, self.norm(name), STATISTICAL[method](tables), tables.eps)
+            name: _constants(name, self.norm(name), least_squares(tables), tables.eps)
             for name, tables in self.tables.items()
         }
 
-    def measured(self, method: str) -> Constants:
-        """A collapse layer after layer, each fitted behind those before: to what BNTT makes of the same x, or, paired,
-        of the x in its own network."""
+    def paired(self) -> Constants:
+        """A collapse layer after layer, each fitted behind those before to what the network with BNTT has there."""
         made: Constants = {}
-        stream = _Stream(self.static.body, self.inputs())
-        other = _Stream(self.exact, self.inputs()) if method == "paired" else None
+        ours, theirs = _Stream(self.static.body, self.inputs()), _Stream(self.exact, self.inputs())
         for name, tables in self.tables.items():
             bntt, found = self.exact.get_submodule(name), Moments(tables.pooled_mean)
-            theirs = None if other is None else other.before(name)
-            for x in stream.before(name):
-                found.add(x, bntt(x if theirs is None else next(theirs)))
+            for x, other in zip(ours.before(name), theirs.before(name), strict=True):
+                found.add(x, bntt(other))
                 self.tick()
-            least = _SILENT * (tables.pooled_var + tables.eps)
-            fitted = found.fit(least_squares(tables).gain, least)
+            fitted = found.fit(least_squares(tables).gain, _SILENT * (tables.pooled_var + tables.eps))
             made[name] = _constants(name, self.norm(name), fitted, tables.eps)
             self.put({name: made[name]})
         return made
 
-    def reestimated(self, constants: Constants) -> Constants:
-        """`constants` with mean and variance as measured, layer after layer."""
-        made: Constants = {}
-        self.put(constants)
-        stream = _Stream(self.static.body, self.inputs())
-        for name, tables in self.tables.items():
-            found = Moments(tables.pooled_mean)
-            for x in stream.before(name):
-                found.add(x)
-                self.tick()
-            seen = found.fit(tables.pooled_mean, tables.pooled_var)
-            like = constants[name]["running_var"]
-            var = (seen.var + (tables.eps - self.norm(name).eps)).clamp_min(0)
-            made[name] = {**constants[name], "running_mean": seen.mean.to(like), "running_var": var.to(like)}
-            self.put({name: made[name]})
-        return made
-
-    def compare(self, tried: list[tuple[str, bool, Constants]]) -> tuple[Trial, ...]:
+    def compare(self, tried: dict[str, Constants]) -> tuple[Trial, ...]:
         """Every collapse against BNTT."""
         names = [name for name, module in self.exact.named_modules() if isinstance(module, LIF)]
         places = dict.fromkeys(names, 0)
@@ -247,7 +201,7 @@ class _Bench:
             decision = self.static.readout(scores).argmax(1)
             for name, spikes in wanted.items():
                 places[name] += spikes.numel()
-            for index, (_, _, constants) in enumerate(tried):
+            for index, constants in enumerate(tried.values()):
                 self.put(constants)
                 found, scores = _spikes(self.static.body, encoded)
                 decided[index] += int((self.static.readout(scores).argmax(1) != decision).sum())
@@ -255,9 +209,9 @@ class _Bench:
                     differ[index][name] += int((spikes != wanted[name]).sum())
                 self.tick()
         return tuple(
-            Trial(method, again, sum(counts.values()), sum(places.values()), wrong, len(self.images),
+            Trial(method, sum(counts.values()), sum(places.values()), wrong, len(self.images),
                   {name: counts[name] / places[name] for name in names})
-            for (method, again, _), counts, wrong in zip(tried, differ, decided, strict=True)
+            for method, counts, wrong in zip(tried, differ, decided, strict=True)
         )  # fmt: skip
 
 
@@ -349,13 +303,10 @@ def collapse(
     static = _same_but_norms(model, recipe)
     bench = _Bench(model, static, images, progress)
 
-    tried = [(method, False, bench.statistical(method)) for method in STATISTICAL]
-    again = [(method, True, bench.reestimated(constants)) for method, _, constants in tried]
-    tried += [(method, False, bench.measured(method)) for method in MEASURED]
-    tried += again
+    tried = {"least squares": bench.least_squares(), "paired": bench.paired()}
     trials = bench.compare(tried)
     chosen = min(range(len(trials)), key=lambda k: (trials[k].spikes_differ, trials[k].decisions_differ, k))
-    bench.put(tried[chosen][2])
+    bench.put(tried[trials[chosen].method])
     if isinstance(static.encoder, PoissonInput):
         static.encoder.reseed(recipe.train.seed)  # as it was built
 
@@ -365,7 +316,7 @@ def collapse(
         "timesteps": static.timesteps,
         "collapsed_from": {"name": name, "metrics": model.metrics},
         "collapse": {
-            "method": report.best.name,
+            "method": report.best.method,
             "images": len(images),
             "spike_share": report.best.spike_share,
             "decision_share": report.best.decision_share,

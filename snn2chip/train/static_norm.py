@@ -81,20 +81,6 @@ def tables_of(name: str, norm: BNTT) -> Tables:
     return tables
 
 
-def mean_of_steps(tables: Tables) -> Static:
-    """Gains and shifts averaged over the steps."""
-    gain, mean = average(tables.gain), tables.pooled_mean
-    # a m - mean(g mu), as a covariance: nothing cancels, and equal steps give 0
-    beta = -((tables.gain - gain) * (tables.mean - mean)).mean(0)
-    return Static(gain, mean, tables.pooled_var, beta)
-
-
-def pooled(tables: Tables) -> Static:
-    """The batch norm of the pooled statistics with the mean gamma."""
-    var = tables.pooled_var
-    return Static(average(tables.gamma) / (var + tables.eps).sqrt(), tables.pooled_mean, var, torch.zeros_like(var))
-
-
 def least_squares(tables: Tables) -> Static:
     """The affine map nearest to all steps' for inputs of their statistics.
 
@@ -116,12 +102,11 @@ class Moments:
         self.centre, self.count = centre, 0
         self.sums = torch.zeros(4, len(centre), dtype=torch.float64)
 
-    def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Take a batch in; without y, no more than mean and variance of x are asked for."""
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take a batch in."""
         axes = [axis for axis in range(x.ndim) if axis != 2]
         x = x - self.centre.to(x.dtype).reshape(-1, *(1,) * (x.ndim - 3))
-        products = [x, x * x] if y is None else [x, x * x, y, x * y]
-        for total, values in zip(self.sums, products, strict=False):
+        for total, values in zip(self.sums, (x, x * x, y, x * y), strict=True):
             total += values.sum(axes, dtype=torch.float64)
         self.count += x.numel() // x.shape[2]
 
