@@ -218,8 +218,7 @@ def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
         "## Shipped networks",
         "",
         "With their trained weights on images of their test set, in float32, pages kept; the same code with spikes "
-        "convolved by their events, and densely. An evaluation is a forward pass without gradients. (Their recipes ask "
-        'for `precision = "bfloat16"`, which convolves densely.)',
+        "convolved by their events, and densely. An evaluation is a forward pass without gradients.",
         "",
         "| network | T | batch | neurons that spike in a step | step, ms | densely, ms | times faster | evaluation, ms "
         "| densely, ms | times faster |",

@@ -184,13 +184,27 @@ class AugmentTable(_Table):
     """Augmentation of the training images, on the training device."""
 
     crop: int = Field(0, ge=0, description="random crop after this much zero padding, pixels")
-    flip: bool = Field(False, description="random horizontal flip")
+    border: Literal["black", "reflect"] = Field("black", description="what the padding of crop holds")
+    flip: bool | Literal["alternating"] = Field(
+        False, description="random horizontal flip; 'alternating': each image the other way round than an epoch before"
+    )
     cutout: int = Field(0, ge=0, description="side of the square set to zero, pixels")
+    erase: float = Field(0.0, ge=0, le=1, description="share of the images of which a random rectangle is set to zero")
+    cutmix: float = Field(0.0, ge=0, le=1, description="share of the batches whose images show a part of another one")
+    mixup: float = Field(0.0, ge=0, le=1, description="share of the batches whose images are mixed with another one")
     roll: int = Field(0, ge=0, description="random shift by up to this many pixels, around the edges")
     rotate: float = Field(0.0, ge=0, le=180, description="random rotation by up to this many degrees")
     zoom: float = Field(0.0, ge=0, lt=1, description="random size, by up to this share larger or smaller")
     shear: float = Field(0.0, ge=0, le=1, description="random slant, pixels to the side for one up")
     drop: float = Field(0.0, ge=0, lt=1, description="random share of the events dropped, up to this")
+
+    @model_validator(mode="after")
+    def _one_mix_a_batch(self) -> Self:
+        if self.cutmix + self.mixup > 1:
+            raise ValueError(
+                f"cutmix {self.cutmix:g} and mixup {self.mixup:g} are shares of the batches: at most 1 in all"
+            )
+        return self
 
 
 class EventsTable(_Table):
@@ -219,6 +233,12 @@ class DataSpec(_Table):
         "letters or event-folder"
     )
     image_size: int | None = Field(None, ge=4, description="side that a folder's images are resized to")
+    validation: float = Field(
+        0.0,
+        ge=0,
+        description="share (below 1) or number of the training images that are set aside, drawn by train.seed: "
+        "the accuracy after each epoch is theirs; the test set is looked at once, at the end",
+    )
     train_limit: int | None = Field(None, ge=1, description="use only the first images of the training set")
     augment: AugmentTable = AugmentTable()
     events: EventsTable | None = Field(None, description="binning of recordings, with model.coding = 'events'")
@@ -229,11 +249,35 @@ class TrainSpec(_Table):
 
     epochs: int = Field(ge=1, description="passes over the training set")
     batch_size: int = Field(128, ge=2, description="images a step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw, or sgd with Nesterov momentum")
+    optimizer: Literal["adamw", "sgd", "muon"] = Field(
+        "adamw",
+        description="adamw, sgd with Nesterov momentum, or muon (with adamw for what is no matrix, and for the "
+        "last layer)",
+    )
     lr: float = Field(1e-3, gt=0, description="largest learning rate")
+    adamw_lr: float = Field(2e-3, gt=0, description="with muon: largest learning rate of what adamw takes")
     weight_decay: float = Field(0.01, ge=0, description="weight decay; not on biases, norms and neurons")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up, then cosine to zero")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and muon")
+    warmup_epochs: float = Field(1.0, ge=0, description="epochs of linear warm-up, then down to zero")
+    schedule: Literal["cosine", "linear"] = Field("cosine", description="how the learning rate falls to zero")
+    average: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay a step of a running average of the weights, which is what is kept in the end, "
+        "with statistics of its own; 0 keeps the last weights",
+    )
+    whiten: bool = Field(
+        False, description="start the first convolution at the principal axes of the training images' patches"
+    )
+    loss: Literal["mean", "steps"] = Field(
+        "mean",
+        description="cross entropy of the readout, or the mean of that of every time step (TET, Deng et al. 2022)",
+    )
+    distill: float = Field(
+        0.5, ge=0, le=1, description="with train --teacher: share of the loss that is the divergence from its answers"
+    )
+    temperature: float = Field(2.0, gt=0, description="with train --teacher: what scores are divided by for it")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the cross entropy")
     grad_clip: float | None = Field(None, gt=0, description="largest gradient norm")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -262,6 +306,16 @@ class Recipe(_Table):
     def _coding_fits(self) -> Self:
         if (self.model.coding == "events") != (self.data.events is not None):
             raise ValueError("[data.events] and model.coding = 'events' belong together: give both or none")
+        if self.data.augment.mixup and self.model.coding != "direct":
+            raise ValueError(
+                f"data.augment.mixup mixes values, which model.coding = '{self.model.coding}' has none of: use cutmix"
+            )
+        if self.data.validation >= 1 and self.data.validation % 1:
+            raise ValueError(
+                f"data.validation = {self.data.validation:g} is neither a share below 1 nor a whole number"
+            )
+        if self.train.loss == "steps" and self.model.readout != "membrane":
+            raise ValueError("train.loss = 'steps' needs model.readout = 'membrane'")
         return self
 
     @property

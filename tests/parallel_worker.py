@@ -67,13 +67,8 @@ def training(folder: Path) -> dict[str, Any]:
     sets = data.load("digits", "train"), data.load("digits", "test").subset(101)
     trainer = Trainer(tiny_recipe(**RECIPE), *sets, folder / f"run{parallel.size()}", fuse=False)
     trainer.network.double()
-    losses = []
-    accuracy = None
-    for event in trainer.run():
-        losses.append(trainer.progress.loss_sum)
-        if event.metrics is not None:
-            accuracy = event.metrics["test_accuracy"]
-    return {"losses": losses, "state": trainer.network.state_dict(), "accuracy": accuracy}
+    losses = [trainer.progress.loss_sum for _ in trainer.run()]
+    return {"losses": losses, "state": trainer.network.state_dict(), "accuracy": trainer.metrics["float_accuracy"]}
 
 
 def broken(folder: Path) -> dict[str, Any]:

@@ -548,7 +548,7 @@ def write():
     if what == "model":
         model_file.save(target, model.network, model.recipe, max_value=16, classes=model.classes, metrics={})
     else:
-        row = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.1, "test_accuracy": 0.2}
+        row = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.1, "validation_accuracy": 0.2}
         curves.plot([row], target, "title")
 
 if what == "cli":

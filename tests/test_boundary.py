@@ -280,7 +280,7 @@ def test_consoles_print_no_markup_and_no_escapes(capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("name", ["$x_$", "$\\frac{$", ODD, "数字", "$" * 3, "x" * 5000])
 def test_pictures_take_any_name(name: str, tmp_path: Path) -> None:
     """Formulas and letters that matplotlib's font lacks are neither errors nor warnings."""
-    history = [{"epoch": 1.0, "train_loss": 1.0, "train_accuracy": 0.5, "test_accuracy": 0.5}]
+    history = [{"epoch": 1.0, "train_loss": 1.0, "train_accuracy": 0.5, "validation_accuracy": 0.5}]
     rows = [
         dict.fromkeys(("timesteps", "accuracy", "spikes", "accumulates", "multiply_accumulates"), 1.0)
         | {"ann_multiply_accumulates": 1.0}

@@ -20,9 +20,11 @@ from damage import struck
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional as F
 
 from snn2chip import data as d
-from snn2chip.data import fetch
+from snn2chip.data import Augment, AugmentSpec, fetch
+from snn2chip.data.augment import erase, mix, random_crop
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
 from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
@@ -815,6 +817,55 @@ def test_cutout_paints_one_clipped_square(size: int) -> None:
     for one in covered:
         rows, columns = one.any(1), one.any(0)
         assert torch.equal(one, rows[:, None] & columns[None]) and int(rows.sum()) <= size
+
+
+def test_crop_may_reflect() -> None:
+    """What enters at the borders is the image reflected there."""
+    image = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
+    reflected = F.pad(image.float(), (2,) * 4, "reflect").to(torch.uint8)
+    windows = {bytes(reflected[0, 0, y : y + 4, x : x + 4].numpy()) for y in range(5) for x in range(5)}
+    found = random_crop(image.repeat(200, 1, 1, 1), 2, generator(), "reflect")
+    assert {bytes(one[0].numpy()) for one in found} == windows
+
+
+def test_erase_paints_rectangles_over_its_share() -> None:
+    """2 to 33 % of the area but for whole pixels, in one rectangle; the other images stay as they are."""
+    erased = erase(torch.ones((2000, 2, 32, 32)), 0.5, generator())
+    assert torch.equal(erased[:, 0], erased[:, 1])
+    gone = erased[:, 0] == 0
+    touched = gone.flatten(1).any(1)
+    assert 0.45 < touched.float().mean() < 0.55
+    sides = gone.any(2).sum(1)[touched], gone.any(1).sum(1)[touched]
+    area = gone.flatten(1).sum(1)[touched]
+    assert torch.equal(sides[0] * sides[1], area)
+    assert area.min() >= 0.01 * 32 * 32 and area.max() <= 0.36 * 32 * 32
+    assert (gone[:, 0].any(1) & gone[:, 16].any(1)).any() and gone[:, 31].any()
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_two_images_and_their_classes_in_one_proportion(kind: str) -> None:
+    """The share of the other's pixels, or of their values, is the share of its class."""
+    images = torch.stack([torch.full((1, 16, 16), value, dtype=torch.uint8) for value in (0, 100, 200)])
+    labels, shares = torch.tensor([2, 0, 1]), set()
+    for seed in range(20):
+        mixed, targets = mix(images, labels, AugmentSpec(**{kind: 1.0}), 3, generator(seed))
+        share = targets[0, 1]  # the image before the first is the last one, of class 1
+        assert torch.allclose(targets.sum(1), torch.ones(3)) and torch.isclose(targets[0, 2], 1 - share)
+        first, second = torch.tensor([[200.0, 0, 100], [0, 100, 200]])
+        assert torch.allclose(mixed.float().mean((1, 2, 3)), first * share + second * (1 - share), atol=1e-3)
+        assert kind == "mixup" or set(mixed[0].unique().tolist()) <= {0, 200}
+        shares.add(round(float(share), 3))
+    assert len(shares) > 10
+    same, hard = mix(images, labels, AugmentSpec(**{kind: 0.3}), 3, generator(1))
+    assert (same is images) == (hard is labels)
+
+
+def test_alternating_flip_mirrors_whom_it_is_told() -> None:
+    """`flipped` decides, and no number is drawn for it."""
+    images = torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3)
+    flipped = torch.tensor([True, False, True, False])
+    found = Augment(AugmentSpec(flip="alternating"))(images, generator(), flipped)
+    assert torch.equal(found[flipped], images[flipped].flip(3)) and torch.equal(found[~flipped], images[~flipped])
 
 
 def test_augment_follows_its_generator_and_spec() -> None:

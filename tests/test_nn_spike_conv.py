@@ -190,8 +190,28 @@ def test_where_events_are_not_for() -> None:
     }
     for why, (given_to, layer) in others.items():
         assert spike_conv.convolve(given_to, layer) is None, why
-    with torch.autocast("cpu", torch.bfloat16):
-        assert spike_conv.convolve(x, Conv2d(32, 32, 3)) is None
+
+
+@needs_kernels
+@pytest.mark.parametrize("stride", [1, 2])
+def test_under_bfloat16_sums_of_spikes_are_those_of_float32(stride: int) -> None:
+    """Forward and the gradient of the weights add float32 numbers, to the last bit as without autocast; the gradient of
+    the input, which is dense, is the convolution in bfloat16."""
+    torch.manual_seed(0)
+    layer, x, above = Conv2d(48, 40, 4, stride, 1), spikes_of((3, 48, 10, 10), 0.2, 0), None
+    found = []
+    for enabled in (False, True):
+        leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = spike_conv.convolve(mark_spikes(leaf), layer)
+        assert y is not None and y.dtype == torch.float32
+        above = torch.randn_like(y) if above is None else above
+        found.append((y, *torch.autograd.grad(y, (layer.weight, leaf), above)))
+    (y, weight, plain), (y16, weight16, coarse) = found
+    assert torch.equal(y, y16) and torch.equal(weight, weight16)
+    assert above is not None and coarse.dtype == torch.float32
+    wanted = F.conv_transpose2d(above.bfloat16(), layer.weight.detach().bfloat16(), None, stride, 1)
+    assert torch.equal(coarse, wanted.float()) and not torch.equal(coarse, plain)
 
 
 @needs_kernels

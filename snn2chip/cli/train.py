@@ -33,10 +33,10 @@ def follow(trainer: Trainer, console: Console) -> None:
             show(event.epoch * event.steps + event.step, event.epochs * event.steps)
             if event.metrics is not None:
                 row = event.metrics
+                aside = f"validation {row['validation_accuracy']:.2%}  " if "validation_accuracy" in row else ""
                 console.print(
                     f"epoch {int(row['epoch']):3d}/{event.epochs}  loss {row['train_loss']:.4f}  "
-                    f"training {100 * row['train_accuracy']:.2f} %  test {100 * row['test_accuracy']:.2f} %  "
-                    f"{row['seconds']:.1f} s"
+                    f"training {row['train_accuracy']:.2%}  {aside}{row['seconds']:.1f} s"
                 )
                 if is_leader():
                     curves.plot(trainer.progress.history, trainer.out / "curves.png", trainer.recipe.name)
@@ -72,6 +72,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Start from this model.pt: the same layers, time steps may differ.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Learn from this model.pt's answers too (train.distill, train.temperature).")
+    ] = None,
 ) -> None:
     """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out.
 
@@ -99,7 +102,9 @@ def train(
     with leader_first():  # which may have to download them
         training = load(chosen.data.name, "train", data, image_size=size, events=chosen.binning)
         test = load(chosen.data.name, "test", data, image_size=size, events=chosen.binning)
-    trainer = Trainer(chosen, training, test, out, device=where, resume=resume, overwrite=overwrite, init=init)
+    trainer = Trainer(
+        chosen, training, test, out, device=where, resume=resume, overwrite=overwrite, init=init, teacher=teacher
+    )
     weights = sum(p.numel() for p in trainer.network.parameters())
     console.print(
         f"{chosen.name}: {len(trainer.train_set):,} training and {len(test):,} test images, T = "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,20 +24,28 @@ class AugmentSpec:
 
     Attributes:
         crop: pixels of padding on every side before a crop of the original size; 0 is off.
-        flip: mirror half of the images left to right.
+        border: what the padding holds: black, or the image reflected at its border.
+        flip: mirror half of the images left to right: at random, or as the caller says ("alternating").
         cutout: side in pixels of a square that is painted over, centred anywhere in the image; 0 is off.
+        erase: share of the images of which a rectangle is painted over (Zhong et al. 2020: of 2 to 33 % of the image,
+            its sides 0.3 to 3.3 to 1); 0 is off.
+        cutmix, mixup: shares of the batches in which `mix` puts two images into one; 0 is off.
         rotate, zoom, shear: largest angle in degrees, change of size as a share, and slant (pixels to the side for
             one up), of one affine map, nearest pixel; 0 is off.
         roll: largest shift in pixels in y and x; what leaves at an edge enters at the other; 0 is off.
         drop: largest share of the values set to 0, each on its own (of events: dropped); a sample's own share is
             drawn from 0..drop; 0 is off.
 
-    Padding and cutout are painted with 0, which is black for raw images: augment before normalizing.
+    What is painted is 0, which is black for raw images: augment before normalizing.
     """
 
     crop: int = 0
-    flip: bool = False
+    border: Literal["black", "reflect"] = "black"
+    flip: bool | Literal["alternating"] = False
     cutout: int = 0
+    erase: float = 0.0
+    cutmix: float = 0.0
+    mixup: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
     shear: float = 0.0
@@ -44,7 +53,7 @@ class AugmentSpec:
     drop: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cutout", "rotate", "zoom", "shear", "roll", "drop"):
+        for name in ("crop", "cutout", "erase", "cutmix", "mixup", "rotate", "zoom", "shear", "roll", "drop"):
             value = getattr(self, name)
             if value < 0:
                 raise RecipeError(f"augment: {name} {value} is below 0; use 0 to switch it off")
@@ -60,17 +69,24 @@ class Augment:
     def __init__(self, spec: AugmentSpec) -> None:
         self.spec = spec
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augment a batch, (N, C, H, W) or (N, T, C, H, W); it stays as it is, and is returned if nothing is on."""
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator, flipped: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Augment a batch, (N, C, H, W) or (N, T, C, H, W); it stays as it is, and is returned if nothing is on.
+
+        `flipped` (N,) says which images an alternating flip mirrors.
+        """
         if images.ndim == 5:
-            return self(images.flatten(1, 2), generator).view(images.shape)
+            return self(images.flatten(1, 2), generator, flipped).view(images.shape)
         spec = self.spec
         if spec.crop:
-            images = random_crop(images, spec.crop, generator)
+            images = random_crop(images, spec.crop, generator, spec.border)
         if spec.flip:
-            images = flip_horizontally(images, generator)
+            images = flip_horizontally(images, generator, flipped)
         if spec.cutout:
             images = cutout(images, spec.cutout, generator)
+        if spec.erase:
+            images = erase(images, spec.erase, generator)
         if spec.rotate or spec.zoom or spec.shear:
             images = affine(images, spec.rotate, spec.zoom, spec.shear, generator)
         if spec.roll:
@@ -80,21 +96,29 @@ class Augment:
         return images
 
 
-def random_crop(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Shift every image by its own -padding..padding pixels in y and x; 0 enters at the borders."""
+def random_crop(
+    images: torch.Tensor, padding: int, generator: torch.Generator, border: Literal["black", "reflect"] = "black"
+) -> torch.Tensor:
+    """Shift every image by its own -padding..padding pixels in y and x; 0, or its reflection, enters at the borders."""
     count, _, height, width = images.shape
     shifts = _integers(2 * padding + 1, (2, count), generator, images.device)
-    padded = F.pad(images, (padding,) * 4)
+    if border == "reflect":  # torch reflects no integers
+        padded = F.pad(images.float(), (padding,) * 4, "reflect").to(images.dtype)
+    else:
+        padded = F.pad(images, (padding,) * 4)
     # All windows as a view (N, C, 2p+1, 2p+1, H, W); picking one per sample copies whole rows.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     sample = torch.arange(count, device=images.device)
     return windows[sample, :, shifts[0], shifts[1]]
 
 
-def flip_horizontally(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image left to right with probability one half."""
-    chosen = _integers(2, (len(images),), generator, images.device).bool()
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+def flip_horizontally(
+    images: torch.Tensor, generator: torch.Generator, chosen: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mirror the `chosen` images (N,) left to right, or each with probability one half."""
+    if chosen is None:
+        chosen = _integers(2, (len(images),), generator, images.device).bool()
+    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def cutout(images: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -108,6 +132,50 @@ def cutout(images: torch.Tensor, size: int, generator: torch.Generator) -> torch
     columns = (x >= left) & (x < left + size)
     covered = rows[:, None, :, None] & columns[:, None, None, :]
     return images.masked_fill(covered, 0)
+
+
+def erase(images: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Paint a black rectangle over a `share` of the images: 2 to 33 % of the area, sides 0.3 to 3.3 to 1, anywhere."""
+    count, _, height, width = images.shape
+    drawn = torch.rand((5, count), generator=generator, device=generator.device).to(images.device)
+    area, ratio = 0.02 + 0.31 * drawn[0], torch.exp((2 * drawn[1] - 1) * math.log(1 / 0.3))
+    inside = []
+    for side, size, at in ((height, (area * ratio).sqrt(), drawn[2]), (width, (area / ratio).sqrt(), drawn[3])):
+        long = (size * side).round().clamp(1, side)
+        first = (at * (side - long + 1)).floor()
+        here = torch.arange(side, device=images.device)
+        inside.append((here >= first[:, None]) & (here < (first + long)[:, None]))
+    covered = inside[0][:, None, :, None] & inside[1][:, None, None, :] & (drawn[4] < share)[:, None, None, None]
+    return images.masked_fill(covered, 0)
+
+
+def mix(
+    images: torch.Tensor, labels: torch.Tensor, spec: AugmentSpec, classes: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two images in one, with their classes in proportion (N, K), in the spec's shares of batches; else as they are.
+
+    Every image meets the one before it in the batch, with the batch's own share p drawn from 0..1. `cutmix` (Yun et al.
+    2019) pastes a rectangle of p of the other's area, `mixup` (Zhang et al. 2018) adds p of its values to 1 - p of its
+    own.
+    """
+    drawn = torch.rand(4, generator=generator, device=generator.device).tolist()
+    if drawn[0] >= spec.cutmix + spec.mixup:
+        return images, labels
+    other, share = images.roll(1, 0), drawn[1]
+    if drawn[0] < spec.cutmix:
+        height, width = images.shape[-2:]
+        sides = [round(side * math.sqrt(share)) for side in (height, width)]
+        top, left = (
+            int(at * (side - long + 1)) for at, side, long in zip(drawn[2:], (height, width), sides, strict=True)
+        )
+        images = images.clone()
+        part = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+        images[part] = other[part]
+        share = sides[0] * sides[1] / (height * width)
+    else:
+        images = torch.lerp(images.float(), other.float(), share)
+    targets = F.one_hot(labels, classes).float()
+    return images, torch.lerp(targets, targets.roll(1, 0), share)
 
 
 def affine(images: torch.Tensor, rotate: float, zoom: float, shear: float, generator: torch.Generator) -> torch.Tensor:

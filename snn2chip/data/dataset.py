@@ -94,6 +94,36 @@ class ImageSet:
             return self
         return replace(self, images=self.images[:, :timesteps], events=replace(self.events, timesteps=timesteps))
 
+    def set_aside(self, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
+        """This set without, and those of, a `share` (below 1) or number of its samples, drawn by `seed`; each in
+        the order of this set. None for 0.
+
+        Raises:
+            InputError: fewer than one sample is left on either side.
+        """
+        if share == 0:
+            return self, None
+        count = round(share * len(self)) if share < 1 else int(share)
+        if not 0 < count < len(self):
+            raise InputError(
+                f"data.validation = {share:g} sets {count:,} of the {len(self):,} training samples aside; keep at "
+                f"least one on either side"
+            )
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        what = f"{count:,} of {len(self):,} training samples"
+
+        def part(rows: torch.Tensor, name: str, of: str) -> ImageSet:
+            return replace(
+                self,
+                name=name,
+                images=self.images[rows],
+                labels=self.labels[rows],
+                source=f"{self.source}, {of} {what}",
+            )
+
+        aside = part(drawn[:count].sort().values, f"{self.name.partition(':')[0]}:validation", "the")
+        return part(drawn[count:].sort().values, self.name, "without"), aside
+
     def subset(self, limit: int | None) -> ImageSet:
         """The first `limit` images (all for None or more than there are); `source` says so.
 

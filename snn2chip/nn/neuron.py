@@ -242,6 +242,8 @@ class LIF(nn.Module):
 
     def forward(self, current: Tensor) -> Tensor:
         fuse = self.fuse and (self.training or not current.is_cuda)  # nothing to compile on the CPU
+        if fuse and not current.is_cuda:
+            current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
             current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, fuse
         )

@@ -31,6 +31,8 @@ class _SpikeConv(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(words, weight)
         ctx.sizes = sizes
+        # the dense gradient of the input is of the precision that dense convolutions have here
+        ctx.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return _compiled().spike_conv(words, sizes, weight, bias)
 
     @staticmethod
@@ -42,7 +44,8 @@ class _SpikeConv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # the transposed convolution is that gradient, and asks for no input to take the shape of
             stride, padding = (sizes.stride_y, sizes.stride_x), (sizes.pad_y, sizes.pad_x)
-            of_x = F.conv_transpose2d(grad, weight, None, stride, padding, sizes.left_over())
+            near = grad.to(ctx.dtype), weight.to(ctx.dtype)
+            of_x = F.conv_transpose2d(*near, None, stride, padding, sizes.left_over()).to(grad.dtype)
         if ctx.needs_input_grad[2]:
             of_weight = _compiled().spike_conv_weights(words, sizes, grad, weight)
         if ctx.needs_input_grad[3]:
@@ -64,7 +67,7 @@ def sizes_of(x: Tensor, layer: nn.Conv2d) -> kernels.ConvSizes | None:
         return None
     if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or weight.dtype != x.dtype:
         return None
-    if x.shape[1] != channels or torch.is_autocast_enabled("cpu"):
+    if x.shape[1] != channels:
         return None
     if not x.is_contiguous(memory_format=torch.channels_last) or kernels.of(x.unsqueeze(0)) is None:
         return None

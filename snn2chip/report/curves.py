@@ -21,7 +21,8 @@ def plot(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
     loss.plot(epochs, [row["train_loss"] for row in history], marker=".", color="tab:blue")
     loss.set(xlabel="epoch", ylabel="training loss")
     accuracy.plot(epochs, [100 * row["train_accuracy"] for row in history], marker=".", label="training")
-    accuracy.plot(epochs, [100 * row["test_accuracy"] for row in history], marker=".", label="test")
+    if "validation_accuracy" in history[0]:
+        accuracy.plot(epochs, [100 * row["validation_accuracy"] for row in history], marker=".", label="validation")
     accuracy.set(xlabel="epoch", ylabel="accuracy, %")
     accuracy.legend(frameon=False)
     for axes in (loss, accuracy):

@@ -4,6 +4,7 @@ format      "snn2chip-checkpoint"
 recipe      the recipe as a dictionary
 state       the network's state_dict
 optimizer   the optimizer's state_dict
+average     the running average of the weights, by name; empty where the recipe keeps none
 progress    the fields of `Progress`
 """
 
@@ -24,7 +25,7 @@ from snn2chip.recipe import Recipe
 FORMAT = "snn2chip-checkpoint"
 Count = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-ROW = {"epoch", "train_loss", "train_accuracy", "test_accuracy", "learning_rate", "seconds"}
+ROW = {"epoch", "train_loss", "train_accuracy", "learning_rate", "seconds"}
 
 
 @dataclass
@@ -43,7 +44,12 @@ class Progress:
 
 
 def save(
-    path: Path, recipe: Recipe, network: SpikingNetwork, optimizer: torch.optim.Optimizer, progress: Progress
+    path: Path,
+    recipe: Recipe,
+    network: SpikingNetwork,
+    average: SpikingNetwork | None,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
 ) -> None:
     """Write it, whole or not at all.
 
@@ -54,6 +60,7 @@ def save(
         "format": FORMAT,
         "recipe": recipe.model_dump(mode="json"),
         "state": network.state_dict(),
+        "average": {} if average is None else dict(average.named_parameters()),
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
     }
@@ -80,6 +87,7 @@ def restore(
     path: Path,
     recipe: Recipe,
     network: SpikingNetwork,
+    average: SpikingNetwork | None,
     optimizer: torch.optim.Optimizer,
     steps_per_epoch: int,
 ) -> Progress:
@@ -96,6 +104,9 @@ def restore(
     try:
         progress = _progress(content.get("progress"), recipe, steps_per_epoch)
         state = _tensors(content.get("state"), network.state_dict(), "state")
+        averaged = {} if average is None else {name: value.detach() for name, value in average.named_parameters()}
+        for name, value in _tensors(content.get("average"), averaged, "average").items():
+            averaged[name].copy_(value)
         kept = _optimizer(content.get("optimizer"), optimizer, progress.epoch * steps_per_epoch + progress.step)
     except ValueError as error:
         raise InputError(f"'{path}' is damaged: {error}; start again with --overwrite") from None
@@ -126,8 +137,11 @@ def _progress(value: Any, recipe: Recipe, steps_per_epoch: int) -> Progress:
         )
     if progress.seen != progress.step * batch or progress.correct > progress.seen:
         raise ValueError(f"progress: {progress.correct} right of {progress.seen} after {progress.step} steps")
-    rows = progress.history
-    if any(row.keys() != ROW or max(row["train_accuracy"], row["test_accuracy"]) > 1 for row in rows) or [
+    rows, accuracies = (
+        progress.history,
+        {"train_accuracy", *(["validation_accuracy"] if recipe.data.validation else [])},
+    )
+    if any(row.keys() != ROW | accuracies or max(row[name] for name in accuracies) > 1 for row in rows) or [
         row["epoch"] for row in rows
     ] != list(range(1, progress.epoch + 1)):
         raise ValueError(f"progress: the history is not that of {progress.epoch} epochs")
@@ -178,14 +192,13 @@ def _optimizer(value: Any, optimizer: torch.optim.Optimizer, steps: int) -> dict
                 raise ValueError(f"optimizer: '{name}' is not the recipe's")
         if "params" not in options or "lr" not in options:
             raise ValueError("optimizer: other groups than the recipe's")
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    adam = isinstance(optimizer, torch.optim.AdamW)
-    keeps = steps > 0 and (adam or groups[0]["momentum"] > 0)
+    parameters = [(parameter, group) for group in optimizer.param_groups for parameter in group["params"]]
+    keeps = steps > 0 and any("betas" in group or group["momentum"] > 0 for group in groups)
     if not set(kept) <= set(range(len(parameters))) or bool(kept) != keeps:
         raise ValueError(f"optimizer: state of {len(kept)} of {len(parameters)} parameters after {steps} steps")
     checked = {}
     for number, item in kept.items():
-        like = parameters[number].detach()
+        like, adam = parameters[number][0].detach(), "betas" in parameters[number][1]
         names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
         wanted = dict.fromkeys(names, like) | ({"step": torch.zeros(())} if adam else {})
         checked[number] = found = _tensors(item, wanted, f"optimizer, parameter {number}")

@@ -10,6 +10,7 @@ each process for itself, from (seed, epoch, step, rank). The leader alone writes
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -25,9 +26,10 @@ from torch.nn import functional as F
 
 from snn2chip import parallel
 from snn2chip.data import Augment, AugmentSpec, ImageSet
+from snn2chip.data.augment import mix
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, make_way, refuse_results, write_text
-from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, model_file
+from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.early_exit import early_exit
 from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.recipe import Recipe
@@ -35,11 +37,13 @@ from snn2chip.train import checkpoint
 from snn2chip.train.allocator import keep_pages
 from snn2chip.train.balance import balance
 from snn2chip.train.checkpoint import Progress
-from snn2chip.train.optimization import learning_rate, make_optimizer
+from snn2chip.train.optimization import make_optimizer, schedule
 from snn2chip.train.start_from_model import shorten, start_from
 from snn2chip.train.surroundings import processor_name, whole
+from snn2chip.train.whiten import whiten
 
 CHECKPOINT_SECONDS = 60.0
+STATISTICS = 50  # batches that the statistics of an averaged network are taken from
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl")  # what another run would destroy
 
 
@@ -114,8 +118,12 @@ def evaluate(
     return parallel.sum_over(correct)[0] / len(images)
 
 
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def _order(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return torch.randperm(count, generator=_generator(seed))
 
 
 class Trainer:
@@ -140,11 +148,13 @@ class Trainer:
         resume: bool = False,
         overwrite: bool = False,
         init: Path | None = None,
+        teacher: Path | None = None,
         fuse: bool = True,
     ) -> None:
         self.recipe, self.out = recipe, out
         self._resume, self._overwrite = resume, overwrite
-        self.train_set = train.subset(recipe.data.train_limit) if recipe.data.train_limit else train
+        self.train_set, self.validation_set = train.set_aside(recipe.data.validation, _mix(recipe.train.seed, 4))
+        self.train_set = self.train_set.subset(recipe.data.train_limit)
         self.test_set = test
         self.device = device or torch.device("cpu")
         self.notes: list[str] = []
@@ -166,7 +176,10 @@ class Trainer:
             self.device
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.init = init
+        if recipe.train.whiten:
+            whiten(self.network, self.train_set)
+        self.init, self.teacher_file = init, teacher
+        self.teacher = None if teacher is None else self._teacher(teacher)
         if init is not None:
             trained = model_file.load(init).network
             self.notes += start_from(self.network, trained, f"--init '{init}'")
@@ -176,9 +189,12 @@ class Trainer:
         if fuse and (note := fuse_neurons(self.network, self.device)):
             self.notes.append(note)
         self.optimizer = make_optimizer(self.network, recipe.train)
+        # the running average of the weights; its buffers are taken anew whenever it is looked at
+        self.average = copy.deepcopy(self.network) if recipe.train.average else None
         self.steps_per_epoch = len(self.train_set) // recipe.train.batch_size
         table = recipe.data.augment
         self.augment = Augment(AugmentSpec(**dict(table)))
+        self._sides = torch.randint(2, (len(self.train_set),), generator=_generator(_mix(recipe.train.seed, 5)))
         self.progress = Progress()
         self._half = False  # in the middle of a step: nothing to keep
         self._stepped = False
@@ -199,7 +215,7 @@ class Trainer:
         path = self.out / "checkpoint.pt"
         content = parallel.from_leader(lambda: checkpoint.load(path))
         self.progress = checkpoint.restore(
-            content, path, self.recipe, self.network, self.optimizer, self.steps_per_epoch
+            content, path, self.recipe, self.network, self.average, self.optimizer, self.steps_per_epoch
         )
 
     def _balance(self) -> None:
@@ -272,29 +288,25 @@ class Trainer:
         torch.manual_seed(own)
         if isinstance(network.encoder, PoissonInput):
             network.encoder.reseed(own)
-        rows = order[progress.step * spec.batch_size : (progress.step + 1) * spec.batch_size]
-        generator = torch.Generator(self.device).manual_seed(seed)
-        # augmented whole, so that a process's part does not depend on how many there are
-        part = parallel.share(len(rows))
-        images = self.augment(self.train_set.images[rows].to(self.device), generator)[part]
-        labels = self.train_set.labels[rows[part]].to(self.device)
-        rate = learning_rate(spec, progress.epoch * self.steps_per_epoch + progress.step, self.steps_per_epoch)
+        images, labels = self._batch(order, progress.epoch, progress.step)
+        count, classes = len(labels), labels.argmax(1) if labels.ndim == 2 else labels
+        share = schedule(spec, progress.epoch * self.steps_per_epoch + progress.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = share * group["peak"]
         network.train()
-        if images.ndim == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            scores = network(images)
-        loss = F.cross_entropy(scores.float(), labels, label_smoothing=spec.label_smoothing)
-        right = int((scores.argmax(1) == labels).sum())
-        total, correct, stopping = parallel.sum_over(loss.item() * len(labels), right, self._interrupt.asked)
-        value = total / len(rows) if parallel.size() > 1 else loss.item()
+            steps = network.body(network.encoder(images))
+            scores = network.readout(steps)
+            taught = None if self.teacher is None else self._taught(images)
+        loss = self._loss(steps, scores, labels, taught)
+        right = int((scores.argmax(1) == classes).sum())
+        total, correct, stopping = parallel.sum_over(loss.item() * count, right, self._interrupt.asked)
+        value = total / spec.batch_size if parallel.size() > 1 else loss.item()
         if not math.isfinite(value):
             raise self._diverged(f"loss {value}")
-        self.optimizer.zero_grad()
+        network.zero_grad()
         if parallel.size() > 1:  # the mean over processes is then that over the batch
-            loss = loss * (len(labels) * parallel.size() / len(rows))
+            loss = loss * (count * parallel.size() / spec.batch_size)
         loss.backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients([p for p in network.parameters() if p.requires_grad])
         # a neuron turns NaN into silence, so that the loss of a network full of NaN is finite: gradients tell
@@ -303,11 +315,95 @@ class Trainer:
         if not math.isfinite(size):
             raise self._diverged(f"gradient {size}")
         self.optimizer.step()
-        progress.loss_sum += value * len(rows)
+        if self.average is not None:
+            done = progress.epoch * self.steps_per_epoch + progress.step
+            left = 1 - min(spec.average, (1 + done) / (10 + done))  # young averages forget their start sooner
+            with torch.no_grad():
+                for kept, new in zip(self.average.parameters(), network.parameters(), strict=True):
+                    kept.lerp_(new, left)
+        progress.loss_sum += value * spec.batch_size
         progress.correct += int(correct)
-        progress.seen += len(rows)
+        progress.seen += spec.batch_size
         progress.step += 1
         self._stopping = bool(stopping)
+
+    def _batch(self, order: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """This process's part of a batch, augmented: images and labels (N,), or (N, K) where images are mixed.
+
+        Augmented whole, so that a part does not depend on how many there are.
+        """
+        table, size = self.recipe.data.augment, self.recipe.train.batch_size
+        rows = order[step * size : (step + 1) * size]
+        generator = torch.Generator(self.device).manual_seed(_mix(self.recipe.train.seed, 2, epoch, step))
+        flipped = (self._sides[rows] + epoch) % 2 == 1 if table.flip == "alternating" else None
+        images = self.augment(self.train_set.images[rows].to(self.device), generator, flipped)
+        labels = self.train_set.labels[rows].to(self.device)
+        if table.cutmix or table.mixup:
+            images, labels = mix(images, labels, self.augment.spec, len(self.train_set.classes), generator)
+        part = parallel.share(len(rows))
+        images = images[part]
+        return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images, labels[part]
+
+    def _loss(self, steps: Tensor, scores: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
+        """The recipe's loss of the outputs (T, N, K) and their readout (N, K), with the teacher's scores if there is
+        one (Hinton et al. 2015)::
+
+            (1 - d) * cross entropy  +  d * temperature^2 * KL(teacher || network), both at that temperature
+        """
+        spec = self.recipe.train
+        if spec.loss == "steps":
+            labels = labels.repeat(len(steps), *(1,) * (labels.ndim - 1))
+            own = steps.float().flatten(0, 1)
+        else:
+            own = scores.float()
+        loss = F.cross_entropy(own, labels, label_smoothing=spec.label_smoothing)
+        if taught is None:
+            return loss
+        found = F.log_softmax(scores.float() / spec.temperature, 1)
+        wanted = F.log_softmax(taught.float() / spec.temperature, 1)
+        apart = F.kl_div(found, wanted, log_target=True, reduction="batchmean") * spec.temperature**2
+        return (1 - spec.distill) * loss + spec.distill * apart
+
+    def _teacher(self, path: Path) -> SpikingNetwork:
+        model = model_file.load(path)
+        if model.network.input_shape != self.network.input_shape or model.classes != self.train_set.classes:
+            raise InputError(
+                f"--teacher '{path}' tells {len(model.classes)} classes of {model.network.input_shape} images apart, "
+                f"the recipe {len(self.train_set.classes)} of {self.network.input_shape}; give a model of this data set"
+            )
+        network = model.network.to(self.device)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> Tensor:
+        """The teacher's scores (N, K) of images as the network sees them."""
+        assert self.teacher is not None
+        scores: Tensor = self.teacher(images)
+        return scores
+
+    @property
+    def _kept(self) -> SpikingNetwork:
+        """The network to keep: the trained one, or the average of its weights with statistics of its own.
+
+        Those are the means over `STATISTICS` batches, as the first of an epoch, of what batch normalization computes.
+        """
+        if self.average is None:
+            return self.network
+        spec, network = self.recipe.train, self.average
+        norms = [module for module in network.modules() if isinstance(module, (TDBatchNorm, BNTT))]
+        usual = [norm.momentum for norm in norms]
+        order = _order(len(self.train_set), _mix(spec.seed, 1, self.progress.epoch))
+        network.train()
+        torch.manual_seed(_mix(spec.seed, 6))
+        with torch.no_grad():
+            for step in range(min(STATISTICS, self.steps_per_epoch)):
+                for norm in norms:
+                    norm.momentum = 1 / (step + 1)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
+                    network(self._batch(order, self.progress.epoch, step)[0])
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
+        return network.eval()
 
     def _diverged(self, what: str) -> InputError:
         p, spec = self.progress, self.recipe.train
@@ -330,18 +426,22 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         p = self.progress
-        rate = learning_rate(self.recipe.train, p.epoch * self.steps_per_epoch + p.step, self.steps_per_epoch)
+        spec = self.recipe.train
+        rate = spec.lr * schedule(spec, p.epoch * self.steps_per_epoch + p.step, self.steps_per_epoch)
         for name, value in self.network.state_dict().items():
             if not bool(torch.isfinite(value).all()):
                 self._half = True  # not worth a checkpoint
                 raise self._diverged(f"'{name}' is no longer finite")
-        accuracy = evaluate(
-            self.network,
-            self.test_set,
-            device=self.device,
-            precision=self.recipe.train.precision,
-            stop=lambda: self._interrupt.asked,
-        )
+        found = {}
+        if self.validation_set is not None:
+            accuracy = evaluate(
+                self._kept,
+                self.validation_set,
+                device=self.device,
+                precision=spec.precision,
+                stop=lambda: self._interrupt.asked,
+            )
+            found["validation_accuracy"] = round(accuracy, 6)
         if self._interrupt.anywhere():
             raise KeyboardInterrupt
         with whole():
@@ -350,7 +450,7 @@ class Trainer:
                     "epoch": p.epoch + 1,
                     "train_loss": round(p.loss_sum / p.seen, 6),
                     "train_accuracy": round(p.correct / p.seen, 6),
-                    "test_accuracy": round(accuracy, 6),
+                    **found,
                     "learning_rate": rate,
                     "seconds": round(p.seconds, 2),
                 }
@@ -361,7 +461,9 @@ class Trainer:
     def _checkpoint(self) -> None:
         if not parallel.is_leader():
             return
-        checkpoint.save(self.out / "checkpoint.pt", self.recipe, self.network, self.optimizer, self.progress)
+        checkpoint.save(
+            self.out / "checkpoint.pt", self.recipe, self.network, self.average, self.optimizer, self.progress
+        )
         lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
         write_text(self.out / "metrics.jsonl", lines)
 
@@ -371,8 +473,7 @@ class Trainer:
         return processor_name()
 
     def _finish(self) -> None:
-        self.network.eval()
-        network = self.network.to("cpu")
+        network = self._kept.eval().to("cpu")
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         accuracy = evaluate(network, self.test_set)
         metrics: dict[str, Any] = {
@@ -382,8 +483,11 @@ class Trainer:
             "timesteps": network.timesteps,
             **({} if self.recipe.binning is None else {"binning": self.recipe.binning.as_json()}),
             "float_accuracy": accuracy,
+            "training_samples": len(self.train_set),
+            **self._validated(network),
             "epochs": self.recipe.train.epochs,
             "init": None if self.init is None else self.init.parent.name,
+            "teacher": None if self.teacher_file is None else self.teacher_file.parent.name,
             "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
             "hardware": f"{self._processor()}, {torch.get_num_threads()} threads"
             + (f", {parallel.size()} processes" if parallel.size() > 1 else ""),
@@ -401,6 +505,13 @@ class Trainer:
             classes=self.test_set.classes,
             metrics=metrics,
         )
+
+    def _validated(self, network: SpikingNetwork) -> dict[str, Any]:
+        """The images that were set aside, and the accuracy on them, which choices are made by."""
+        kept = self.validation_set
+        if kept is None:
+            return {}
+        return {"validation_samples": len(kept), "validation_accuracy": evaluate(network, kept)}
 
     def _early_exit(self, network: SpikingNetwork) -> dict[str, Any]:
         """After how many steps the gammas say that no more is to come, and the accuracy there."""
