@@ -34,7 +34,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import measurements
+import harness
 import numpy as np
 import speed_limit
 import speed_networks
@@ -48,7 +48,6 @@ from snn2chip import ir
 from snn2chip.errors import Snn2ChipError
 from snn2chip.simulate.engines import make_engine
 
-ROOT = Path(__file__).resolve().parent.parent
 STEPS, BATCH, DENSITY = 4, 16, 0.1
 DENSITIES, BATCHES, TIMESTEPS, WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 16, 64), (1, 4, 16), (0.5, 1.0, 2.0)
 SMALLER = {"resnet19": "cifar10-resnet19-tdbn"}  # the recipe that --quick takes
@@ -224,10 +223,12 @@ def limits(options: argparse.Namespace) -> dict[str, Any]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Engines against dense torch float32 and Lava.")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "speed", help="OUT.md and OUT.png")
-    parser.add_argument("--json", type=Path, default=ROOT / "bench" / "speed.json", help="all figures")
+    parser.add_argument("--out", type=Path, default=harness.ROOT / "docs" / "speed", help="OUT.md and OUT.png")
+    parser.add_argument("--json", type=Path, default=harness.ROOT / "bench" / "speed.json", help="all figures")
     parser.add_argument("--data", type=Path, help="folder with CIFAR-10; without it the test set is not run")
-    parser.add_argument("--net", type=Path, default=ROOT / "runs" / "speed" / "model.net", help="the exported VGG")
+    parser.add_argument(
+        "--net", type=Path, default=harness.ROOT / "runs" / "speed" / "model.net", help="the exported VGG"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.1, help="least time of one turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -242,7 +243,7 @@ def parse() -> argparse.Namespace:
     if options.rounds < 3:
         parser.error("--rounds: at least 3, for a spread")
     if options.quick:  # its figures mean nothing: they go nowhere near the documentation
-        own = ROOT / "runs" / "speed-quick"
+        own = harness.ROOT / "runs" / "speed-quick"
         options.out = own / "speed" if options.out == parser.get_default("out") else options.out
         options.json = own / "speed.json" if options.json == parser.get_default("json") else options.json
     return options
@@ -288,7 +289,7 @@ def main() -> None:
         return
     try:
         if not options.draw:
-            measurements.write(options.json, run(options))
+            harness.keep(options.json, run(options))
         speed_page.write(options.json, options.out)
     except (Snn2ChipError, speed_peers.DifferentError) as reason:
         sys.exit(f"error: {reason}")

@@ -14,18 +14,15 @@ code is 1 if any differ, a layer does not spike, or the file does not come back 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import measurements
 
 from snn2chip import chip, lava, recipe
 from snn2chip.data import ImageSet
@@ -44,9 +41,7 @@ SENSOR, SIDE, LENGTH_US = (128, 128), 64, 1_200_000
 
 def large_recordings(folder: Path, count: int, seed: int = 0) -> list[Events]:
     """Recordings of 1.2 s at 128x128, four real digits at a time."""
-    files = sorted(folder.glob("*/*.bin"))
-    if not files:
-        raise SystemExit(f"no Test/DIGIT/*.bin in {folder}")
+    files = harness.digits(folder)
     rng = np.random.default_rng(seed)
     made = []
     for _ in range(count):
@@ -108,7 +103,7 @@ def differences(chain: Chain, net: Path, port: np.ndarray, fast: bool) -> tuple[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--recordings", type=Path, required=True)
     parser.add_argument("--recipe", default="dvsgesture-vgg-tdbn")
     parser.add_argument("--steps", type=int, default=3)
@@ -172,10 +167,7 @@ def main() -> int:
                 "lava_seconds": spent,
                 "lava_convolution": "exact products" if given.fast_convolution else "Lava's own",
             }
-    for name, value in figures.items():
-        print(f"{name:>20}  {value:,.3f}" if isinstance(value, float) else f"{name:>20}  {value}")
-    if given.json is not None:
-        measurements.write(given.json, figures)
+    harness.tell(figures, given.json)
     readout = chain.layers[-1].name if chain.readout == "membrane" else None
     silent = [name for name, count in result.counts.items() if not count and name != readout]
     return int(bool(silent) or not same or bool(figures.get("lava_mismatches")))

@@ -11,7 +11,6 @@ window lies within one recording.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -22,10 +21,8 @@ import threading
 import time
 from pathlib import Path
 
+import harness
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import measurements
 
 from snn2chip.data.recordings import Events, read_recording
 from snn2chip.formats import netx
@@ -54,9 +51,7 @@ def write_stream(target: Path, recordings: Path, seconds: float, step_us: int, s
 
     Every recording begins at the start of a step, so that a window of its length shows one digit.
     """
-    found = [(read_recording(path, (34, 34)), int(path.parent.name)) for path in sorted(recordings.glob("*/*.bin"))]
-    if not found:
-        raise SystemExit(f"no Test/DIGIT/*.bin in {recordings}")
+    found = [(read_recording(path, (34, 34)), int(path.parent.name)) for path in harness.digits(recordings)]
     rows = [rows_of(events) for events, _ in found]
     rng = np.random.default_rng(seed)
     shown: list[tuple[int, int]] = []
@@ -131,7 +126,7 @@ def right(answer: Path, shown: list[tuple[int, int]], window: int) -> tuple[int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("net", type=Path)
     parser.add_argument("--recordings", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60)
@@ -146,10 +141,7 @@ def main() -> None:
         figures = stream(given.net, recording, answer, given.minutes)
         figures["bytes"] = recording.stat().st_size
         figures["windows_right"], figures["windows"] = right(answer, shown, chain.timesteps)
-    for name, value in figures.items():
-        print(f"{name:>24}  {value:,.1f}" if isinstance(value, float) else f"{name:>24}  {value:,}")
-    if given.json is not None:
-        measurements.write(given.json, figures)
+    harness.tell(figures, given.json)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,16 @@ u, v and spike of every layer in raw chip time; what a recording does not hold i
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import measurements
+import harness
 import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import __version__, lava
-from snn2chip.files import atomic_path
 from snn2chip.formats.netx import read
 from snn2chip.ir.netlist import Netlist
 from snn2chip.simulate.chip_time import ChipEngine, ChipTrace, check_input
@@ -202,18 +200,15 @@ def _row(
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    lines = ["| network | compared with | what | layers | steps | values | differ | |", "| --- " * 8 + "|"]
-    for row in rows:
-        lines.append(
-            f"| {row.network} | {row.against} | {row.what} | {row.layers} | {row.steps} | {row.values:,} | "
-            f"{row.differ:,} | {row.remark} |"
-        )
-    return "\n".join(lines)
+    head = ["network", "compared with", "what", "layers", "steps", "values", "differ", ""]
+    cells = [[f"{value:,}" if name in ("values", "differ") else f"{value}" for name, value in asdict(row).items()]
+             for row in rows]  # fmt: skip
+    return "\n".join(harness.table(head, cells, range(len(head))))
 
 
 def main() -> None:
     """Compare everything and print, or write, the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--write", type=Path, help="put the table between the markers of this Markdown file")
     parser.add_argument("--json", type=Path, help="write the rows as JSON")
     parser.add_argument("--no-lava", action="store_true", help="recordings only: seconds instead of minutes")
@@ -227,19 +222,8 @@ def main() -> None:
         print(f"{known.name}: {sum(row.differ for row in rows if row.network == known.name)} differ", flush=True)
     versions = lava.setup(progress=False).versions
     said = f"snn2chip {__version__}, lava-nc {versions['lava-nc']}, lava-dl {versions['lava-dl']}; one run."
-    text = f"{BEGIN}\n{table(rows)}\n\n{said}\n{END}"
-    if options.json:
-        measurements.write(options.json, [asdict(row) for row in rows])
-    if options.write is None:
-        print(text)
-        return
-    page = options.write.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise SystemExit(f"'{options.write}' lacks the markers {BEGIN} and {END}")
-    with atomic_path(options.write) as part:
-        part.write_text(before + text + after, encoding="utf-8")
+    harness.keep(options.json, [asdict(row) for row in rows])
+    harness.fill(options.write, BEGIN, END, f"{table(rows)}\n\n{said}")
 
 
 if __name__ == "__main__":

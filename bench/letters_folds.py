@@ -15,19 +15,15 @@ the 95 % interval (Wilson) of a share seen on 76 recordings.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+import harness
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import measurements
 
 from snn2chip import chip, data
 from snn2chip import recipe as recipes
@@ -60,7 +56,7 @@ def wilson(right: float, count: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--recipe", default="letters-tdbn")
     parser.add_argument("--seeds", type=int, default=3)
@@ -107,8 +103,7 @@ def main() -> None:
         each = ", ".join(map(str, right))
         print(f"{kind}: {100 * mean(shares):.2f}{said} % of {count} recordings, {len(runs)} seeds (right: {each})")
         print(f"{kind}: 95 % interval of the mean share {100 * low:.1f} to {100 * high:.1f} %")
-    if given.json is not None:
-        measurements.write(given.json, figures)
+    harness.keep(given.json, figures)
 
 
 if __name__ == "__main__":

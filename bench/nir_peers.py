@@ -21,13 +21,13 @@ import contextlib
 import functools
 import io
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 from peers import VERSIONS, environment
 
@@ -138,17 +138,6 @@ def peer(options: argparse.Namespace) -> None:
 # -------------------------------------------------------------------------------------------------- around it
 
 
-def _said(command: list[Any]) -> str:
-    from snn2chip.errors import SetupError
-
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no word"]
-        errors = [line for line in lines if line.lower().startswith("error")]
-        raise SetupError(f"`{' '.join(str(part) for part in command[-4:])}` failed: {(errors or lines)[-1].strip()}")
-    return done.stdout
-
-
 def ties(tau: float, seed: int = 0) -> Any:
     """A random network whose sums are exact, see the module's text."""
     from snn2chip import ir
@@ -246,7 +235,7 @@ class Jobs:
         for name in dict.fromkeys(job["peer"] for job in self.jobs):
             jobs = self.folder / f"{name.replace(' ', '-')}.json"
             jobs.write_text(json.dumps([job for job in self.jobs if job["peer"] == name]), encoding="utf-8")
-            _said([self.python, __file__, "--jobs", jobs])
+            harness.run(self.python, __file__, "--jobs", jobs)
 
     def answer(self, number: int) -> dict[str, np.ndarray]:
         """Arrays of a job by name; 'refused' where the simulator does not take the file."""
@@ -254,14 +243,14 @@ class Jobs:
             return {key: found[key] for key in found.files}
 
 
-def row(jobs: Jobs, number: int, network: Any, raw: np.ndarray) -> str:
+def row(jobs: Jobs, number: int, network: Any, raw: np.ndarray) -> list[str]:
     """Spikes and scores of a job against ours."""
     from snn2chip import ir
     from snn2chip.ir.interpreter import evaluate
 
     answer, ours = jobs.answer(number), evaluate(network, raw)
     if "refused" in answer:
-        return f"refused: {answer['refused']} | | |"
+        return [f"refused: {answer['refused']}", "", ""]
     compared = differ = at_threshold = 0
     first = ""
     for node, name in zip(network.of(ir.LIF), jobs.jobs[number]["names"], strict=True):
@@ -275,7 +264,7 @@ def row(jobs: Jobs, number: int, network: Any, raw: np.ndarray) -> str:
     scores = "another node's output"
     if output.shape == ours.scores.shape:
         scores = f"{float(np.abs(output - ours.scores.numpy()).max()):.3g}"
-    return f"{differ:,} of {compared:,} ({at_threshold:,} membranes at Vth) | {first} | {scores} |"
+    return [f"{differ:,} of {compared:,} ({at_threshold:,} membranes at Vth)", first, scores]
 
 
 def main() -> None:
@@ -318,7 +307,7 @@ def main() -> None:
             for name in options.peers
             for title, (tau, fed, _) in PROBES.items()
         }
-        rows: list[tuple[str, int, Any, np.ndarray]] = []
+        rows: list[tuple[tuple[str, ...], int, Any, np.ndarray]] = []
         for case, (network, raw) in cases.items():
             for name in options.peers:
                 for dtype in ("float64", "float32"):
@@ -327,22 +316,21 @@ def main() -> None:
                         ways["moved"] = moved(network, dtype)
                     for way, sent in ways.items():
                         number = jobs.add(name, sent, network.input.port(raw).astype(np.float64), dtype)
-                        rows.append((f"| {case} | {titled(name)} | {dtype} | {way}", number, network, raw))
+                        rows.append(((case, titled(name), dtype, way), number, network, raw))
         jobs.run()
-        print("| simulator | " + " | ".join(PROBES) + " |\n|" + " --- |" * (1 + len(PROBES)))
+        table = []
         for name in options.peers:
-            cells = []
+            cells = [titled(name)]
             for title, (_, _, meanings) in PROBES.items():
                 answer = jobs.answer(shown[name, title])
                 spikes = tuple(int(s) for s in answer.get("spikes/lif", np.zeros(0)).flatten())
-                cells.append(
-                    f"refused: {answer['refused']}" if "refused" in answer else meanings.get(spikes, f"spikes {spikes}")
-                )
-            print(f"| {titled(name)} | " + " | ".join(cells) + " |")
-        columns = ("network", "simulator", "type", "thresholds", "spikes that differ", "first", "largest score error")
-        print("\n| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-        for head, number, network, raw in rows:
-            print(f"{head} | {row(jobs, number, network, raw)}", flush=True)
+                refused = f"refused: {answer.get('refused')}"
+                cells.append(refused if "refused" in answer else meanings.get(spikes, f"spikes {spikes}"))
+            table.append(cells)
+        print("\n".join(harness.table(["simulator", *PROBES], table, range(1 + len(PROBES)))))
+        head = ["network", "simulator", "type", "thresholds", "spikes that differ", "first", "largest score error"]
+        table = [[*about, *row(jobs, number, network, raw)] for about, number, network, raw in rows]
+        print("\n" + "\n".join(harness.table(head, table, range(len(head)))))
 
 
 if __name__ == "__main__":

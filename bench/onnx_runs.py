@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import measurements
+import harness
 import numpy as np
 import onnx
 import onnxruntime
@@ -35,7 +34,6 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from snn2chip import __version__, data, lava
-from snn2chip.files import atomic_path
 from snn2chip.formats import netx
 from snn2chip.formats.netx import read
 from snn2chip.formats.onnx import run as onnx_runtime
@@ -49,7 +47,6 @@ from snn2chip.simulate.dense import DenseEngine
 Array = NDArray[Any]
 Pairs = Iterator[tuple[int, dict[str, tuple[Array, Array]]]]  # first sample of a batch; name to (simulator, ONNX)
 BEGIN, END = "<!-- onnx runs: begin -->", "<!-- onnx runs: end -->"
-ROOT = Path(__file__).resolve().parent.parent
 OURS = {"cifar10-vgg-tdbn": 256, "cifar10-resnet19-tdbn": 64}  # calibration images, as in their cards
 PICTURES = {  # file, data set, (height, width), and how pixels 0..1 become what the input transform takes
     "pilotnet_lif": ("gts/pilotnet_lif/network.net", "cifar10", (66, 200), (2.0, -1.0)),
@@ -79,10 +76,7 @@ class Row:
 def _ours(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
     """A network of the zoo on test images."""
     path = options.nets / f"{name}.net"
-    if not path.exists():
-        model = ROOT / "models" / name / "model.pt"
-        command = ["fold-and-export", model, "-o", path, "--calibration", OURS[name], "--data", options.data]
-        subprocess.run([sys.executable, "-m", "snn2chip", *map(str, command)], check=True)
+    harness.export(name, path, OURS[name], options.data)
     chain = netx.load(path)
     images = data.load("cifar10", "test", options.data).subset(options.samples)
     raw = encoder_of(chain)(images.images)
@@ -180,18 +174,14 @@ def compare(row: Row, pairs: Pairs) -> Row:
 
 def table(rows: list[Row]) -> str:
     """The rows in Markdown."""
-    lines = [
-        "| network | input | layers | steps | samples | spikes | values compared | differ |",
-        "| --- | --- " + "| ---: " * 6 + "|",
-    ]
+    lines = []
     for row in rows:
         steps = f"{row.steps:,} of the chip" if row.clock == "chip" else str(row.steps)
         differ = f"{row.differ:,}: {row.first}" if row.differ else "0"
-        lines.append(
-            f"| {row.network} | {row.input} | {row.layers} | {steps} | {row.samples} | {sum(row.spikes.values()):,} | "
-            f"{row.values:,} | {differ} |"
-        )
-    return "\n".join(lines)
+        numbers = [str(row.layers), steps, str(row.samples), f"{sum(row.spikes.values()):,}", f"{row.values:,}"]
+        lines.append([row.network, row.input, *numbers, differ])
+    head = ["network", "input", "layers", "steps", "samples", "spikes", "values compared", "differ"]
+    return "\n".join(harness.table(head, lines, range(2)))
 
 
 def said(rows: list[Row]) -> str:
@@ -208,7 +198,7 @@ def _kept(path: Path | None) -> dict[str, Row]:
 
 def main() -> int:
     """Compare, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10")
     parser.add_argument("--nets", type=Path, required=True, help="folder of NAME.net; what is missing is made")
     parser.add_argument("--samples", type=int, default=100)
@@ -233,19 +223,9 @@ def main() -> int:
         silent = [layer for layer, spikes in row.spikes.items() if not spikes]
         print(f"{name}: {row.values:,} values, {row.differ} differ, no spikes in {silent or 'no layer'}; "
               f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
-        if options.json:
-            measurements.write(options.json, [asdict(row) for row in rows.values()])
+        harness.keep(options.json, [asdict(row) for row in rows.values()])
     ordered = [rows[name] for name in MAKERS if name in rows]
-    text = f"{BEGIN}\n\n{table(ordered)}\n\n{said(ordered)}\n\n{END}"
-    if options.write is None:
-        print(text)
-    else:
-        before, _, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
-        _, found, after = rest.partition(END)
-        if not found:
-            raise SystemExit(f"'{options.write}' lacks the markers {BEGIN} and {END}")
-        with atomic_path(options.write) as part:
-            part.write_text(before + text + after, encoding="utf-8")
+    harness.fill(options.write, BEGIN, END, f"\n{table(ordered)}\n\n{said(ordered)}\n")
     return int(any(row.differ for row in ordered))
 
 

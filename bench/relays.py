@@ -9,10 +9,10 @@ rows compare ways to choose scales, the naive one (the largest weight fills the 
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
+import harness
 import numpy as np
 
 from snn2chip import chip, data
@@ -63,7 +63,7 @@ def row(
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description="What relays cost, as a Markdown table.")
+    parser = harness.parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--samples", type=int, default=2000, help="test images; 0 for none")
@@ -78,7 +78,7 @@ def main() -> None:
         return data.load(spec.name, split, options.data, image_size=spec.image_size).subset(count)
 
     training, test = images("train", options.calibration), images("test", options.samples)
-    print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS))
+    print("\n".join(harness.table(COLUMNS, [], range(len(COLUMNS)))))
     plans: list[tuple[Relays, Strategy]] = [(kind, "auto") for kind in RELAYS]
     plans += [("auto", "max"), ("auto", "percentile"), ("auto", "error")] if training is not None else []
     for relays, strategy in plans:

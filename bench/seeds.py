@@ -8,27 +8,15 @@ model.net by `snn2chip fold-and-export`, simulate.json by `snn2chip simulate` on
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
-import measurements
+import harness
 
-from snn2chip import cli
-from snn2chip.files import atomic_path
 from snn2chip.nn import model_file
-
-
-def run(*arguments: str) -> None:
-    """A snn2chip command in this process; ends this one where it fails."""
-    try:
-        cli.main(list(arguments))
-    except SystemExit as left:
-        if left.code not in (0, None):
-            sys.exit(f"snn2chip {' '.join(arguments)}: exit code {left.code}")
 
 
 def figures(folder: Path, data: list[str]) -> dict[str, Any]:
@@ -36,9 +24,9 @@ def figures(folder: Path, data: list[str]) -> dict[str, Any]:
     net, simulated = folder / "model.net", folder / "simulate.json"
     given = ["--data", *data] if data else []
     if not net.is_file():
-        run("fold-and-export", str(folder / "model.pt"), "-o", str(net), "--json", str(folder / "export.json"), *given)
+        harness.snn2chip("fold-and-export", folder / "model.pt", "-o", net, "--json", folder / "export.json", *given)
     if not simulated.is_file():
-        run("simulate", str(net), "--json", str(simulated), *given)
+        harness.snn2chip("simulate", net, "--json", simulated, *given)
     model = model_file.load(folder / "model.pt")
     result = json.loads(simulated.read_text(encoding="utf-8"))
     return {
@@ -59,16 +47,15 @@ def spread(values: list[float]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The runs of one recipe in Markdown, and their mean."""
-    lines = ["| seed | float32 | chip integers |", "| --- | ---: | ---: |"]
-    lines += [f"| {row['seed']} | {100 * row['float']:.2f} % | {100 * row['integers']:.2f} % |" for row in rows]
+    lines = [[f"{row['seed']}", *(f"{100 * row[kind]:.2f} %" for kind in ("float", "integers"))] for row in rows]
     both = [spread([row[kind] for row in rows]) for kind in ("float", "integers")]
-    lines.append(f"| mean ± deviation (range) | {both[0]} % | {both[1]} % |")
-    return "\n".join(lines)
+    lines.append(["mean ± deviation (range)", *(f"{text} %" for text in both)])
+    return "\n".join(harness.table(["seed", "float32", "chip integers"], lines))
 
 
 def main() -> None:
     """Print the table of the runs, or put it into a page between markers of the recipe's name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = harness.parser(__doc__)
     parser.add_argument("name", help="the recipe's name")
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--data", help="folder with the data set's files")
@@ -80,18 +67,8 @@ def main() -> None:
     if others := {row["recipe"] for row in rows} - {options.name}:
         sys.exit(f"runs of {', '.join(others)}, not of {options.name}")
     text = f"{table(rows)}\n\n{rows[0]['samples']} test samples; {rows[0]['source']}."
-    if options.json is not None:
-        measurements.write(options.json, rows)
-    if options.write is None:
-        print(text)
-        return
-    page = options.write.read_text(encoding="utf-8")
-    before, found, rest = page.partition(f"<!-- seeds {options.name} -->")
-    _, closed, after = rest.partition("<!-- /seeds -->")
-    if not (found and closed):
-        sys.exit(f"'{options.write}' lacks the markers <!-- seeds {options.name} --> and <!-- /seeds -->")
-    with atomic_path(options.write) as part:
-        part.write_text(f"{before}{found}\n{text}\n{closed}{after}", encoding="utf-8")
+    harness.keep(options.json, rows)
+    harness.fill(options.write, f"<!-- seeds {options.name} -->", "<!-- /seeds -->", text)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,6 @@ def median(row: Row, name: str) -> float | None:
     return statistics.median(times) if times else None
 
 
-def quartiles(times: list[float]) -> tuple[float, float]:
-    """The lower and the upper one; of less than three, the least and the largest."""
-    if len(times) < 3:
-        return min(times), max(times)
-    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
-    return low, high
-
-
 def times_faster(row: Row, slower: str, faster: str = "events") -> float | None:
     """Median over rounds of the ratio in the same round; Lava, which runs less often: the ratio of the medians."""
     one: list[float] | None = row["milliseconds"].get(slower)

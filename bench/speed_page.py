@@ -8,11 +8,11 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from speed_figures import NAMES, Row, find, median, quartiles, times_faster
+from harness import fill, quartiles, table
+from speed_figures import NAMES, Row, find, median, times_faster
 from speed_picture import draw
 
 from snn2chip.errors import InputError
-from snn2chip.files import write_text
 
 BEGIN, END = "<!-- engines: begin -->", "<!-- engines: end -->"
 TABLE = "144 KiB"  # whose rate tells how much faster all threads are than one: a block of 128 channels reading 128
@@ -44,12 +44,6 @@ def _cell(row: Row, name: str) -> str:
         return _number(times[0])
     low, high = quartiles(times)
     return f"{_number(statistics.median(times))} ({_number(low)}-{_number(high)})"
-
-
-def _table(head: list[str], rows: list[list[str]], words: int = 1) -> list[str]:
-    """A Markdown table; the first `words` columns are texts, the others numbers."""
-    rule = ["---"] * words + ["---:"] * (len(head) - words)
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def scaling(figures: Row) -> float:
@@ -103,7 +97,7 @@ def _target(what: str, wanted: float, ratio: float | None, limit: str = "") -> T
 def _targets_table(figures: Row) -> list[str]:
     words = {True: "yes", False: "**no**", None: "-"}
     rows = [[goal.what, goal.wanted, goal.measured, words[goal.met], goal.limit] for goal in targets(figures)]
-    return _table(["VGG-9, T = 4", "target", "measured", "met", "the limit allows"], rows)
+    return table(["VGG-9, T = 4", "target", "measured", "met", "the limit allows"], rows)
 
 
 def _in_order(figures: Row) -> list[Row]:
@@ -124,14 +118,14 @@ def _engines_table(figures: Row) -> list[str]:
         cells = [row["title"], f"{row['timesteps']}", f"{row['batch']}", f"{100 * row['reached']:.1f} %"]
         cells += [_cell(row, name) + (f", {row['auto_is']}" if name == "auto" else "") for name in NAMES]
         rows.append([*cells, f"{torch:.1f}" if torch else "", f"{lava:,.0f}" if lava else ""])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _networks_table(figures: Row) -> list[str]:
     rows = {}
     for row in _in_order(figures):
         rows[row["title"]] = [row["title"], f"{row['neurons']:,}", f"{row['multiply_adds'] / 1e6:,.1f}"]
-    return _table(["network", "neurons", "million multiply-adds a step"], list(rows.values()))
+    return table(["network", "neurons", "million multiply-adds a step"], list(rows.values()))
 
 
 def _machine_table(figures: Row) -> list[str]:
@@ -143,7 +137,7 @@ def _machine_table(figures: Row) -> list[str]:
     for name, text in (("multiply-adds", "int16 multiply-adds (graded input)"), ("neurons", "neurons updated")):
         one, everyone = machine[name]
         rows.append([text, f"{one / 1e9:.2f}", f"{everyone / 1e9:.2f}"])
-    return _table(["10^9 a second", "one thread", f"{machine['threads']} threads"], rows)
+    return table(["10^9 a second", "one thread", f"{machine['threads']} threads"], rows)
 
 
 def _stages_table(figures: Row) -> list[str]:
@@ -158,7 +152,7 @@ def _stages_table(figures: Row) -> list[str]:
             f"{stage['lists']:.1f}", f"{stage['rest']:.1f}", f"{stage['limit']:.1f}",
             f"{100 * stage['limit'] / (stage['lists'] + stage['rest']):.0f} %",
         ])  # fmt: skip
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _totals_table(figures: Row) -> list[str]:
@@ -177,7 +171,7 @@ def _totals_table(figures: Row) -> list[str]:
     threads = figures["limit"]["machine"]["threads"]
     head = ["spikes", "one thread: lists us", "sums and neurons us", "limit us", "of the limit",
             f"{threads} threads, batch 16: us", "limit us", "of the limit", "limit: times torch"]  # fmt: skip
-    return _table(head, rows, 0)
+    return table(head, rows, ())
 
 
 def _memory_table(figures: Row) -> list[str]:
@@ -185,7 +179,7 @@ def _memory_table(figures: Row) -> list[str]:
     for row in figures["memory"]:
         peak, rise = row["peak"] / 2**20, (row["peak"] - row["before"]) / 2**20
         rows.append([f"{row['timesteps']}", f"{row['images']}", f"{peak:.0f}", f"{rise:.1f}"])
-    return _table(["T", "images", "peak, MiB", "of it the simulation, MiB"], rows, 0)
+    return table(["T", "images", "peak, MiB", "of it the simulation, MiB"], rows, ())
 
 
 def _test_set(figures: Row) -> list[str]:
@@ -259,11 +253,8 @@ def write(source: Path, out: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read '{source}': {error}; run bench/engines.py without --draw first") from None
     page, picture = out.with_suffix(".md"), out.with_suffix(".png")
-    old = page.read_text(encoding="utf-8") if page.exists() else f"# Speed\n\n{BEGIN}\n{END}\n"
-    if old.count(BEGIN) != 1 or old.count(END) != 1:
-        raise InputError(f"'{page}' has not one '{BEGIN}' and one '{END}'; put them where the tables belong")
-    before, _, rest = old.partition(BEGIN)
-    after = rest.partition(END)[2]
+    if not page.exists():
+        page.write_text(f"# Speed\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    fill(page, BEGIN, END, f"\n{tables(figures, picture.name)}\n")
     draw(figures, picture)
-    write_text(page, f"{before}{BEGIN}\n\n{tables(figures, picture.name)}\n\n{END}{after}")
     print(f"wrote {page} and {picture}")

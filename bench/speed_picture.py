@@ -6,12 +6,11 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from harness import plain, quartiles, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
-from speed_figures import MIDDLE, NAMES, Row, find, median, quartiles
-
-from snn2chip.files import atomic_path
+from speed_figures import MIDDLE, NAMES, Row, find, median
 
 LOOKS = {"lava": ("#7f7f7f", "D"), "torch": ("#ff7f0e", "s"), "dense": ("#9467bd", "^"), "events": ("#1f77b4", "o")}
 
@@ -51,9 +50,7 @@ def _panel(
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{x:g}" for x in places])
     axes.set_xlabel(label)
-    axes.grid(True, which="major", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    plain(axes, "both")
 
 
 def draw(figures: Row, target: Path) -> None:
@@ -86,5 +83,4 @@ def draw(figures: Row, target: Path) -> None:
     handles.insert(1, handles.pop())
     figure.suptitle("VGG-9, T = 4, batch 16, 10 % spikes, and one of these changed", fontsize=11)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    with atomic_path(target) as part:
-        figure.savefig(part, dpi=130, format="png")
+    save(figure, target)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,17 +13,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import harness
 import numpy as np
 import torch
 
-from snn2chip import __version__, ir
+from snn2chip import ir
+from snn2chip.errors import InputError
 from snn2chip.formats import netx
 from snn2chip.simulate import run as runs
 from snn2chip.simulate.events import EventEngine
-from snn2chip.train.surroundings import processor_name
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = ROOT / "models" / "cifar10-vgg-tdbn" / "model.pt"
+MODEL = "cifar10-vgg-tdbn"
 CALIBRATION = 256  # images, as in the network's card
 MEMORY_IMAGES = 100
 REPEATS = 3
@@ -35,17 +33,10 @@ def about(threads: int, lava: dict[str, str] | str) -> dict[str, Any]:
     """The machine and the versions."""
     import snn2chip.simulate.events.library as library
 
-    compiled = library.SIMD[library.simd_level()]
     return {
-        "processor": processor_name(),
-        "threads": threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
+        **harness.machine(threads),
         "numpy": np.__version__,
-        "snn2chip": __version__,
-        "events engine": compiled,
+        "events engine": library.SIMD[library.simd_level()],
         "Lava": lava if isinstance(lava, str) else ", ".join(f"{name} {number}" for name, number in lava.items()),
     }
 
@@ -61,10 +52,9 @@ def memory(chain: ir.Chain, steps: tuple[int, ...], threads: int) -> list[dict[s
         for count in steps:
             net = Path(folder, f"{count}.net")
             netx.save(net, replace(chain, timesteps=count))
-            command = [sys.executable, str(ROOT / "bench" / "engines.py"), "--memory", str(net), str(count)]
-            command += ["--threads", str(threads)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=_environment(threads))
-            rows.append({"timesteps": count, **json.loads(done.stdout)})
+            command = [sys.executable, harness.ROOT / "bench" / "engines.py", "--memory", net, count]
+            said = harness.run(*command, "--threads", threads, env=_environment(threads))
+            rows.append({"timesteps": count, **json.loads(said)})
     return rows
 
 
@@ -104,17 +94,17 @@ def test_set(net: Path, data: Path | None, threads: int, limit: int | None) -> d
     """CIFAR-10's test images through `snn2chip simulate` as it is, some times; or why not."""
     if data is None:
         return {"skipped": "no --data"}
-    if not net.is_file():
-        print(f"exporting {MODEL.parent.name} to {net}: minutes, once", flush=True)
-        command = ["fold-and-export", MODEL, "-o", net, "--calibration", CALIBRATION, "--data", data]
-        done = subprocess.run(
-            [sys.executable, "-m", "snn2chip", *map(str, command)], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            return {"skipped": (done.stderr.strip().splitlines() or ["the export failed"])[-1]}
+    try:
+        harness.export(MODEL, net, CALIBRATION, data)
+        return _simulated(net, data, threads, limit)
+    except InputError as reason:
+        return {"skipped": str(reason)}
+
+
+def _simulated(net: Path, data: Path, threads: int, limit: int | None) -> dict[str, Any]:
     made = netx.load(net).made
-    if made.get("model") != MODEL.parent.name:
-        return {"skipped": f"'{net.name}' is of {made.get('model')}, not of {MODEL.parent.name}"}
+    if made.get("model") != MODEL:
+        raise InputError(f"'{net.name}' is of {made.get('model')}, not of {MODEL}")
     walls, engine_seconds = [], []
     with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
         result = Path(folder, "simulate.json")
@@ -122,13 +112,8 @@ def test_set(net: Path, data: Path | None, threads: int, limit: int | None) -> d
         command += [] if limit is None else ["--limit", limit]
         for _ in range(REPEATS):
             started = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-m", "snn2chip", *map(str, command)],
-                capture_output=True, text=True, check=False, env=_environment(threads),
-            )  # fmt: skip
+            harness.snn2chip(*command, env=_environment(threads))
             walls.append(time.perf_counter() - started)
-            if done.returncode:
-                return {"skipped": (done.stderr.strip().splitlines() or ["simulate failed"])[-1]}
             figures = json.loads(result.read_text(encoding="utf-8"))
             engine_seconds.append(float(figures["seconds"]))
     return {

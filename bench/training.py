@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import measurements
+import harness
 from peers import VERSIONS, environment
 from training_candidates import CANDIDATES, FOREIGN
 from training_picture import draw
@@ -139,25 +138,6 @@ def title(name: str) -> str:
     return text
 
 
-def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """What it was measured on."""
-    import torch
-
-    from snn2chip import __version__
-    from snn2chip.train.surroundings import processor_name
-
-    return {
-        "processor": processor_name(),
-        "threads": options.threads,
-        "load_before": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.release()}, {' '.join(platform.libc_ver())}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "snn2chip": __version__,
-        **VERSIONS,
-    }
-
-
 def _faster(than: dict[str, Any], row: dict[str, Any]) -> float:
     """Median over rounds of how many times a step of `row` fits one of `than`."""
     pairs = zip(than["all_seconds"], row["all_seconds"], strict=True)
@@ -201,29 +181,15 @@ def shipped(options: argparse.Namespace) -> list[dict[str, Any]]:
     print("shipped networks", file=sys.stderr, flush=True)
     script = Path(__file__).with_name("training_shipped.py")
     command = [sys.executable, str(script), *SHIPPED, "--data", str(options.data), "--threads", str(options.threads)]
-    said = subprocess.run(
-        [*command, "--batch", str(options.batch), "--rounds", str(options.rounds)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-    found: list[dict[str, Any]] = json.loads(said)
+    found: list[dict[str, Any]] = json.loads(
+        harness.run(*command, "--batch", options.batch, "--rounds", options.rounds)
+    )
     return found
 
 
 def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
     """Their lines of the page."""
-    lines = [
-        "",
-        "## Shipped networks",
-        "",
-        "With their trained weights on images of their test set, in float32, pages kept; the same code with spikes "
-        "convolved by their events, and densely. An evaluation is a forward pass without gradients.",
-        "",
-        "| network | T | batch | neurons that spike in a step | step, ms | densely, ms | times faster | evaluation, ms "
-        "| densely, ms | times faster |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    lines = []
     for row in rows:
         cells = []
         for what in ("step", "eval"):
@@ -231,8 +197,18 @@ def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
             cells += [f"{1e3 * q[1]:.0f} ({1e3 * q[0]:.0f}-{1e3 * q[2]:.0f})" for q in (events, dense)]
             cells.append(f"{dense[1] / events[1]:.2f}")
         spread = f"{min(row['spikes']):.0%} to {max(row['spikes']):.0%}, layer by layer"
-        lines.append(f"| {row['name']} | {row['timesteps']} | {row['batch']} | {spread} | {' | '.join(cells)} |")
-    return lines
+        lines.append([row["name"], str(row["timesteps"]), str(row["batch"]), spread, *cells])
+    twice = ["densely, ms", "times faster"]
+    head = ["network", "T", "batch", "neurons that spike in a step", "step, ms", *twice, "evaluation, ms", *twice]
+    return [
+        "",
+        "## Shipped networks",
+        "",
+        "With their trained weights on images of their test set, in float32, pages kept; the same code with spikes "
+        "convolved by their events, and densely. An evaluation is a forward pass without gradients.",
+        "",
+        *harness.table(head, lines, (0, 3)),
+    ]
 
 
 def markdown(
@@ -252,19 +228,19 @@ def markdown(
     lines += ["", f"![Time and memory of a step]({options.out.name}.png)"]
     for allocator in dict.fromkeys(row["allocator"] for row in rows):
         what = "keeps freed pages" if allocator == "keep" else "as glibc has it"
-        head = "| network | step, ms | of the ANN | peak memory, MiB | neurons that spike in a step, layer by layer |"
-        lines += ["", f"## Allocator {what}", "", head, "| --- | ---: | ---: | ---: | --- |"]
+        cells = []
         for row in rows:
             if row["allocator"] != allocator:
                 continue
             if "failed" in row:
-                lines.append(f"| {row['title']} | {row['failed'].replace('|', '/')} | | | |")
+                cells.append([row["title"], row["failed"].replace("|", "/"), "", "", ""])
                 continue
             low, high = (1e3 * value for value in row["quartiles"])
-            lines.append(
-                f"| {row['title']} | {1e3 * row['seconds']:.1f} ({low:.1f}-{high:.1f}) | {row['of_ann']:.2f} | "
-                f"{row['memory'] / 2**20:.0f} | {', '.join(f'{share:.0%}' for share in row['spikes'])} |"
-            )
+            step, memory = f"{1e3 * row['seconds']:.1f} ({low:.1f}-{high:.1f})", f"{row['memory'] / 2**20:.0f}"
+            spikes = ", ".join(f"{share:.0%}" for share in row["spikes"])
+            cells.append([row["title"], step, f"{row['of_ann']:.2f}", memory, spikes])
+        head = ["network", "step, ms", "of the ANN", "peak memory, MiB", "neurons that spike in a step, layer by layer"]
+        lines += ["", f"## Allocator {what}", "", *harness.table(head, cells, (0, 4))]
     lines += shipped_table(own) if own else []
     lines += ["", "## Against the goals", "", *(f"- {line}" for line in verdicts(rows)), ""]
     lines.append(
@@ -307,7 +283,7 @@ def main() -> None:
     python = options.python
     if python is None and any(name.startswith(FOREIGN) for name in names):
         python = environment()
-    about = machine(options)
+    about = {**harness.machine(options.threads), **VERSIONS}
     rows: list[dict[str, Any]] = []
     for allocator in ("keep", "default") if options.allocator is None else (options.allocator,):
         rows += measure(names, python or Path(sys.executable), options, allocator)
@@ -315,7 +291,7 @@ def main() -> None:
     text = markdown(rows, own, about, options)
     settings = {"batch": options.batch, "timesteps": options.timesteps, "rounds": options.rounds}
     made = {"machine": about, "settings": settings, "rows": rows, "shipped": own}
-    measurements.write(options.out.with_suffix(".json"), made)
+    harness.keep(options.out.with_suffix(".json"), made)
     write_text(options.out.with_suffix(".md"), text)
     draw(rows, options.out.with_suffix(".png"))
     print(text)

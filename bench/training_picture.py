@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness import plain, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from training_candidates import CANDIDATES
-
-from snn2chip.files import atomic_path
 
 COLOURS = {"ours": "#1f77b4", "ann": "#2ca02c", "loop": "#1f77b4"}  # by the beginning of a name; grey: the others
 PAGES = {"keep": "pages kept", "default": "glibc's allocator as it is"}
@@ -37,10 +36,8 @@ def _bars(axes: Axes, rows: list[dict[str, Any]], norm: bool, what: str) -> None
     titles = {row["name"]: row["title"] for row in rows}
     axes.set_yticks(range(len(names)), [titles[name] for name in names], fontsize=8)
     axes.invert_yaxis()
-    axes.grid(True, axis="x", alpha=0.3)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    plain(axes, "x")
 
 
 def draw(rows: list[dict[str, Any]], target: Path) -> None:
@@ -61,5 +58,4 @@ def draw(rows: list[dict[str, Any]], target: Path) -> None:
         if any(row["allocator"] == allocator for row in rows)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
-    with atomic_path(target) as part:
-        figure.savefig(part, dpi=130, format="png")
+    save(figure, target)
