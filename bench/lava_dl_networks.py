@@ -118,7 +118,7 @@ def against_lava(known: Known, root: Path, steps: int | None = None) -> Row:
         lava.run_chip_clock(root / known.file, given, made, layers=known.layers, reset_interval=known.reset_interval)
         with np.load(made) as arrays:
             pairs = [
-                (getattr(trace, kind)[layer.number], arrays[f"{kind}/{layer.number}"][0])
+                (getattr(trace, kind)[layer.name], arrays[f"{kind}/{layer.name}"][0])
                 for layer in net.layers
                 for kind in ("spikes", "voltage", "current")
             ]

@@ -40,8 +40,7 @@ class _Neurons:
 
 
 def _synapse(source: str, node: ir.Conv | ir.Dense | ir.ChainLayer, bias: ir.Array | None) -> _Synapse:
-    conv = not isinstance(node, ir.Dense) and node.weight.ndim == 4
-    options = (node.stride, node.padding, node.dilation, node.groups) if conv else None  # type: ignore[union-attr]
+    options = (node.stride, node.padding, node.dilation, node.groups) if node.weight.ndim == 4 else None
     per_channel = full = None
     if bias is not None:
         flat = bias.reshape(len(bias), -1)

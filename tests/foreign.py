@@ -151,30 +151,30 @@ def _dense(layers: h5py.Group, inputs: int, rng: np.random.Generator) -> int:
 
 def plainly(net: Netlist, given: Foreign) -> dict[str, list[tuple[IntArray, IntArray, IntArray]]]:
     """(u, v, spikes) of every layer and step: one chip step after another, one neuron's rule written out."""
-    state = {layer.number: [np.zeros(layer.shape, np.int64), np.zeros(layer.shape, np.int64)] for layer in net.layers}
-    sent: dict[str, list[IntArray]] = {layer.number: [] for layer in net.layers}
-    found: dict[str, list[tuple[IntArray, IntArray, IntArray]]] = {layer.number: [] for layer in net.layers}
+    state = {layer.name: [np.zeros(layer.shape, np.int64), np.zeros(layer.shape, np.int64)] for layer in net.layers}
+    sent: dict[str, list[IntArray]] = {layer.name: [] for layer in net.layers}
+    found: dict[str, list[tuple[IntArray, IntArray, IntArray]]] = {layer.name: [] for layer in net.layers}
     port: list[IntArray] = []
     for step, values in enumerate(given.stream):
         port.append(values)
         for index, layer in enumerate(net.layers):
-            u, v = state[layer.number]
+            u, v = state[layer.name]
             interval = given.reset_interval
             if interval and (step + 1) % interval == (given.reset_offset + 1 + index) % interval:
                 u, v = np.zeros_like(u), np.zeros_like(v)
-            source = port if index == 0 else sent[net.layers[index - 1].number]
-            a = np.zeros(layer.shape, np.int64) if layer.weight is None else _arriving(layer, source, step)
+            source = port if index == 0 else sent[net.layers[index - 1].name]
+            a = np.zeros(layer.shape, np.int64) if layer.kind == "input" else _arriving(layer, source, step)
             if layer.recurrent is not None and step:
-                a = a + layer.recurrent @ sent[layer.number][step - 1]
+                a = a + layer.recurrent @ sent[layer.name][step - 1]
             u = _toward_zero(u * (4096 - layer.current_decay)) + a * 64
             u = np.where(u > 2**23, u - 2**24, np.where(u <= -(2**23), u + 2**24, u))
             bias = values if layer.kind == "input" else layer.bias
             v = np.clip(_toward_zero(v * (4096 - layer.voltage_decay)) + u + bias * 64, 1 - 2**23, 2**23 - 1)
             fired = v > layer.threshold * 64
             v = np.where(fired, 0, v)
-            state[layer.number] = [u, v]
-            sent[layer.number].append(fired.astype(np.int64))
-            found[layer.number].append((u, v, fired.astype(np.int64)))
+            state[layer.name] = [u, v]
+            sent[layer.name].append(fired.astype(np.int64))
+            found[layer.name].append((u, v, fired.astype(np.int64)))
     return found
 
 

@@ -32,7 +32,7 @@ def test_the_graph_of_a_model_becomes_the_models_file(cli: Command, quickstart: 
     wanted, found = netx.load(direct), netx.load(through)
     assert found.classes == wanted.classes and found.made["dataset"] == "digits" and found.made["model"] == "digits"
     for mine, theirs in zip(found.layers, wanted.layers, strict=True):
-        for item in fields(ir.ChainLayer):
+        for item in fields(ir.Layer):
             np.testing.assert_array_equal(getattr(mine, item.name), getattr(theirs, item.name), err_msg=item.name)
     assert "accuracy" in cli("simulate", through).ok()
 

@@ -60,9 +60,9 @@ def test_chip_time_is_one_step_after_another(
     parts = [engine.run(made.stream[a:b]) for a, b in pairwise(places)]
     for layer in net.layers:
         for index, kind in enumerate(("current", "voltage", "spikes")):
-            found = np.concatenate([getattr(part, kind)[layer.number] for part in parts])
-            wanted = np.stack([step[index] for step in expected[layer.number]])
-            np.testing.assert_array_equal(found, wanted, f"{kind} of layer {layer.number}")
+            found = np.concatenate([getattr(part, kind)[layer.name] for part in parts])
+            wanted = np.stack([step[index] for step in expected[layer.name]])
+            np.testing.assert_array_equal(found, wanted, f"{kind} of layer {layer.name}")
 
 
 @pytest.mark.lava
@@ -118,9 +118,9 @@ def as_in_lava(made: Foreign, net: Netlist, folder: Path, input_shape: tuple[int
         for layer in net.layers:
             for kind in ("current", "voltage", "spikes"):
                 np.testing.assert_array_equal(
-                    getattr(trace, kind)[layer.number],
-                    arrays[f"{kind}/{layer.number}"][0],
-                    f"{kind} of layer {layer.number} ({layer.kind})",
+                    getattr(trace, kind)[layer.name],
+                    arrays[f"{kind}/{layer.name}"][0],
+                    f"{kind} of layer {layer.name} ({layer.kind})",
                 )
 
 

@@ -56,8 +56,8 @@ def conv_layer(draw: st.DrawFn, rng: np.random.Generator, number: str, given_: S
     top = draw(st.sampled_from([127, 2**15] if wild else [3, 127]))
     shape = (channels, *sides)
     return ChipLayer(
-        number, "conv", shape, rng.integers(-top, top + 1, (channels, given_[0] // groups, *kernel)), None,
-        rng.integers(-20, 21, shape), **neuron(draw, wild), stride=stride, padding=padding, dilation=dilation,
+        number, "conv", rng.integers(-top, top + 1, (channels, given_[0] // groups, *kernel)),
+        rng.integers(-20, 21, shape), shape, **neuron(draw, wild), stride=stride, padding=padding, dilation=dilation,
         groups=groups,
     )  # fmt: skip
 
@@ -76,8 +76,9 @@ def dense_layer(draw: st.DrawFn, rng: np.random.Generator, number: str, given_: 
     recurrent = rng.integers(-top, top + 1, (features, features)) if kind == "dense_rec" else None
     weight = rng.integers(-top, top + 1, (features, inputs))
     return ChipLayer(
-        number, "dense" if recurrent is None else "dense_rec", (features,), weight, recurrent,
-        rng.integers(-20, 21, features), **neuron(draw, wild), delay=delay, flatten=len(given_) == 3,
+        number, "dense" if recurrent is None else "dense_rec", weight,
+        rng.integers(-20, 21, features), (features,), **neuron(draw, wild), flatten=len(given_) == 3,
+        recurrent=recurrent, delay=delay,
     )  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def netlists(draw: st.DrawFn, most_layers: int = 3) -> Netlist:
     source = draw(st.sampled_from(["spikes", "integers", "bias"]))
     if source == "bias":
         zeros = np.zeros(shape, np.int64)
-        layers.append(ChipLayer("0", "input", shape, None, None, zeros, **neuron(draw, wild)))
+        layers.append(ChipLayer("0", "input", np.zeros((0, 0), np.int64), zeros, shape, **neuron(draw, wild)))
     for number in range(1, 1 + draw(st.integers(1, most_layers))):
         make = conv_layer if len(shape) == 3 and draw(st.integers(0, 2)) else dense_layer
         layers.append(make(draw, rng, str(number), shape, wild))
@@ -192,16 +193,16 @@ def small_net(**first: Any) -> Netlist:
     """Conv, dense with delays, recurrent dense, on spikes (2, 4, 3)."""
     rng = rng_of(3)
     conv = ChipLayer(
-        "1", "conv", (3, 4, 3), rng.integers(-60, 128, (3, 2, 3, 3)), None, rng.integers(0, 9, (3, 4, 3)), 100, 500,
-        2000, padding=(1, 1),
+        "1", "conv", rng.integers(-60, 128, (3, 2, 3, 3)), rng.integers(0, 9, (3, 4, 3)), (3, 4, 3), 100, 500, 2000,
+        padding=(1, 1),
     )  # fmt: skip
     delayed = ChipLayer(
-        "3", "dense", (5,), rng.integers(-60, 128, (5, 36)), None, np.zeros(5, np.int64), 200, 1000, 4096,
-        rng.integers(0, 4, (5, 36)), flatten=True,
+        "3", "dense", rng.integers(-60, 128, (5, 36)), np.zeros(5, np.int64), (5,), 200, 1000, 4096,
+        delay=rng.integers(0, 4, (5, 36)), flatten=True,
     )  # fmt: skip
     recurrent = ChipLayer(
-        "4", "dense_rec", (4,), rng.integers(-60, 128, (4, 5)), rng.integers(-99, 99, (4, 4)), np.zeros(4, np.int64),
-        60, 1000, 1000,
+        "4", "dense_rec", rng.integers(-60, 128, (4, 5)), np.zeros(4, np.int64), (4,), 60, 1000, 1000,
+        recurrent=rng.integers(-99, 99, (4, 4)),
     )  # fmt: skip
     return Netlist((2, 4, 3), (replace(conv, **first), delayed, recurrent))
 
@@ -253,7 +254,7 @@ def test_sums_of_a_convolution_keep_24_bits(unroll: bool) -> None:
     """Just at the edges: 2^23 - 1 stays, 2^23 becomes -2^23."""
     weight = np.array([1, -1])[:, None, None, None]
     zeros = np.zeros((2, 1, 1), np.int64)
-    layer = ChipLayer("1", "conv", (2, 1, 1), weight, None, zeros, 2**17, 4096, 4096, graded=True)
+    layer = ChipLayer("1", "conv", weight, zeros, (2, 1, 1), 2**17, 4096, 4096, graded=True)
     net = Netlist((1, 1, 1), (replace(layer, weight=weight * 2),))
     edge = np.array([2**22 - 1, 2**22, -(2**22), -(2**22) - 1, 2**23 - 1, 0]).reshape(1, -1, 1, 1, 1)
     wanted = held_equal(net, edge, unroll=unroll)
@@ -342,7 +343,7 @@ def test_networks_of_lava_dl(name: str, lava_environment: lava.Environment) -> N
     net = read.load(root / known.file, known.layers)
     stream = known.stream(root)[:150].reshape(1, -1, *net.input_shape)
     (trace,) = held_equal(net, stream)
-    assert trace.spikes[net.layers[-2].number].any()
+    assert trace.spikes[net.layers[-2].name].any()
     if stream.shape[1] <= 32:
         held_equal(net, stream, unroll=False)
 

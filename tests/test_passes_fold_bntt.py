@@ -191,7 +191,7 @@ def test_one_step_folds_statically(tmp_path: Path) -> None:
     assert made.chain.stock and netx.STEPS.encode() not in _saved(tmp_path / "a.net", made.chain)
     assert _saved(tmp_path / "a.net", made.chain) == _saved(tmp_path / "b.net", other.chain)
     for left, right in zip(made.chain.layers, other.chain.layers, strict=True):
-        for item in fields(ir.ChainLayer):
+        for item in fields(ir.Layer):
             np.testing.assert_array_equal(getattr(left, item.name), getattr(right, item.name), err_msg=item.name)
 
 

@@ -422,7 +422,7 @@ def test_never_and_always_hold_in_the_simulator(
     alone fire without input, and no other does."""
     row = np.array([weight])
     layer = ChipLayer(
-        *("0", "dense", (1,), row, None, np.array([bias]), threshold, voltage_decay), current_decay=current_decay
+        *("0", "dense", row, np.array([bias]), (1,), threshold, voltage_decay), current_decay=current_decay
     )
     least, most = findings.sums(layer, (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)))
     said, unasked = findings.of_run(layer, least, most, LOIHI2, None, False)
@@ -459,7 +459,7 @@ def test_no_overflow_said_means_none_comes(
     """Where nothing is said, the worst input leaves u and v within their registers, step after step."""
     row = np.array([weight])
     layer = ChipLayer(
-        *("0", "dense", (1,), row, None, np.array([0]), 131071, voltage_decay),
+        *("0", "dense", row, np.array([0]), (1,), 131071, voltage_decay),
         current_decay=current_decay,
         graded=True,
     )
@@ -505,9 +505,7 @@ def test_constants_by_neuron_are_as_neurons_alone(
 
     def looked_at(rows: list[tuple[int, int, int, int, int]]) -> tuple[int, int, int, bool]:
         threshold, voltage_decay, current_decay, weight, bias = (np.array(column) for column in zip(*rows, strict=True))
-        layer = ChipLayer(
-            "0", "dense", bias.shape, weight[:, None], None, bias, threshold, voltage_decay, current_decay
-        )
+        layer = ChipLayer("0", "dense", weight[:, None], bias, bias.shape, threshold, voltage_decay, current_decay)
         least, most = findings.sums(layer, (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)))
         said, unasked = findings.of_run(layer, least, most, LOIHI2, steps, False)
         never = always = 0

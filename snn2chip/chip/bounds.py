@@ -24,7 +24,7 @@ BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest a
 Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
 
 
-def output_bounds(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> Bounds:
+def output_bounds(weights: ir.Synapse | ir.Layer[ir.Constant], low: ir.IntArray, high: ir.IntArray) -> Bounds:
     """Smallest and largest sum of w x of each output channel, of integers or real numbers, for inputs within low..high
     per channel.
 
@@ -37,9 +37,8 @@ def output_bounds(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: i
     if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
         return np.minimum(weight, 0).sum(axes), np.maximum(weight, 0).sum(axes)
     if weight.ndim == 4:
-        groups = 1 if isinstance(weights, ir.Dense) else weights.groups
-        channel = ir.input_channels(weight, groups)
-        width = weight.shape[1] * groups
+        channel = ir.input_channels(weight, weights.groups)
+        width = weight.shape[1] * weights.groups
         lo = np.broadcast_to(low, (width,))[channel][:, :, None, None]
         hi = np.broadcast_to(high, (width,))[channel][:, :, None, None]
     else:
@@ -88,7 +87,7 @@ def varying_peaks(
     return peaks
 
 
-def largest_sum(weights: ir.Synapse | ir.ChainLayer, low: ir.IntArray, high: ir.IntArray) -> int:
+def largest_sum(weights: ir.Synapse | ir.Layer[ir.Constant], low: ir.IntArray, high: ir.IntArray) -> int:
     """Largest sum of |w x| any neuron can get from inputs within low..high per channel: no order of adding up, and no
     part of a sum, is beyond."""
     most = np.maximum(np.abs(low), np.abs(high))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip.errors import out_of_memory
-from snn2chip.ir import ChainLayer, Conv, Dense, IntArray
+from snn2chip.ir import Constant, Conv, Dense, IntArray, Layer
 
 BASE = 128  # digits -64..63; the last is any int8
 GATHERED = 1 << 28  # bytes of rows at a time
@@ -63,10 +63,9 @@ def usable(device: torch.device) -> bool:
     return bool((found == a @ b).all())
 
 
-def takes(weights: Conv | Dense | ChainLayer, largest: int) -> bool:
+def takes(weights: Conv | Dense | Layer[Constant], largest: int) -> bool:
     """Whether `Int8Product` computes this layer: not in groups, and no sum leaves int32."""
-    grouped = not isinstance(weights, Dense) and weights.weight.ndim == 4 and weights.groups != 1
-    return not grouped and largest < 2**31
+    return weights.groups == 1 and largest < 2**31
 
 
 class Int8Product:
@@ -77,7 +76,9 @@ class Int8Product:
         low, high: smallest and largest input, (1,) or one a channel.
     """
 
-    def __init__(self, weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray, device: torch.device) -> None:
+    def __init__(
+        self, weights: Conv | Dense | Layer[Constant], low: IntArray, high: IntArray, device: torch.device
+    ) -> None:
         self.weights = weights
         self.small = bool(low.min() >= -128 and high.max() <= 127)
         self.spatial = weights.weight.ndim == 4
@@ -96,7 +97,7 @@ class Int8Product:
     def _rows(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """int8 inputs (B, ...) under each output, (B * pixels, K), and the outputs' height and width."""
         weights = self.weights
-        if isinstance(weights, Dense) or not self.spatial:
+        if not self.spatial:
             return F.pad(x.flatten(1), (0, _padded(self.inputs) - self.inputs)), (1, 1)
         (pad_y, pad_x), (step_y, step_x), (apart_y, apart_x) = weights.padding, weights.stride, weights.dilation
         kernel_y, kernel_x = weights.weight.shape[2:]

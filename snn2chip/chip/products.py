@@ -24,7 +24,7 @@ from snn2chip.chip import neuron as arith
 from snn2chip.chip.bounds import FLOAT32_EXACT, largest_sum
 from snn2chip.chip.int8 import Int8Product, takes, usable
 from snn2chip.errors import InputError
-from snn2chip.ir import ChainLayer, Conv, CubaNeuron, Dense, IntArray, StepTables
+from snn2chip.ir import ChainLayer, Constant, Conv, CubaNeuron, Dense, IntArray, Layer, StepTables
 
 
 @contextmanager
@@ -83,7 +83,7 @@ class Product:
     """The integer weights of a synapse or a chain layer on one device: inputs to weighted sums."""
 
     def __init__(
-        self, weights: Conv | Dense | ChainLayer, low: IntArray, high: IntArray, device: torch.device | None = None
+        self, weights: Conv | Dense | Layer[Constant], low: IntArray, high: IntArray, device: torch.device | None = None
     ) -> None:
         device = device or torch.device("cpu")
         self.weights = weights
@@ -104,7 +104,7 @@ class Product:
             sums = self.int8(x.flatten(0, 1))
             return sums.reshape(*steps, *sums.shape[1:])
         x = x.flatten(0, 1).to(self.dtype)
-        if not isinstance(weights, Dense) and self.weight.ndim == 4:
+        if self.weight.ndim == 4:
             y = F.conv2d(x, self.weight, None, weights.stride, weights.padding, weights.dilation, weights.groups)
         else:
             y = F.linear(x.flatten(1), self.weight)

@@ -117,14 +117,14 @@ def chip(
     engine = chip_time.ChipEngine(network, reset_interval=reset_interval, reset_offset=reset_offset)
     with progress_bar("simulating") as done:
         counts, parts = engine.run_stream(stream, keep=output is not None, progress=done)
-    largest = {runner.layer.number: runner.largest for runner in engine.runners}
+    largest = {runner.layer.name: runner.largest for runner in engine.runners}
     if output is not None:
         chip_time.save(output, parts)
     if json_file is not None:
         figures = {"steps": len(stream), "spikes": counts, "largest_input": largest, "notes": network.notes}
         write_json(json_file, figures)
     console.print(show.chip_time_table(network, len(stream), counts, largest))
-    sizes = {layer.number: len(stream) * math.prod(layer.shape) for layer in network.layers}
+    sizes = {layer.name: len(stream) * math.prod(layer.shape) for layer in network.layers}
     for note in remarks({number: (counts[number], size) for number, size in sizes.items()}, "this stream"):
         console.print(f"note: {note}")
     if output is not None:

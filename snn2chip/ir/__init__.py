@@ -9,75 +9,41 @@
 Every node has a `name`, the trained layer's own, and `inputs`, the names of the nodes it reads.
 """
 
-from snn2chip.ir.chain import Chain, ChainLayer, chain_layer
-from snn2chip.ir.network import Network, output_shape
-from snn2chip.ir.nodes import (
-    CODINGS,
-    LIF,
-    Add,
-    Array,
-    AvgPool,
-    Coding,
-    Conv,
-    CubaNeuron,
-    Dense,
-    Flatten,
-    FloatArray,
-    Input,
-    IntArray,
-    MaxPool,
-    Node,
-    Norm,
-    Pair,
-    Readout,
-    ReadoutKind,
-    Shape,
-    Stage,
-    StepConstants,
-    StepNorm,
-    StepTables,
-    Synapse,
-    input_channels,
-    neuron_bias,
-    out_size,
-    require_integers,
-    total_bias,
-)
-
-__all__ = [
-    "CODINGS",
-    "LIF",
-    "Add",
-    "Array",
-    "AvgPool",
-    "Chain",
-    "ChainLayer",
-    "Coding",
-    "Conv",
-    "CubaNeuron",
-    "Dense",
-    "Flatten",
-    "FloatArray",
-    "Input",
-    "IntArray",
-    "MaxPool",
-    "Network",
-    "Node",
-    "Norm",
-    "Pair",
-    "Readout",
-    "ReadoutKind",
-    "Shape",
-    "Stage",
-    "StepConstants",
-    "StepNorm",
-    "StepTables",
-    "Synapse",
-    "chain_layer",
-    "input_channels",
-    "neuron_bias",
-    "out_size",
-    "output_shape",
-    "require_integers",
-    "total_bias",
-]
+from snn2chip.ir.chain import Chain as Chain
+from snn2chip.ir.chain import ChainLayer as ChainLayer
+from snn2chip.ir.chain import Constant as Constant
+from snn2chip.ir.chain import Kind as Kind
+from snn2chip.ir.chain import Layer as Layer
+from snn2chip.ir.chain import chain_layer as chain_layer
+from snn2chip.ir.network import Network as Network
+from snn2chip.ir.network import output_shape as output_shape
+from snn2chip.ir.nodes import CODINGS as CODINGS
+from snn2chip.ir.nodes import LIF as LIF
+from snn2chip.ir.nodes import Add as Add
+from snn2chip.ir.nodes import Array as Array
+from snn2chip.ir.nodes import AvgPool as AvgPool
+from snn2chip.ir.nodes import Coding as Coding
+from snn2chip.ir.nodes import Conv as Conv
+from snn2chip.ir.nodes import CubaNeuron as CubaNeuron
+from snn2chip.ir.nodes import Dense as Dense
+from snn2chip.ir.nodes import Flatten as Flatten
+from snn2chip.ir.nodes import FloatArray as FloatArray
+from snn2chip.ir.nodes import Input as Input
+from snn2chip.ir.nodes import IntArray as IntArray
+from snn2chip.ir.nodes import MaxPool as MaxPool
+from snn2chip.ir.nodes import Node as Node
+from snn2chip.ir.nodes import Norm as Norm
+from snn2chip.ir.nodes import Pair as Pair
+from snn2chip.ir.nodes import Readout as Readout
+from snn2chip.ir.nodes import ReadoutKind as ReadoutKind
+from snn2chip.ir.nodes import Shape as Shape
+from snn2chip.ir.nodes import Stage as Stage
+from snn2chip.ir.nodes import StepConstants as StepConstants
+from snn2chip.ir.nodes import StepNorm as StepNorm
+from snn2chip.ir.nodes import StepTables as StepTables
+from snn2chip.ir.nodes import Synapse as Synapse
+from snn2chip.ir.nodes import input_channels as input_channels
+from snn2chip.ir.nodes import neuron_bias as neuron_bias
+from snn2chip.ir.nodes import out_size as out_size
+from snn2chip.ir.nodes import require_integers as require_integers
+from snn2chip.ir.nodes import total_bias as total_bias

@@ -1,9 +1,9 @@
-"""What a netx file can say: layers one after another, with one neuron each."""
+"""What a netx file can say: layers one after another, with one neuron each; and a chain of them, with its samples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -22,27 +22,40 @@ from snn2chip.ir.nodes import (
     require_integers,
 )
 
+Kind = Literal["input", "conv", "dense", "dense_rec"]
+Constant = int | IntArray  # of all neurons of a layer, or of each: an array of the neurons' shape
+C = TypeVar("C", bound=Constant, covariant=True)
+
 
 @dataclass(frozen=True, eq=False)
-class ChainLayer:
-    """One layer of a netx chain: a synapse and its neurons.
+class Layer(Generic[C]):
+    """Neurons and the synapse that drives them, with the numbers that the chip computes with.
 
-    weight   int64, conv (O, I/groups, kH, kW) or dense (O, F)
-    bias     int64 per neuron, (C, H, W) or (F,): every neuron has its own register
+    name     its number under ``layer/`` in the file
+    weight   int64, conv (O, I/groups, kH, kW) or dense (O, F); of an input layer nothing, (0, 0)
+    bias     int64 mantissas, shifted left by 6: every neuron has its own register; of an input layer 0: its bias is
+             what comes in
     shape    of the neurons, (C, H, W) or (F,)
-    origin   trained layers by name -> slice of this layer's channels (start, stop)
     flatten  a flatten layer stands before this one
+    origin   trained layers by name -> slice of this layer's channels (start, stop)
     steps    tables of a time-varying neuron, one column a channel; threshold and voltage_decay are then not used
+
+    The rest a file from anywhere can hold, and a chain cannot:
+
+    recurrent     int64 (O, O) of a dense_rec layer: from the layer's own spikes, one step later
+    delay         int64 (O, F), 0..62 steps more than the one that every synapse takes; None for none
+    graded        the synapse multiplies by the integers that come in, instead of counting what is not 0
+    gain, offset  of an input layer: bias mantissa = gain * x + offset for x in the units of the data
     """
 
     name: str
-    kind: Literal["conv", "dense"]
+    kind: Kind
     weight: IntArray
     bias: IntArray
     shape: Shape
-    threshold: int
-    voltage_decay: int
-    current_decay: int = 4096
+    threshold: C
+    voltage_decay: C
+    current_decay: C = 4096  # type: ignore[assignment]
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
@@ -50,28 +63,24 @@ class ChainLayer:
     flatten: bool = False
     origin: dict[str, tuple[int, int]] = field(default_factory=dict)
     steps: StepTables | None = None
+    recurrent: IntArray | None = None
+    delay: IntArray | None = None
+    graded: bool = False
+    gain: int = 64
+    offset: int = 0
+
+
+ChainLayer = Layer[int]  # of a chain: one number for all neurons
 
 
 def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *, flatten: bool = False) -> ChainLayer:
     """One chain layer of a quantized synapse and its neuron; `shape` is the neurons'. Biases become one a neuron."""
-    conv = synapse if isinstance(synapse, Conv) else None
-    return ChainLayer(
-        name,
-        "conv" if conv else "dense",
-        synapse.weight.astype(np.int64),
-        neuron_bias([synapse], shape),
-        shape,
-        neuron.threshold,
-        neuron.voltage_decay,
-        neuron.current_decay,
-        conv.stride if conv else (1, 1),
-        conv.padding if conv else (0, 0),
-        conv.dilation if conv else (1, 1),
-        conv.groups if conv else 1,
-        flatten,
-        {neuron.name: (0, shape[0])},
-        neuron.steps,
-    )
+    kind: Kind = "conv" if isinstance(synapse, Conv) else "dense"
+    weight, bias = synapse.weight.astype(np.int64), neuron_bias([synapse], shape)
+    constants = neuron.threshold, neuron.voltage_decay, neuron.current_decay
+    pairs = synapse.stride, synapse.padding, synapse.dilation
+    origin = {neuron.name: (0, shape[0])}
+    return Layer(name, kind, weight, bias, shape, *constants, *pairs, synapse.groups, flatten, origin, neuron.steps)
 
 
 @dataclass(frozen=True, eq=False)

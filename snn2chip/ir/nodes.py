@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,10 +108,14 @@ class Conv(Node):
 
 @dataclass(frozen=True, eq=False)
 class Dense(Node):
-    """``y = W x + b``: weight (O, F), bias None or (O,)."""
+    """``y = W x + b``: weight (O, F), bias None or (O,); its geometry is that of a convolution that has none."""
 
     weight: Array
     bias: Array | None
+    stride: ClassVar[Pair] = (1, 1)
+    padding: ClassVar[Pair] = (0, 0)
+    dilation: ClassVar[Pair] = (1, 1)
+    groups: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, eq=False)

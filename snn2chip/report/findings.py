@@ -16,8 +16,8 @@ from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import Entry, span
 from snn2chip.formats.netx.read import Finding
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, ONE_SIGN
-from snn2chip.ir import Conv, CubaNeuron, Dense, IntArray
-from snn2chip.ir.netlist import ChipLayer, Constant
+from snn2chip.ir import Constant, CubaNeuron, IntArray
+from snn2chip.ir.netlist import ChipLayer
 
 _ENDLESS = 2**31  # chip steps of a network that is never reset
 _ONE = 4096  # a decay that takes everything away
@@ -83,16 +83,11 @@ def sums(layer: ChipLayer, port: tuple[IntArray, IntArray]) -> tuple[IntArray, I
     `port` bounds what comes in, one value a channel or one for all; a recurrent layer's own spikes count too.
     """
     weight = layer.weight
-    if weight is None:
-        raise ValueError("an input layer sums nothing")
-    synapse: Conv | Dense = Dense(layer.number, (), weight, None)
-    if layer.kind == "conv":
-        synapse = Conv(layer.number, (), weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
     width = weight.shape[1] * (layer.groups if layer.kind == "conv" else 1)
     low, high = port
     if len(low) not in (1, width) and (layer.kind == "conv" or width % len(low)):
         low, high = low.min(keepdims=True), high.max(keepdims=True)
-    least, most = output_bounds(synapse, low, high)
+    least, most = output_bounds(layer, low, high)
     if layer.recurrent is not None:
         least, most = least + layer.recurrent.clip(None, 0).sum(1), most + layer.recurrent.clip(0).sum(1)
     return (x.reshape(-1, *(1,) * (len(layer.shape) - 1)) for x in (least, most))  # type: ignore[return-value]
@@ -149,7 +144,7 @@ def _overflow(
             text = f"currents never decay (iDecay 0): with sums of up to {bound:,}, past {limit // bound:,} chip steps"
         return [Finding("overflow", f"{text}: they wrap")]
     # of all neurons the highest threshold and the slowest decay: no single one's voltage gets further
-    neuron = CubaNeuron(layer.number, (), max(int(np.max(layer.threshold)), 0), int(np.min(layer.voltage_decay)))
+    neuron = CubaNeuron(layer.name, (), max(int(np.max(layer.threshold)), 0), int(np.min(layer.voltage_decay)))
     low, high = int(down.min()), int(up.max())
     if proof(low, high, layer.bias, neuron, steps or _ENDLESS, limit)[0]:
         return []

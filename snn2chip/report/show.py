@@ -176,7 +176,7 @@ def _layer(
     found += findings.of_registers(entry, chip, seen.message_bits if computes and at_port else 0)
     found += findings.of_weights(entry)
     sums, unasked = None, 0
-    if entry.layer is not None and entry.layer.weight is not None:
+    if entry.layer is not None and computes:
         spikes = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))
         least, most = findings.sums(entry.layer, seen.port if at_port else spikes)
         sums = int(least.min()), int(most.max())
@@ -349,13 +349,13 @@ def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest
         table.add_column(column, justify="left" if column in ("layer", "type") else "right")
     for layer in net.layers:
         neurons = int(np.prod(layer.shape))
-        count = spikes[layer.number]
+        count = spikes[layer.name]
         table.add_row(
-            layer.number,
+            layer.name,
             layer.kind,
             "x".join(map(str, layer.shape)),
             f"{count:,}",
             f"{100 * count / (steps * neurons):.2f} %",
-            f"{largest[layer.number]:,}",
+            f"{largest[layer.name]:,}",
         )
     return table

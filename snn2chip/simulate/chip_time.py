@@ -11,7 +11,7 @@ sends what it made of the step before, then reads its input; neurons that reset 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from snn2chip.chip.bounds import BINARY, SUM_BITS, port_range
 from snn2chip.chip.products import Product, exact_products
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
-from snn2chip.ir import Conv, Dense, IntArray
+from snn2chip.ir import IntArray
 from snn2chip.ir.netlist import ChipLayer, Netlist
 
 _CHUNK = 64  # chip steps at a time
@@ -103,21 +103,21 @@ class ChipEngine:
         with exact_products():
             for runner in self.runners:
                 spikes, voltage, current = runner.run(x, self.steps)
-                traces.append((runner.layer.number, spikes, voltage, current))
+                traces.append((runner.layer.name, spikes, voltage, current))
                 x = spikes
         self.steps += len(stream)
         return ChipTrace(
             {name: spikes.numpy().astype(np.uint8) for name, spikes, _, _ in traces},
             {name: voltage.numpy() for name, _, voltage, _ in traces},
             {name: current.numpy() for name, _, _, current in traces},
-            {runner.layer.number: runner.largest for runner in self.runners},
+            {runner.layer.name: runner.largest for runner in self.runners},
         )
 
     def run_stream(
         self, stream: IntArray, *, keep: bool = False, progress: Callable[[int, int], None] | None = None
     ) -> tuple[dict[str, int], list[ChipTrace]]:
         """A long stream in chunks: spikes by layer number, and with `keep` its traces, one after another."""
-        counts = {layer.number: 0 for layer in self.net.layers}
+        counts = {layer.name: 0 for layer in self.net.layers}
         parts = []
         for start in range(0, len(stream), _CHUNK):
             part = self.run(stream[start : start + _CHUNK])
@@ -158,14 +158,14 @@ class _Runner:
         self.products: dict[int, Product] = {}  # by delay
         self.recurrent: Tensor | None = None
         self.last: Tensor | None = None  # what the layer's own spikes of the last step weigh
-        if layer.weight is None:
+        if layer.kind == "input":
             return
         if layer.delay is None:
-            self.products[0] = Product(_synapse(layer, layer.weight), *bounds)
+            self.products[0] = Product(layer, *bounds)
         else:
             for delay in np.unique(layer.delay).tolist():
                 part = np.where(layer.delay == delay, layer.weight, 0)
-                self.products[delay] = Product(_synapse(layer, part), *bounds)
+                self.products[delay] = Product(replace(layer, weight=part), *bounds)
         longest = max(self.products)
         self.pending = torch.zeros((longest + 1, *layer.shape), dtype=torch.int32)  # sums of the next steps
         if layer.recurrent is not None:
@@ -216,9 +216,3 @@ class _Runner:
             arriving[1 + delay : 1 + delay + steps] += sums
         self.pending = arriving[steps:]
         return arriving[:steps]
-
-
-def _synapse(layer: ChipLayer, weight: IntArray) -> Conv | Dense:
-    if layer.kind == "conv":
-        return Conv(layer.number, (), weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-    return Dense(layer.number, (), weight, None)

@@ -95,7 +95,6 @@ def _terms(of: ir.Synapse | ir.ChainLayer, shape: ir.Shape, spikes: ir.IntArray,
     if weight.ndim == 2:
         used = weight.any(0)
         return weight[:, used], columns.of(spikes.reshape(-1, 1)[used])
-    assert not isinstance(of, ir.Dense)
     outputs, per_group, high, wide = weight.shape
     (py, px), (sy, sx), (dy, dx) = of.padding, of.stride, of.dilation
     padded = np.pad(spikes, ((0, 0), (py, py), (px, px)), constant_values=NOTHING)

@@ -19,8 +19,8 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx.fields import MAX_NEURONS, STEPS, Reader, opened, spread_bias
 from snn2chip.formats.netx.stock import NEURONS, Stock
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, load_dense
-from snn2chip.ir import IntArray, Shape, out_size
-from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Constant, Kind, Netlist
+from snn2chip.ir import Constant, IntArray, Kind, Shape, out_size
+from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Netlist
 from snn2chip.text import one_line
 
 _BIASES, _THRESHOLD = (-(2**12), 2**12 - 1), 2**17 - 1  # what the chip's registers hold; Lava's arrays hold more
@@ -241,10 +241,9 @@ def _input(reader: Reader, number: str, shape: Shape, walk: Walk) -> ChipLayer:
         for name, default in (("weight", 64), ("bias", 0))
     )
     reader.budget.spend(math.prod(shape), reader.where)
-    zeros = np.zeros(shape, dtype=np.int64)
-    return ChipLayer(
-        number, "input", shape, None, None, zeros, threshold, voltage_decay, current_decay, gain=gain, offset=offset
-    )
+    none, zeros = np.zeros((0, 0), dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    constants = threshold, voltage_decay, current_decay
+    return ChipLayer(number, "input", none, zeros, shape, *constants, gain=gain, offset=offset)
 
 
 def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) -> ChipLayer:
@@ -275,7 +274,7 @@ def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) 
     current_decay, voltage_decay, threshold = _neuron(reader, walk, out)
     geometry = stride, padding, dilation, groups
     bias = _bias(reader, out, walk)
-    return ChipLayer(number, "conv", out, weight, None, bias, threshold, voltage_decay, current_decay, None, *geometry)
+    return ChipLayer(number, "conv", weight, bias, out, threshold, voltage_decay, current_decay, *geometry)
 
 
 def _fan_in(reader: Reader, kind: str) -> Shape:
@@ -308,8 +307,10 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
     current_decay, voltage_decay, threshold = _neuron(reader, walk, (out,), _DEFAULT)
     bias, delay = _bias(reader, (out,), walk), _delay(reader, loaded.weights[0].shape, walk)
     weight, own = (*loaded.weights, None)[:2]
+    assert weight is not None  # the first of one or two
     kind: Kind = "dense_rec" if recurrent else "dense"
-    return ChipLayer(number, kind, (out,), weight, own, bias, threshold, voltage_decay, current_decay, delay)
+    constants = threshold, voltage_decay, current_decay
+    return ChipLayer(number, kind, weight, bias, (out,), *constants, recurrent=own, delay=delay)
 
 
 def _matrix(reader: Reader, name: str, shape: tuple[int, int], walk: Walk) -> IntArray:

@@ -6,8 +6,9 @@ Its layers are read as those of any netx file, within the chip's own limits; see
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -116,8 +117,8 @@ def _read_tables(neuron: Reader, timesteps: int, channels: int) -> StepTables:
 def _chain_layer(reader: Reader, walk: Walk, timesteps: int, places: dict[str, Any], where: str) -> ChainLayer:
     """The layer that was read last, as one of a chain; `places` are its trained layers, by our group at `where`."""
     layer, weight = walk.layers[-1], walk.layers[-1].weight
-    if (layer.kind != "conv" and layer.kind != "dense") or weight is None or layer.delay is not None:
-        what = "delays" if weight is not None else "neurons of the input"
+    if layer.kind == "input" or layer.delay is not None:
+        what = "neurons of the input" if layer.kind == "input" else "delays"
         raise UnsupportedError(
             f"{reader.where}: {what} run in raw chip time only: `snn2chip chip`, or with --clock chip"
         )
@@ -130,20 +131,7 @@ def _chain_layer(reader: Reader, walk: Walk, timesteps: int, places: dict[str, A
         raise UnsupportedError(changed[0])
     origin = {str(name): (int(place[0]), int(place[1])) for name, place in places.items()}
     if any(not 0 <= start < stop <= len(weight) for start, stop in origin.values()):
-        raise InputError(
-            f"{where}: origin {one_line(places)} does not fit the {len(weight)} channels of {layer.number}"
-        )
+        raise InputError(f"{where}: origin {one_line(places)} does not fit the {len(weight)} channels of {layer.name}")
     neuron = reader.child("neuron")
-    return ChainLayer(
-        *(layer.number, layer.kind, weight, layer.bias, layer.shape),
-        threshold=int(layer.threshold),
-        voltage_decay=int(layer.voltage_decay),
-        current_decay=int(layer.current_decay),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        flatten=layer.flatten,
-        origin=origin,
-        steps=_read_tables(neuron, timesteps, layer.shape[0]) if neuron.text("type") == STEPS else None,
-    )
+    steps = _read_tables(neuron, timesteps, layer.shape[0]) if neuron.text("type") == STEPS else None
+    return cast(ChainLayer, replace(layer, origin=origin, steps=steps))  # a sampled file has one number a layer

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 import snn2chip
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import atomic_path
-from snn2chip.ir import ChainLayer, Conv, Dense, Shape
+from snn2chip.ir import Constant, Conv, Dense, Layer, Shape
 
 try:
     import onnx
@@ -115,11 +115,18 @@ def per_channel(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
 
 
 def linear(
-    graph: Graph, node: Conv | Dense | ChainLayer, x: str, weight: str, bias: str, label: str, *, flatten: bool = False
+    graph: Graph,
+    node: Conv | Dense | Layer[Constant],
+    x: str,
+    weight: str,
+    bias: str,
+    label: str,
+    *,
+    flatten: bool = False,
 ) -> str:
     """Convolution or matrix product of x (M, ...), with a bias per channel where it is named."""
     inputs = [x, weight, bias] if bias else [x, weight]
-    if not isinstance(node, Dense) and node.weight.ndim == 4:
+    if node.weight.ndim == 4:
         return graph.op(
             "Conv", inputs, f"{label}/conv", kernel_shape=list(node.weight.shape[2:]), strides=list(node.stride),
             pads=[*node.padding, *node.padding], dilations=list(node.dilation), group=node.groups,

@@ -18,9 +18,9 @@ layer, and the current of all that have a synapse (without one it is 0).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Reset:
 
 def labels(net: Netlist) -> dict[str, str]:
     """What layers are called in the ONNX, by layer number: kind and number, as 'conv1'."""
-    return {layer.number: f"{layer.kind}{layer.number}" for layer in net.layers}
+    return {layer.name: f"{layer.kind}{layer.name}" for layer in net.layers}
 
 
 def save(
@@ -107,9 +107,9 @@ def build(
     shape, dtype = net.input_shape, given.dtype
     low, high = (np.array([bound]) for bound in port_range(net))
     for index, layer in enumerate(net.layers):
-        label = names[layer.number]
+        label = names[layer.name]
         synapse, delays, pairs = _without_delays(layer, shape, label)
-        if layer.weight is None:
+        if layer.kind == "input":
             value, largest = time.apply(_driven(label), value), BIAS_LIMIT
         else:
             value = time.later(value, label, shape, dtype, delays)
@@ -129,7 +129,7 @@ def build(
             state["spikes"] = (layer.shape, np.bool_)
             step = _recurrent(graph, step, layer.recurrent, label)
         value = time.neurons(label, value, step, state)
-        keys = ["spikes", "voltage"] + (["current"] if trace and layer.weight is not None else [])
+        keys = ["spikes", "voltage"] + (["current"] if trace and layer.kind != "input" else [])
         for key in keys if trace or layer is net.layers[-1] else []:
             outputs.append(time.watch(label, key, layer.shape, np.uint8 if key == "spikes" else np.int32))
         shape, dtype, (low, high) = layer.shape, np.bool_, BINARY
@@ -148,7 +148,7 @@ def build(
             "timesteps": timesteps,
             "input_range": [first, last],
             "reset": None if reset is None else {"interval": reset.interval, "offset": reset.offset},
-            "layers": {layer.number: {"label": names[layer.number], "kind": layer.kind} for layer in net.layers},
+            "layers": {layer.name: {"label": names[layer.name], "kind": layer.kind} for layer in net.layers},
             "notes": net.notes,
         },
     )
@@ -159,7 +159,7 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
 
     With delays its weights are (O, pairs), and the pairs are numbers in (delays, inputs) flattened; None for all.
     """
-    weight = np.zeros((1, 1), np.int64) if layer.weight is None else layer.weight
+    weight = layer.weight if layer.weight.size else np.zeros((1, 1), np.int64)
     delays, pairs = [0], None
     if layer.delay is not None and layer.delay.any():
         delays = np.unique(layer.delay).tolist()
@@ -173,28 +173,16 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
             )
         which, inputs = np.divmod(pairs, weight.shape[1])
         weight = np.where(layer.delay[:, inputs] == np.array(delays)[which], weight[:, inputs], 0)
-    threshold, voltage_decay, current_decay = layer.threshold, layer.voltage_decay, layer.current_decay
-    if not (isinstance(threshold, int) and isinstance(voltage_decay, int) and isinstance(current_decay, int)):
+    if not all(isinstance(x, int) for x in (layer.threshold, layer.voltage_decay, layer.current_decay)):
         raise UnsupportedError(
             f"layer '{label}': decays or thresholds that differ by neuron have no place in the ONNX file; "
             f"`snn2chip chip` runs them"
         )
-    synapse = ChainLayer(
-        label,
-        "conv" if layer.kind == "conv" else "dense",
-        weight,
-        layer.bias,
-        layer.shape,
-        threshold,
-        voltage_decay,
-        DECAY_ONE if layer.weight is None else current_decay,  # no synapse: u stays 0 whatever its decay
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.groups,
-        flatten=len(shape) == 3 and pairs is None,
-    )
-    return synapse, delays, pairs
+    # no synapse: u stays 0 whatever its decay
+    decay = DECAY_ONE if layer.kind == "input" else layer.current_decay
+    flatten = len(shape) == 3 and pairs is None
+    synapse = replace(layer, name=label, weight=weight, current_decay=decay, flatten=flatten)
+    return cast(ChainLayer, synapse), delays, pairs
 
 
 def _driven(label: str) -> Make:
