@@ -404,13 +404,11 @@ def test_many_steps_and_a_broadcast_axis() -> None:
 
 
 def test_calls_follow_each_other_and_threads_may_share_an_engine() -> None:
-    """State starts at zero in every run, also when two Python threads use one engine; progress counts samples."""
+    """State starts at zero in every run, also when two Python threads use one engine."""
     chain, port = vgg()
     wanted = reference.run(chain, port[:2])
     engine = EventEngine(chain, 2)
-    calls: list[tuple[int, int]] = []
-    assert_same(engine.run(port[:2], batch_size=1, progress=lambda done, of: calls.append((done, of))), wanted)
-    assert calls == [(1, 2), (2, 2)]
+    assert_same(engine.run(port[:2], batch_size=1), wanted)
     found: list[object] = []
 
     def work() -> None:

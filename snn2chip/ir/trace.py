@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,3 +27,19 @@ class Trace:
     scores: IntArray
     counts: dict[str, int] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trace]) -> Trace:
+        """The traces of some samples after another as one."""
+        first = parts[0]
+        return (
+            first
+            if len(parts) == 1
+            else cls(
+                {name: np.concatenate([part.spikes[name] for part in parts]) for name in first.spikes},
+                {name: np.concatenate([part.voltage[name] for part in parts]) for name in first.voltage},
+                np.concatenate([part.scores for part in parts]),
+                {name: sum(part.counts[name] for part in parts) for name in first.counts},
+                {name: max(part.largest[name] for part in parts) for name in first.largest},
+            )
+        )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Protocol, get_args
+from typing import get_args
 
 import torch
 
@@ -12,73 +11,37 @@ from snn2chip.choices import EngineKind as EngineKind
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import Trace
-from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.dense import DenseEngine as DenseEngine
+from snn2chip.simulate.dense import Engine as Engine
 from snn2chip.simulate.events import EventEngine
 
 KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 TRIAL = 4  # samples that both engines run before `auto` settles
 
 
-class Engine(Protocol):
-    """What runs a chain. `name` is printed with the results; `note` says, in one line, what is not as asked for."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def note(self) -> str | None: ...
-
-    def run(
-        self,
-        port: IntArray,
-        *,
-        batch_size: int = 64,
-        keep: bool = True,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Trace: ...
-
-
-class Noted:
-    """A dense engine that stands in for another, and says why."""
-
-    def __init__(self, engine: DenseEngine, note: str | None) -> None:
-        self._engine = engine
-        self.name = engine.name
-        self.note = note
-        self.run = engine.run
-
-
-class AutoEngine:
+class AutoEngine(Engine):
     """Runs events, and from the second call on whichever engine was faster on a few samples of it.
 
     The first call is not spent on measuring: most chains are run once on little, or on much in many calls.
     """
 
-    note: str | None = None
-
     def __init__(self, events: EventEngine, dense: DenseEngine) -> None:
+        super().__init__(events.chain)
         self._events, self._dense = events, dense
-        self._chosen: EventEngine | DenseEngine = events
+        self._chosen: Engine = events
         self._calls = 0
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         """Of the engine that runs now."""
         return self._chosen.name
 
-    def run(
-        self,
-        port: IntArray,
-        *,
-        batch_size: int = 64,
-        keep: bool = True,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Trace:
-        """Run port integers (samples, T, ...), see `DenseEngine.run`."""
+    def run(self, port: IntArray, *, batch_size: int = 64, keep: bool = True) -> Trace:
+        """As `Engine.run`."""
         if self._calls == 1 and not keep:
             self._settle(port[: min(TRIAL, batch_size)])
         self._calls += self._calls < 2 and not keep
-        return self._chosen.run(port, batch_size=batch_size, keep=keep, progress=progress)
+        return self._chosen.run(port, batch_size=batch_size, keep=keep)
 
     def _settle(self, port: IntArray) -> None:
         """Time both engines on these samples, both warm."""
@@ -107,9 +70,10 @@ def make_engine(chain: Chain, device: torch.device | None = None, kind: EngineKi
         raise InputError(f"--engine events runs on the CPU, not on {device}; give --device cpu or --engine dense")
     dense = DenseEngine(chain, device)
     if kind == "dense" or gpu:
-        return Noted(dense, None)
+        return dense
     try:
         events = EventEngine(chain)
     except UnsupportedError as reason:
-        return Noted(dense, f"running the dense engine: {reason}")
+        dense.note = f"running the dense engine: {reason}"
+        return dense
     return events if kind == "events" else AutoEngine(events, dense)

@@ -100,7 +100,7 @@ def simulate(
             progress(stop - mine.start, mine.stop - mine.start)
     parts = _of_all(parts, keep)
     seconds = time.monotonic() - started
-    trace = _join(parts)
+    trace = Trace.joined(parts)
     accuracy = None
     if images is not None:
         accuracy = float(np.mean(trace.scores.argmax(1) == images.labels.numpy()))
@@ -123,14 +123,3 @@ def _of_all(parts: list[Trace], keep: bool) -> list[Trace]:
     found = parallel.all_of([Trace({}, {}, part.scores, part.counts, part.largest) for part in parts])
     whole = parallel.all_at_leader(parts) if keep else None
     return [part for process in whole or found for part in process]
-
-
-def _join(parts: list[Trace]) -> Trace:
-    first = parts[0]
-    return Trace(
-        {name: np.concatenate([part.spikes[name] for part in parts]) for name in first.spikes},
-        {name: np.concatenate([part.voltage[name] for part in parts]) for name in first.voltage},
-        np.concatenate([part.scores for part in parts]),
-        {name: sum(part.counts[name] for part in parts) for name in first.counts},
-        {name: max(part.largest[name] for part in parts) for name in first.largest},
-    )

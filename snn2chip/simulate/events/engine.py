@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
 from ctypes import POINTER, c_int32, c_uint8
 from threading import Lock
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snn2chip.chip.products import check_steps
 from snn2chip.errors import InputError
-from snn2chip.ir import Chain, IntArray, require_integers
+from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import Trace
+from snn2chip.simulate.dense import Engine
 from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import plan
 
@@ -30,7 +29,7 @@ def _pointer(array: NDArray[Any]) -> Any:
     return array.ctypes.data_as(POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
 
 
-class EventEngine:
+class EventEngine(Engine):
     """Runs a `Chain` on the CPU, sample after sample, adding up the weights of spikes.
 
     `threads` defaults to torch's; `simd` ('portable', 'avx2', 'avx512') to $SNN2CHIP_SIMD or the best there is;
@@ -42,12 +41,11 @@ class EventEngine:
     """
 
     name = "events"
-    note: str | None = None
 
     def __init__(
         self, chain: Chain, threads: int | None = None, *, simd: str | None = None, chunk: int | None = None
     ) -> None:
-        self.chain = chain
+        super().__init__(chain)
         self.threads = max(1, threads or torch.get_num_threads())
         level = library.simd_level(simd)
         self.simd = library.SIMD[level]
@@ -71,73 +69,29 @@ class EventEngine:
         weakref.finalize(self, self._library.snn2chip_events_free, self._engine)
         self._lock = Lock()
 
-    def run(
-        self,
-        port: IntArray,
-        *,
-        batch_size: int = 64,
-        keep: bool = True,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Trace:
-        """Run port integers (samples, T, ...). `keep=False` leaves spikes and voltages out (memory).
+    def batch(self, port: IntArray, keep: bool) -> Trace:
+        """As `Engine.batch`.
 
         Raises:
-            InputError: another shape than the network's, values outside its port's range, or more steps than a
-                time-varying neuron has tables for.
+            InputError: values outside the port's range.
         """
-        self._check(port)
         names = [layer.name for layer in self.chain.layers]
-        samples, steps = port.shape[:2]
-        spikes: dict[str, NDArray[np.uint8]] = {}
-        voltage: dict[str, NDArray[np.int32]] = {}
-        if keep:
-            for layer in self.chain.layers:
-                spikes[layer.name] = np.empty((samples, steps, *layer.shape), dtype=np.uint8)
-                voltage[layer.name] = np.empty((samples, steps, *layer.shape), dtype=np.int32)
-        scores = np.zeros((samples, int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
-        counts = np.zeros(len(names), dtype=np.int64)
-        largest = np.zeros(len(names), dtype=np.int64)
-        for start in range(0, samples, batch_size):
-            part = slice(start, min(start + batch_size, samples))
-            some = self._batch(
-                port[part],
-                [spikes[name][part] for name in spikes],
-                [voltage[name][part] for name in voltage],
-                scores[part],
-            )
-            counts += some[0]
-            largest = np.maximum(largest, some[1])
-            if progress is not None:
-                progress(part.stop, samples)
-        return Trace(
-            spikes,
-            voltage,
-            scores,
-            dict(zip(names, counts.tolist(), strict=True)),
-            dict(zip(names, largest.tolist(), strict=True)),
-        )
+        shapes = {layer.name: (*port.shape[:2], *layer.shape) for layer in self.chain.layers if keep}
+        spikes = {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()}
+        voltage = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
+        scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
+        found = self._batch(port, list(spikes.values()), list(voltage.values()), scores)
+        counts, largest = (dict(zip(names, numbers.tolist(), strict=True)) for numbers in found)
+        return Trace(spikes, voltage, scores, counts, largest)
 
     def stages(self, port: IntArray) -> dict[str, tuple[float, float]]:
         """Seconds that one thread spent, by layer: listing the spikes it reads, and sums and neurons together."""
-        self._check(port)
+        self.check(port)
         spent = np.zeros((len(self._plans), 2), dtype=np.int64)
         scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
         self._batch(port, [], [], scores, spent)
         seconds = (spent / 1e9).tolist()
         return {layer.name: (lists, rest) for layer, (lists, rest) in zip(self.chain.layers, seconds, strict=True)}
-
-    def _check(self, port: IntArray) -> None:
-        """Refuse what the layout was not made for: compiled code reads memory without asking."""
-        if port.shape[2:] != self.chain.input_shape:
-            raise InputError(
-                f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, self.chain.input_shape))})"
-            )
-        require_integers(port, self.chain.input_shape)
-        if 0 in port.shape[:2]:
-            raise InputError(f"input of shape {port.shape}: nothing to run")
-        for layer in self.chain.layers:
-            if layer.steps is not None:
-                check_steps(layer.name, layer.steps, port.shape[1])
 
     def _batch(
         self,
