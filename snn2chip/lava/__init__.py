@@ -11,22 +11,15 @@ Environment variables: SNN2CHIP_LAVA_PYTHON names the interpreter to use (as it 
 build the environment from), SNN2CHIP_CACHE the folder that holds environments.
 """
 
-from snn2chip.lava.environment import Environment, RegistryError, find, setup
-from snn2chip.lava.interpreters import PYTHON_VARIABLE, Candidate, NoPythonError, candidates
-from snn2chip.lava.runner import neuron_reference, run, run_chip_clock
-from snn2chip.places import CACHE_VARIABLE
-
-__all__ = [
-    "CACHE_VARIABLE",
-    "PYTHON_VARIABLE",
-    "Candidate",
-    "Environment",
-    "NoPythonError",
-    "RegistryError",
-    "candidates",
-    "find",
-    "neuron_reference",
-    "run",
-    "run_chip_clock",
-    "setup",
-]
+from snn2chip.lava.environment import Environment as Environment
+from snn2chip.lava.environment import RegistryError as RegistryError
+from snn2chip.lava.environment import find as find
+from snn2chip.lava.environment import setup as setup
+from snn2chip.lava.interpreters import PYTHON_VARIABLE as PYTHON_VARIABLE
+from snn2chip.lava.interpreters import Candidate as Candidate
+from snn2chip.lava.interpreters import NoPythonError as NoPythonError
+from snn2chip.lava.interpreters import candidates as candidates
+from snn2chip.lava.runner import neuron_reference as neuron_reference
+from snn2chip.lava.runner import run as run
+from snn2chip.lava.runner import run_chip_clock as run_chip_clock
+from snn2chip.places import CACHE_VARIABLE as CACHE_VARIABLE
