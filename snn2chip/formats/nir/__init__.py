@@ -1,7 +1,7 @@
 """NIR, the exchange format of simulators: folded networks out, graphs of any maker in."""
 
 from snn2chip.formats.nir.algebra import DT
-from snn2chip.formats.nir.read import convert, load
-from snn2chip.formats.nir.write import build, package, save
+from snn2chip.formats.nir.read import convert, load, package
+from snn2chip.formats.nir.write import build, save
 
 __all__ = ["DT", "build", "convert", "load", "package", "save"]

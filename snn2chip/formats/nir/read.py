@@ -6,8 +6,9 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
@@ -30,17 +31,42 @@ _PIXELS = 2**24  # of an input; more is damage
 _WEIGHTS = 2**26  # of a layer after pooling is folded into it
 
 
-def load(
-    path: str | Path,
-    *,
-    timesteps: int | None = None,
-    high: int | None = None,
-    dt: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    ties: Ties | None = None,
-    events: BinSettings | None = None,
-) -> ir.Network:
+class Asked(TypedDict, total=False):
+    """What a file may leave unsaid.
+
+    timesteps  steps a sample; needed where the metadata says nothing (and replaces it where it does)
+    high       the largest input value, integers from 0; needed where the metadata says nothing
+    dt         seconds a step; that of the metadata, or 1e-4
+    mean, std  what the graph reads is (value / high - mean) / std, one number a channel or one for all: the input's
+               scale and shift; both or none, which reads the integers as they are. Not for graphs that snn2chip wrote
+    ties       what a membrane right at its threshold does: 'hold', as NIR's own equation has it (the default), or
+               'fire'. Not for graphs that snn2chip wrote
+    events     how recordings of an event camera become the frames that the graph reads, one a step; gives `timesteps`
+               and `high`
+    """
+
+    timesteps: int | None
+    high: int | None
+    dt: float | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    ties: Ties | None
+    events: BinSettings | None
+
+
+def package() -> Any:
+    """The nir package.
+
+    Raises:
+        SetupError: it is not installed.
+    """
+    try:
+        return importlib.import_module("nir")
+    except ImportError:
+        raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
+
+
+def load(path: str | Path, **asked: Unpack[Asked]) -> ir.Network:
     """Read a NIR file into a network, folded or to be folded, whose `notes` are what other makers' files cannot say.
 
     What is not said and not assumed is asked for: see `convert`.
@@ -50,11 +76,7 @@ def load(
         InputError: unreadable, truncated, damaged, incomplete, or of another version of NIR; named by node.
         UnsupportedError: a node that no network of ours has, by name and type.
     """
-    path = Path(path)
-    try:
-        nir = importlib.import_module("nir")
-    except ImportError:
-        raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
+    path, nir = Path(path), package()
     content = checked(path)
     try:
         # nir divides by strides that may be anything
@@ -70,34 +92,14 @@ def load(
             f"pip install nir=={version} to read it, or write it again with nir {nir.version}"
         ) from None
     try:
-        return convert(graph, timesteps=timesteps, high=high, dt=dt, mean=mean, std=std, ties=ties, events=events)
+        return convert(graph, **asked)
     except InputError as error:
         # one line, whatever names are in the file
         raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None
 
 
-def convert(
-    graph: NIRGraph,
-    *,
-    timesteps: int | None = None,
-    high: int | None = None,
-    dt: float | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    ties: Ties | None = None,
-    events: BinSettings | None = None,
-) -> ir.Network:
-    """A NIR graph in memory as a network: folded, or captured where something is left to fold.
-
-    timesteps  steps a sample; needed where the metadata says nothing (and replaces it where it does)
-    high       the largest input value, integers from 0; needed where the metadata says nothing
-    dt         seconds a step; that of the metadata, or 1e-4
-    mean, std  what the graph reads is (value / high - mean) / std, one number a channel or one for all: the input's
-               scale and shift; both or none, which reads the integers as they are. Not for graphs that snn2chip wrote
-    ties       what a membrane right at its threshold does: 'hold', as NIR's own equation has it (the default), or
-               'fire'. Not for graphs that snn2chip wrote
-    events     how recordings of an event camera become the frames that the graph reads, one a step; gives `timesteps`
-               and `high`
+def convert(graph: NIRGraph, **asked: Unpack[Asked]) -> ir.Network:
+    """A NIR graph in memory as a network: folded, or captured where something is left to fold; see `Asked`.
 
     What was assumed where the graph has no word for it, the kind of reset say, is in the network's `notes`. A graph
     whose layers do not alternate as those of a folded network, say with average pooling, is 'captured'.
@@ -107,7 +109,7 @@ def convert(
         UnsupportedError: a node that no network of ours has, by name and type; loops.
     """
     try:
-        return _Reader(graph, timesteps, high, dt, mean, std, ties, events).network()
+        return _Reader(graph, **asked).network()
     except (InputError, MemoryError):
         raise
     except Exception as error:  # fields of the wrong type in nodes that nir has built unseen
@@ -133,17 +135,9 @@ class _Source:
 class _Reader:
     """One graph on its way to a network."""
 
-    def __init__(
-        self,
-        graph: NIRGraph,
-        timesteps: int | None,
-        high: int | None,
-        dt: float | None,
-        mean: Sequence[float] | None,
-        std: Sequence[float] | None,
-        ties: Ties | None,
-        events: BinSettings | None,
-    ) -> None:
+    def __init__(self, graph: NIRGraph, **asked: Unpack[Asked]) -> None:
+        timesteps, high, dt, events = asked.get("timesteps"), asked.get("high"), asked.get("dt"), asked.get("events")
+        mean, std, ties = asked.get("mean"), asked.get("std"), asked.get("ties")
         metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
         self.meta = Fields("the graph", metadata)
         self.ours = "snn2chip_version" in metadata
@@ -209,26 +203,13 @@ class _Reader:
         Raises:
             UnsupportedError: a loop.
         """
-        order: list[str] = []
-        missing = {name: len(sources) for name, sources in self.into.items()}
-        readers: dict[str, list[str]] = {name: [] for name in self.into}
-        for name, sources in self.into.items():
-            for source in sources:
-                readers[source].append(name)
-        ready = [name for name, count in missing.items() if not count]
-        while ready:
-            name = ready.pop()
-            order.append(name)
-            for reader in readers[name]:
-                missing[reader] -= 1
-                if not missing[reader]:
-                    ready.append(reader)
-        if len(order) < len(missing):
-            name = next(name for name in missing if name not in set(order))
+        try:
+            return list(TopologicalSorter(self.into).static_order())
+        except CycleError as error:
+            name = str(error.args[1][0])
             raise UnsupportedError(
                 f"layer '{name}': {self.kinds[name]} in a loop or after one; recurrent networks are not read"
-            )
-        return order
+            ) from None
 
     def network(self) -> ir.Network:
         """The whole graph."""
@@ -554,25 +535,20 @@ class _Reader:
 
     def _alternates(self, nodes: list[ir.Node]) -> bool:
         """Whether every neuron reads a conv or dense layer or a sum of some, and those read neurons or the input."""
-        if not all(isinstance(node, _FOLDED) for node in nodes):
-            return False
         for node in nodes[1:]:
-            read = [self.made[source] for source in node.inputs]
-            if isinstance(node, ir.Add) and len(node.inputs) == 1:
+            allowed = _READS.get(type(node), ())
+            if not all(isinstance(self.made[source], allowed) for source in node.inputs):
                 return False
-            if isinstance(node, (ir.LIF, ir.Add)):
-                allowed: tuple[type[ir.Node], ...] = (
-                    ir.Conv,
-                    ir.Dense,
-                    *((ir.Add,) if isinstance(node, ir.LIF) else ()),
-                )
-            elif isinstance(node, ir.Readout):
-                allowed = (ir.Conv, ir.Dense, ir.Add, ir.LIF)
-            else:
-                allowed = (ir.Input, ir.LIF, *(() if isinstance(node, ir.Flatten) else (ir.Flatten,)))
-            if not all(isinstance(source, allowed) for source in read):
+            if isinstance(node, ir.Add) and len(node.inputs) == 1:
                 return False
         return True
 
 
-_FOLDED = (ir.Input, ir.Conv, ir.Dense, ir.Flatten, ir.Add, ir.LIF, ir.Readout)
+_READS: dict[type[ir.Node], tuple[type[ir.Node], ...]] = {  # what the nodes of a folded network read
+    ir.Conv: (ir.Input, ir.LIF, ir.Flatten),
+    ir.Dense: (ir.Input, ir.LIF, ir.Flatten),
+    ir.Flatten: (ir.Input, ir.LIF),
+    ir.Add: (ir.Conv, ir.Dense),
+    ir.LIF: (ir.Conv, ir.Dense, ir.Add),
+    ir.Readout: (ir.Conv, ir.Dense, ir.Add, ir.LIF),
+}

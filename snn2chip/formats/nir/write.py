@@ -18,7 +18,6 @@ The metadata of the graph says what NIR has no word for: `snn2chip_version`, `fo
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import keyword
@@ -31,28 +30,16 @@ import torch
 
 import snn2chip
 from snn2chip import ir
-from snn2chip.errors import InputError, SetupError, UnsupportedError
+from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path, read_back
 from snn2chip.formats.nir.algebra import DT, bias_kernel, constant_image, continuous, pack
-from snn2chip.formats.nir.read import FORMAT_VERSION, load
+from snn2chip.formats.nir.read import FORMAT_VERSION, load, package
 
 if TYPE_CHECKING:
     from nir import NIRGraph
 
 # readers make attributes of torch modules of the names, which must not hide what is there
 _TAKEN = {*dir(torch.fx.GraphModule), *dir(torch.nn.ModuleDict), *keyword.kwlist}
-
-
-def package() -> Any:
-    """The nir package.
-
-    Raises:
-        SetupError: it is not installed.
-    """
-    try:
-        return importlib.import_module("nir")
-    except ImportError:
-        raise SetupError("the package 'nir' is not installed; pip install 'snn2chip[nir]'") from None
 
 
 class _Builder:
