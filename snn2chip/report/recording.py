@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ class Beginning:
             used = int(np.searchsorted(whole.t, whole.t[0] + drawn * settings.dt_us))
         else:
             used = drawn * (settings.count or 1)
-        return replace(whole, x=whole.x[:used], y=whole.y[:used], p=whole.p[:used], t=whole.t[:used]), drawn
+        return whole.part(0, used), drawn
 
 
 def _step(events: Events, settings: BinSettings, first: int, before: int) -> int:
@@ -255,7 +255,7 @@ def _since(events: Events, settings: BinSettings, step: int) -> Events:
         start = int(np.searchsorted(events.t, events.t[0] + step * settings.dt_us))
     else:
         start = step * (settings.count or 1)
-    return replace(events, x=events.x[start:], y=events.y[start:], p=events.p[start:], t=events.t[start:])
+    return events.part(start)
 
 
 def _frame(axes: Axes, events: Events, title: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ OUTSIDE_SHARE = 0.1
 Sensor = tuple[int, int]
 """(height, width) in pixels."""
 
+_ENOUGH = 10_000  # events, before a share of them says something
 LATEST = 2**62
 """Times beyond are damage, in microseconds."""
 
@@ -83,6 +84,11 @@ class Events:
     def __len__(self) -> int:
         return len(self.t)
 
+    def part(self, start: int, stop: int | None = None) -> Events:
+        """The events number start..stop - 1, all to the end for None."""
+        some = slice(start, stop)
+        return replace(self, x=self.x[some], y=self.y[some], p=self.p[some], t=self.t[some])
+
     @property
     def duration_us(self) -> int:
         """Microseconds from the first event to the last."""
@@ -119,19 +125,97 @@ def check_times(t: NDArray[Any], source: str) -> None:
             raise DataError(f"'{source}': a time of {int(time)} us is none; the file is damaged")
 
 
-def unwrap(t: NDArray[np.int64], period: int) -> tuple[NDArray[np.int64], int]:
-    """Undo the wraps of a counter that runs over at `period`: a fall by more than half of it is one.
+class Mender:
+    """Puts a recording right that comes in parts; keeps what the next part needs.
 
-    Returns:
-        Times that go on rising, and how many wraps there were.
+    Args:
+        sensor: (height, width).
+        source: for messages.
+        period: where the file's time counter wraps, in microseconds; None if it does not.
     """
-    falls = np.diff(t) < -(period // 2)
-    count = int(falls.sum())
-    if not count:
-        return t, 0
-    later = t.copy()
-    later[1:] += period * np.cumsum(falls)
-    return later, count
+
+    def __init__(self, sensor: Sensor, source: str, period: int | None) -> None:
+        self.sensor, self.source, self.period = sensor, source, period
+        self._seen = self._outside = self._inside = 0
+        self._far = (0, 0)  # largest x and y
+        self._offset = 0  # of the wraps so far, in microseconds
+        self._last: int | None = None  # time as stored
+        self._latest: int | None = None  # time, wraps undone
+        nothing = np.empty(0, np.int64)
+        self._held = (nothing, nothing, nothing, nothing)  # x, y, p, t, sorted
+
+    def push(self, raw: RawEvents) -> Events:
+        """The events that no later part can come before."""
+        check_times(raw.t, self.source)
+        time, wrapped = self._unwrap(raw.t.astype(np.int64))
+        height, width = self.sensor
+        inside = (raw.x >= 0) & (raw.x < width) & (raw.y >= 0) & (raw.y < height)
+        outside = len(time) - int(inside.sum())
+        if outside:
+            self._far = max(self._far[0], int(raw.x.max())), max(self._far[1], int(raw.y.max()))
+        self._seen += len(time)
+        self._outside += outside
+        if self._seen >= _ENOUGH:
+            self._check_outside()
+        backwards = self._check_order(time[inside])
+        new = tuple(column[inside].astype(np.int64) for column in (raw.x, raw.y, raw.p, time))
+        columns = tuple(np.concatenate(pair) for pair in zip(self._held, new, strict=True))
+        if backwards:
+            order = np.argsort(columns[3], kind="stable")
+            columns = tuple(column[order] for column in columns)
+        ready = 0
+        if self._latest is not None:
+            ready = int(np.searchsorted(columns[3], self._latest - JITTER_US, side="right"))
+        x, y, p, t = columns
+        self._held = (x[ready:], y[ready:], p[ready:], t[ready:])
+        faults = Faults(cut=raw.cut, wrapped=wrapped, backwards=backwards, outside=outside)
+        return self._events((x[:ready], y[:ready], p[:ready], t[:ready]), faults)
+
+    def finish(self) -> Events:
+        """What was held back."""
+        self._check_outside()
+        return self._events(self._held, Faults())
+
+    def _events(self, columns: tuple[NDArray[Any], ...], faults: Faults) -> Events:
+        x, y, p, t = columns
+        on = (p > 0).astype(np.uint8)
+        return Events(x.astype(np.int16), y.astype(np.int16), on, t, self.sensor, self.source, faults)
+
+    def _unwrap(self, t: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+        if self.period is None or not len(t):
+            return t, 0
+        before = t[0] if self._last is None else self._last
+        wraps = np.cumsum(np.diff(t, prepend=before) < -(self.period // 2))
+        risen = t + self._offset + self.period * wraps
+        self._last = int(t[-1])
+        self._offset += self.period * int(wraps[-1])
+        return risen, int(wraps[-1])
+
+    def _check_outside(self) -> None:
+        if self._outside > OUTSIDE_SHARE * self._seen:
+            height, width = self.sensor
+            raise DataError(
+                f"'{self.source}': {self._outside:,} of {self._seen:,} events lie outside the sensor of "
+                f"{width}x{height} pixels (x up to {self._far[0]}, y up to {self._far[1]}); name the camera's own size "
+                f"with sensor = [height, width]"
+            )
+
+    def _check_order(self, t: NDArray[np.int64]) -> int:
+        """How many events are late, by no more than what sorting repairs."""
+        if not len(t):
+            return 0
+        latest = np.maximum.accumulate(t if self._latest is None else np.maximum(t, self._latest))
+        lag = latest - t
+        worst = int(lag.argmax())
+        if lag[worst] > JITTER_US:
+            raise DataError(
+                f"'{self.source}': time runs backwards by {lag[worst] / 1e6:.3f} s at event {self._inside + worst:,} "
+                f"of {self._inside + len(t):,} so far, more than the {JITTER_US / 1e6:g} s that sorting repairs: a "
+                f"clock was reset; cut the recording there"
+            )
+        self._latest = int(latest[-1])
+        self._inside += len(t)
+        return int(np.count_nonzero(lag))
 
 
 def make_events(
@@ -157,44 +241,12 @@ def make_events(
         DataError: time runs backwards by more than `JITTER_US` that is no wrap; more than `OUTSIDE_SHARE` of
             the events lie outside the sensor; arrays of different lengths.
     """
-    height, width = int(sensor[0]), int(sensor[1])
     if not len(x) == len(y) == len(p) == len(t):
         raise DataError(f"'{source}': {len(x)} x, {len(y)} y, {len(p)} p and {len(t)} t; they must be as many")
-    check_times(t, source)
-    time, wrapped = t.astype(np.int64), 0
-    if period is not None:
-        time, wrapped = unwrap(time, period)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    outside = len(time) - int(inside.sum())
-    if outside > OUTSIDE_SHARE * len(time):
-        raise DataError(
-            f"'{source}': {outside:,} of {len(time):,} events lie outside the sensor of {width}x{height} pixels (x up "
-            f"to {int(x.max())}, y up to {int(y.max())}); name the camera's own size with sensor = [height, width]"
-        )
-    if outside:
-        x, y, p, time = x[inside], y[inside], p[inside], time[inside]
-    order: Any = slice(None)
-    backwards = 0
-    if len(time):
-        lag = np.maximum.accumulate(time) - time
-        worst = int(lag.argmax())
-        if lag[worst] > JITTER_US:
-            raise DataError(
-                f"'{source}': time runs backwards by {lag[worst] / 1e6:.3f} s at event {worst:,} of {len(time):,}, "
-                f"more than the {JITTER_US / 1e6:g} s that sorting repairs: a clock was reset; cut the recording there"
-            )
-        backwards = int(np.count_nonzero(lag))
-        if backwards:
-            order = np.argsort(time, kind="stable")
-    return Events(
-        x.astype(np.int16)[order],
-        y.astype(np.int16)[order],
-        (p > 0).astype(np.uint8)[order],
-        time[order],
-        (height, width),
-        source,
-        Faults(cut=cut, wrapped=wrapped, backwards=backwards, outside=outside),
-    )
+    mender = Mender((int(sensor[0]), int(sensor[1])), source, period)
+    parts = mender.push(RawEvents(x, y, p, t, cut)), mender.finish()
+    x, y, p, t = (np.concatenate([getattr(part, name) for part in parts]) for name in ("x", "y", "p", "t"))
+    return Events(x, y, p, t, mender.sensor, source, parts[0].faults)
 
 
 def size_of(

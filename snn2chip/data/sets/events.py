@@ -15,9 +15,8 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from snn2chip.data.binned import Item, binned
 from snn2chip.data.files import Arrays, is_file, is_folder, of_published, root_folder
 from snn2chip.data.recordings import SUFFIXES, BinSettings, Events, Sensor, make_events, read_recording
 from snn2chip.data.recordings.files import counter_period
-from snn2chip.data.sets.folder import class_names, split_folder
+from snn2chip.data.sets.folder import class_names, in_turn, split_folder
 from snn2chip.errors import DataError, SetupError, out_of_memory, reading
 
 EVENT_NAMES = ("nmnist", "dvs-gesture", "cifar10-dvs", "letters", "event-folder")
@@ -163,11 +162,6 @@ def _download(name: str, root: Path, split: str, absent: str) -> None:
 # ------------------------------------------------------------------------------------------------- listing
 
 
-def in_turn(by_class: Sequence[Sequence[Item]]) -> list[Item]:
-    """The first of every class, then the second ...: so the first recordings hold all classes."""
-    return [item for item in chain.from_iterable(zip_longest(*by_class)) if item is not None]
-
-
 def _number(path: Path) -> tuple[int, str]:
     """Sorts image_2 before image_10."""
     digits = re.findall(r"\d+", path.stem)
@@ -220,8 +214,7 @@ def _read_stretch(item: Item) -> Events:
     whole = _recording_with_trials(item.path)
     assert item.stretch is not None
     start, stop = np.searchsorted(whole.t, item.stretch)
-    part = slice(int(start), int(stop))
-    return Events(whole.x[part], whole.y[part], whole.p[part], whole.t[part], whole.sensor, item.name, whole.faults)
+    return replace(whole.part(int(start), int(stop)), source=item.name)
 
 
 def _read_cut_gesture(item: Item) -> Events:
@@ -290,16 +283,7 @@ def _list_letters(home: Path, split: str, _settings: BinSettings) -> Listing:
 
 def _list_folder(home: Path, split: str, settings: BinSettings) -> Listing:
     base = split_folder(home, split, f"*{SUFFIXES[0]}")
-    classes = class_names(base, "recordings")
-    if split != "train" and is_folder(home / "train"):
-        trained = class_names(home / "train", "recordings")
-        strange = sorted(set(classes) - set(trained))
-        if strange:
-            raise DataError(
-                f"'{base / strange[0]}' is a class that '{home / 'train'}' does not have ({len(strange)} such); both "
-                "splits need the same class folders"
-            )
-        classes = trained
+    classes = class_names(home, base, "recordings")
     by_class = [
         [Item(path, label) for path in sorted((base / name).rglob("*")) if path.suffix.lower() in SUFFIXES]
         for label, name in enumerate(classes)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from snn2chip.data.files import Arrays
 from snn2chip.errors import DataError, out_of_memory
 
+T = TypeVar("T")
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
 _TWIN = {"val": "test", "test": "val"}
 MAX_SIDE = 4096
@@ -39,16 +42,7 @@ def read_folder(root: Path, split: str, image_size: int | None) -> Arrays:
     if image_size is not None and not 1 <= image_size <= MAX_SIDE:
         raise DataError(f"image size {image_size} is outside 1..{MAX_SIDE}; choose a side in pixels, e.g. 64")
     base = split_folder(root, split)
-    classes = class_names(base)
-    if split != "train" and (root / "train").is_dir():
-        trained = class_names(root / "train")
-        strange = sorted(set(classes) - set(trained))
-        if strange:
-            raise DataError(
-                f"'{base / strange[0]}' is a class that '{root / 'train'}' does not have ({len(strange)} "
-                "such); both splits need the same class folders"
-            )
-        classes = trained
+    classes = class_names(root, base)
     by_class: list[list[tuple[Path, int]]] = []
     ignored = 0
     for label, name in enumerate(classes):
@@ -58,7 +52,7 @@ def read_folder(root: Path, split: str, image_size: int | None) -> Arrays:
         if not pictures and (base / name).is_dir():
             raise DataError(f"'{base / name}' holds no image (of {len(files)} files); remove it or fill it")
         by_class.append([(path, label) for path in pictures])
-    entries = [entry for entry in chain.from_iterable(zip_longest(*by_class)) if entry is not None]
+    entries = in_turn(by_class)
     images, resized = _decode([path for path, _ in entries], image_size)
     labels = np.array([label for _, label in entries], np.int64)
     source = f"{base}, {len(entries):,} images in {len(classes):,} classes"
@@ -80,12 +74,25 @@ def split_folder(root: Path, split: str, pattern: str = "*.jpg") -> Path:
     raise DataError(f"no folder {looked}; {hint}")
 
 
-def class_names(base: Path, what: str = "images") -> tuple[str, ...]:
-    """The class folders in `base`, sorted."""
-    names = tuple(sorted(path.name for path in base.iterdir() if path.is_dir() and path.name[0] != "."))
-    if not names:
-        raise DataError(f"'{base}' holds no class folders; put the {what} of each class in one of their own")
-    return names
+def class_names(root: Path, base: Path, what: str = "images") -> tuple[str, ...]:
+    """The class folders of ROOT/train, or of `base` where there is none, sorted; those in `base` must be among them."""
+    found = []
+    for place in (base, root / "train"):
+        if place is base or place.is_dir():
+            found.append(tuple(sorted(path.name for path in place.iterdir() if path.is_dir() and path.name[0] != ".")))
+            if not found[-1]:
+                raise DataError(f"'{place}' holds no class folders; put the {what} of each class in one of their own")
+    if strange := sorted(set(found[0]) - set(found[-1])):
+        raise DataError(
+            f"'{base / strange[0]}' is a class that '{root / 'train'}' does not have ({len(strange)} such); both "
+            f"splits need the same class folders"
+        )
+    return found[-1]
+
+
+def in_turn(by_class: Sequence[Sequence[T]]) -> list[T]:
+    """The first of every class, then the second ...: so the first of all hold all classes."""
+    return [item for item in chain.from_iterable(zip_longest(*by_class)) if item is not None]
 
 
 def _decode(paths: list[Path], image_size: int | None) -> tuple[NDArray[np.uint8], int]:
