@@ -41,28 +41,27 @@ CANDIDATES: dict[str, tuple[str, bool, bool]] = {
 FOREIGN = ("spikingjelly", "snntorch", "norse", "lava-dl")  # packages, by the beginning of a candidate's name
 
 
-def _layers(conv: Any, norm: Any, neuron: Callable[[], Any], bias: bool) -> list[Any]:
+def _network(layers: Any, norm: Any, neuron: Callable[[], Any], bias: bool) -> Any:
+    """The plan with a library's Conv2d, Flatten and Linear."""
+    from torch import nn
+
     made: list[Any] = []
     for inputs, outputs, stride in PLAN:
-        made.append(conv(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=bias))
-        if norm is not None:
-            made.append(norm(outputs))
-        made.append(neuron())
-    return made
+        made.append(layers.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=bias))
+        made += [neuron()] if norm is None else [norm(outputs), neuron()]
+    return nn.Sequential(*made, layers.Flatten(), layers.Linear(8192, 10))
 
 
 def _ann(name: str) -> Any:
     from torch import nn
 
     norm = nn.BatchNorm2d if CANDIDATES[name][2] else None
-    features = [*_layers(nn.Conv2d, norm, nn.ReLU, norm is None), nn.Flatten(), nn.Linear(8192, 10)]
-    network = nn.Sequential(*features)
+    network = _network(nn, norm, nn.ReLU, norm is None)
     return network, lambda x: network(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(0)
 
 
 def _ours(name: str) -> Any:
     import torch
-    from torch import nn as torch_nn
 
     from snn2chip import nn
     from snn2chip.nn import kernels, spike_conv
@@ -70,8 +69,7 @@ def _ours(name: str) -> Any:
 
     alpha = float(name.rpartition("-")[2]) if name[-1].isdigit() else 1.0
     norm = (lambda channels: nn.TDBatchNorm(channels, alpha=alpha)) if CANDIDATES[name][2] else None
-    features = [*_layers(nn.Conv2d, norm, lambda: nn.LIF(TAU, THRESHOLD), norm is None)]
-    network = torch_nn.Sequential(*features, nn.Flatten(), nn.Linear(8192, 10))
+    network = _network(nn, norm, lambda: nn.LIF(TAU, THRESHOLD), norm is None)
     if name == "ours-blocks":
         kernels.load = lambda: "not wanted here"  # type: ignore[assignment]
     if name == "ours-dense":
@@ -109,7 +107,7 @@ def _loop(_name: str) -> Any:
                 spikes.append(spike)
             return torch.stack(spikes)
 
-    network = torch_nn.Sequential(*_layers(nn.Conv2d, None, Loop, True), nn.Flatten(), nn.Linear(8192, 10))
+    network = _network(nn, None, Loop, True)
     return network, lambda x: network(x).mean(0)
 
 
@@ -123,9 +121,7 @@ def _spikingjelly(name: str) -> Any:
         constants = {"decay_input": False, "v_threshold": THRESHOLD, "v_reset": 0.0, "detach_reset": False}
         return neuron.LIFNode(1 / (1 - TAU), surrogate_function=surrogate.Rect(alpha=1.0), **constants)
 
-    network = torch.nn.Sequential(
-        *_layers(layer.Conv2d, norm, lif, norm is None), layer.Flatten(), layer.Linear(8192, 10)
-    )
+    network = _network(layer, norm, lif, norm is None)
     functional.set_step_mode(network, "m")
     run = torch.compile(network) if name.endswith("compiled") else network
 
@@ -167,7 +163,7 @@ def _snntorch(_name: str) -> Any:
         made.is_neuron = True
         return made
 
-    network = nn.Sequential(*_layers(nn.Conv2d, None, lif, True), nn.Flatten(), nn.Linear(8192, 10))
+    network = _network(nn, None, lif, True)
     start: Callable[[Any], Any] = lambda module: module.reset_mem()  # noqa: E731
 
     def call(module: Any, x: Any, state: Any) -> tuple[Any, Any]:
@@ -187,7 +183,7 @@ def _norse(_name: str) -> Any:
         made.is_neuron = True
         return made
 
-    network = nn.Sequential(*_layers(nn.Conv2d, None, lif, True), nn.Flatten(), nn.Linear(8192, 10))
+    network = _network(nn, None, lif, True)
     return network, _stepwise(network, len(PLAN), lambda module, x, state: module(x, state))
 
 
