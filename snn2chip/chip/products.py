@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip.chip import neuron as arith
-from snn2chip.chip.bounds import FLOAT32_EXACT, largest_sum
+from snn2chip.chip.bounds import BINARY, FLOAT32_EXACT, largest_sum
 from snn2chip.chip.int8 import Int8Product, takes, usable
 from snn2chip.errors import InputError
-from snn2chip.ir import ChainLayer, Constant, Conv, CubaNeuron, Dense, IntArray, Layer, StepTables
+from snn2chip.ir import Chain, ChainLayer, Constant, Conv, CubaNeuron, Dense, IntArray, Layer, StepTables
 
 
 @contextmanager
@@ -191,3 +191,9 @@ class LayerRunner:
         sums = self.product(x)
         spikes, voltages = integrate(sums, self.bias, self.layer, state)
         return spikes, voltages, int(sums.abs().max())
+
+
+def runners_of(chain: Chain, device: torch.device) -> list[LayerRunner]:
+    """The layers of a chain: the first reads the port, the others spikes."""
+    bounds = [chain.port_range, *(BINARY for _ in chain.layers[1:])]
+    return [LayerRunner(layer, *ends, device) for layer, ends in zip(chain.layers, bounds, strict=True)]

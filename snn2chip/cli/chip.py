@@ -104,7 +104,7 @@ def chip(
 ) -> None:
     """Run any netx file in raw chip time, bit-accurately: one stream of chip steps, latency and all."""
     one_process_only("chip")
-    from snn2chip.report import show
+    from snn2chip.report import tables
     from snn2chip.simulate import chip_time
     from snn2chip.simulate.activity import remarks
 
@@ -123,7 +123,7 @@ def chip(
     if json_file is not None:
         figures = {"steps": len(stream), "spikes": counts, "largest_input": largest, "notes": network.notes}
         write_json(json_file, figures)
-    console.print(show.chip_time_table(network, len(stream), counts, largest))
+    console.print(tables.chip_time_table(network, len(stream), counts, largest))
     sizes = {layer.name: len(stream) * math.prod(layer.shape) for layer in network.layers}
     for note in remarks({number: (counts[number], size) for number, size in sizes.items()}, "this stream"):
         console.print(f"note: {note}")

@@ -25,12 +25,7 @@ def plot(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
         accuracy.plot(epochs, [100 * row["validation_accuracy"] for row in history], marker=".", label="validation")
     accuracy.set(xlabel="epoch", ylabel="accuracy, %")
     accuracy.legend(frameon=False)
-    for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(in_plot(title))
-    with atomic_path(path) as part:
-        draw(figure, part, format="png", dpi=110)
+    _write(figure, path, title)
 
 
 def plot_timesteps(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
@@ -49,9 +44,14 @@ def plot_timesteps(rows: Sequence[dict[str, Any]], path: Path, title: str) -> No
     operations.legend(frameon=False)
     for axes in (accuracy, spikes, operations):
         axes.set(xlabel="time steps T")
+        axes.invert_xaxis()  # as the run goes
+    _write(figure, path, title)
+
+
+def _write(figure: Figure, path: Path, title: str) -> None:
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.invert_xaxis()  # as the run goes
     figure.suptitle(in_plot(title))
     with atomic_path(path) as part:
         draw(figure, part, format="png", dpi=110)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from snn2chip import ir
 from snn2chip.data import ImageSet
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, reading
 from snn2chip.files import read, write_text
 from snn2chip.formats import netx
 from snn2chip.ir.encode import encoder_of
@@ -25,7 +25,7 @@ from snn2chip.passes.fold import fold
 from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
 from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.text import draw, in_html, in_plot, one_line
+from snn2chip.text import draw, in_html, in_plot
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -106,15 +106,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What is not as snn2chip writes it is an `InputError` that names `path`."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise InputError(
-            f"'{path}' is damaged or of another snn2chip: {type(error).__name__} {one_line(str(error))}; make it again"
-        ) from None
+_damaged = partial(reading, kind="of another snn2chip", remedy="make it again")
 
 
 def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
@@ -132,11 +124,11 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
     simulated = _read_json(folder / "simulate.json")
     rates: dict[str, float] = {}
     said: list[str] = []
-    with _reading(folder / "model.pt"):
+    with _damaged(folder / "model.pt"):
         rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
         title = f"accuracy on {metrics['dataset']}"
     if simulated:
-        with _reading(folder / "simulate.json"):
+        with _damaged(folder / "simulate.json"):
             rates = _firing_rates(chain, simulated)
             steps = simulated["samples"] * simulated["timesteps"]
             said = activity.of_chain(chain, simulated["spikes"], steps, "the simulated samples")
@@ -151,11 +143,11 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
         parts.append(f'<h2>Training</h2><img alt="curves" src="data:image/png;base64,{data}">')
     exported = _read_json(folder / "export.json")
     if exported:
-        with _reading(folder / "export.json"):
+        with _damaged(folder / "export.json"):
             parts += _export_part(exported["quantize"], chain, rates)
     verified = _read_json(folder / "verify.json")
     if verified:
-        with _reading(folder / "verify.json"):
+        with _damaged(folder / "verify.json"):
             verdict = "every exact rung holds" if verified["passed"] else "NOT EQUAL"
             style = "ok" if verified["passed"] else "bad"
             rows = [

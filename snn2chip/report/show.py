@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from snn2chip.formats.netx import read
 from snn2chip.formats.netx.look import Entry, Look, look, span
 from snn2chip.formats.netx.read import Finding
 from snn2chip.ir import IntArray, Shape
-from snn2chip.ir.netlist import Netlist
 from snn2chip.report import findings
 
 COMPUTING = ("conv", "dense", "dense_rec")
@@ -340,22 +338,3 @@ def _tau(name: str, value: int | str) -> str:
     tau = findings.time_constant(value)
     kept = f"keeps {1 - value / 4096:.4g}"
     return f" ({kept}{f', tau {tau:.3g} steps' if 0 < tau < math.inf else ''})"
-
-
-def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest: Mapping[str, int]) -> Table:
-    """The table of `chip`."""
-    table = Table(title=f"{steps:,} chip steps", title_justify="left")
-    for column in ("layer", "type", "neurons", "spikes", "of all", "largest input"):
-        table.add_column(column, justify="left" if column in ("layer", "type") else "right")
-    for layer in net.layers:
-        neurons = int(np.prod(layer.shape))
-        count = spikes[layer.name]
-        table.add_row(
-            layer.name,
-            layer.kind,
-            "x".join(map(str, layer.shape)),
-            f"{count:,}",
-            f"{100 * count / (steps * neurons):.2f} %",
-            f"{largest[layer.name]:,}",
-        )
-    return table

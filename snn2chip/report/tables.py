@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from snn2chip import ir
 from snn2chip.data.recordings import BinSettings
+from snn2chip.ir.netlist import Netlist
 from snn2chip.passes.lower import LowerReport
 from snn2chip.passes.pipeline import Export
 from snn2chip.passes.quantize import QuantizeReport, StepsReport
@@ -346,3 +347,13 @@ def stream_table(chain: ir.Chain, run: RecordingStream) -> Table:
     """The table of `stream`."""
     rows = [spike_cells(layer, run.counts[layer.name], run.steps, run.steps) for layer in chain.layers]
     return _table("spikes", ("layer", "trained as", "neurons", "spikes", "a step", "of all"), rows)
+
+
+def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest: Mapping[str, int]) -> Table:
+    """The table of `chip`."""
+    rows = []
+    for layer in net.layers:
+        count, shape = spikes[layer.name], "x".join(map(str, layer.shape))
+        share = f"{100 * count / (steps * layer.bias.size):.2f} %"
+        rows.append([layer.name, layer.kind, shape, f"{count:,}", share, f"{largest[layer.name]:,}"])
+    return _table(f"{steps:,} chip steps", ("layer", "type", "neurons", "spikes", "of all", "largest input"), rows)

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from snn2chip.chip.bounds import BINARY
-from snn2chip.chip.products import LayerRunner, check_steps, exact_products
+from snn2chip.chip.products import check_steps, exact_products, runners_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray, require_integers
 from snn2chip.ir.trace import Trace
@@ -59,10 +58,7 @@ class DenseEngine(Engine):
     def __init__(self, chain: Chain, device: torch.device | None = None) -> None:
         super().__init__(chain)
         self.device = device or torch.device("cpu")
-        self.runners = [
-            LayerRunner(layer, *(chain.port_range if index == 0 else BINARY), self.device)
-            for index, layer in enumerate(chain.layers)
-        ]
+        self.runners = runners_of(chain, self.device)
 
     @torch.no_grad()
     def batch(self, port: IntArray, keep: bool) -> Trace:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snn2chip.chip.bounds import BINARY
-from snn2chip.chip.products import LayerRunner, State, exact_products
+from snn2chip.chip.products import State, exact_products, runners_of
 from snn2chip.ir import Chain, IntArray, require_integers
 
 
@@ -41,11 +40,7 @@ class StreamEngine:
     def __init__(self, chain: Chain, window: int | None) -> None:
         self.chain = chain
         self.window = window
-        cpu = torch.device("cpu")
-        self._runners = [
-            LayerRunner(layer, *(chain.port_range if index == 0 else BINARY), cpu)
-            for index, layer in enumerate(chain.layers)
-        ]
+        self._runners = runners_of(chain, torch.device("cpu"))
         self.steps = 0  # since the last reset
         self._states: list[State] = []
         self._spikes = np.zeros(0, dtype=np.int64)
