@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from snn2chip.data.recordings.recording import Events, RawEvents, Sensor, make_events, size_of
+from snn2chip.data.recordings.recording import RawEvents, Sensor, size_of
 from snn2chip.errors import DataError
 from snn2chip.text import one_line
 
@@ -36,25 +36,13 @@ _LINE = 1 << 16  # longest line of a header
 _NONE = np.empty(0, np.int64)
 
 
-def read_aedat(path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | None = None) -> Events:
-    """Read AEDAT 2.0 or 3.1.
-
-    Raises:
-        DataError: another version, no such header, or a damaged packet.
-    """
-    with path.open("rb") as file:
-        size, period, pieces = aedat_pieces(file, path, sensor, assumed, max(1, path.stat().st_size))
-        raw = RawEvents.join(pieces)
-    return make_events(raw.x, raw.y, raw.p, raw.t, size, str(path), period=period, cut=raw.cut)
-
-
 def aedat_pieces(
     file: BinaryIO, path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | None, most: int
 ) -> tuple[Sensor, int | None, Iterator[RawEvents]]:
     """The sensor, where the time counter wraps, and the events as they are stored, up to `most` at a time.
 
     Raises:
-        DataError: as `read_aedat`, damaged packets when they are reached.
+        DataError: another version, no such header; damaged packets when they are reached.
     """
     if _version(file, path) == "3.1":
         # no polarity packet says how large the sensor is: DVS128 unless said

@@ -20,11 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import npz
-from snn2chip.data.recordings.recording import Events, RawEvents, make_events, size_of
+from snn2chip.data.recordings.recording import Events, Mender, RawEvents, Sensor, make_events, size_of
 from snn2chip.errors import DataError
 
 LIBRARY_SUFFIXES = (".aedat4", ".raw", ".dat", ".es")
 SUFFIXES = (".bin", ".npz", ".aedat", *LIBRARY_SUFFIXES)
+PIECE_SUFFIXES = (".bin", ".aedat")
+"""Formats that are read in bounded memory."""
+
+PIECE = 1 << 16  # events at a time
 
 _OVERFLOW_Y, _OVERFLOW_US = 240, 1 << 13
 BIN_PERIOD = 1 << 23
@@ -48,17 +52,58 @@ def read_recording(
     path = Path(path)
     with readable(path):
         suffix = path.suffix.lower()
-        if suffix == ".bin":
-            return read_bin(path, size_of(path, None, sensor, assumed))
+        if suffix in PIECE_SUFFIXES:
+            with path.open("rb") as file:
+                size, period, raw = _stored(file, path, sensor, assumed, max(1, path.stat().st_size))
+                whole = RawEvents.join(raw)
+            return make_events(whole.x, whole.y, whole.p, whole.t, size, str(path), period=period, cut=whole.cut)
         if suffix == ".npz":
             return read_npz(path, sensor, assumed)
-        if suffix == ".aedat":
-            from snn2chip.data.recordings.aedat import read_aedat
-
-            return read_aedat(path, sensor, assumed)
         from snn2chip.data.recordings.library import read_with_library
 
         return read_with_library(path, sensor)
+
+
+def read_in_pieces(
+    path: str | Path, sensor: Sequence[int] | None = None, *, assumed: Sequence[int] | None = None, most: int = PIECE
+) -> Iterator[Events]:
+    """One recording as pieces of about `most` events, in time's order, also across pieces: in bounded memory.
+
+    So are .bin and .aedat; the other formats are containers whose libraries give all events at once, one piece.
+
+    Arguments are those of `read_recording`. Joined, the pieces hold its events, and their faults add up to its faults.
+    Events are held back until none can come before them, which is `JITTER_US`.
+
+    Raises:
+        DataError: as `read_recording`, each fault when it is reached; the share of events outside the sensor is that
+            of the events so far, from 10,000 on, and of all at the end.
+        SetupError: the format needs the optional extra `events`.
+    """
+    path = Path(path)
+    with readable(path):
+        if path.suffix.lower() not in PIECE_SUFFIXES:
+            yield read_recording(path, sensor, assumed=assumed)
+            return
+        with path.open("rb") as file:
+            size, period, raw = _stored(file, path, sensor, assumed, most)
+            mender = Mender(size, str(path), period)
+            for part in raw:
+                events = mender.push(part)
+                if len(events) or events.faults:
+                    yield events
+            yield mender.finish()
+
+
+def _stored(
+    file: BinaryIO, path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | None, most: int
+) -> tuple[Sensor, int | None, Iterator[RawEvents]]:
+    """The sensor, where the time counter wraps, and the events as a .bin or .aedat stores them, `most` at a time."""
+    if path.suffix.lower() == ".bin":
+        size = size_of(path, None, sensor, assumed)
+        return size, BIN_PERIOD, bin_pieces(file, size, most)
+    from snn2chip.data.recordings.aedat import aedat_pieces
+
+    return aedat_pieces(file, path, sensor, assumed, most)
 
 
 @contextmanager
@@ -95,13 +140,6 @@ def bin_pieces(file: BinaryIO, sensor: Sequence[int], most: int) -> Iterator[Raw
             x, y, p = x[~marks], y[~marks], p[~marks]
             overflows += int(marks.sum())
         yield RawEvents(x, y, p, t, cut=len(content) - whole * 5)
-
-
-def read_bin(path: Path, sensor: Sequence[int]) -> Events:
-    """A file of N-MNIST's 5-byte events."""
-    with path.open("rb") as file:
-        raw = RawEvents.join(bin_pieces(file, sensor, max(1, path.stat().st_size)))
-    return make_events(raw.x, raw.y, raw.p, raw.t, sensor, str(path), period=BIN_PERIOD, cut=raw.cut)
 
 
 def read_npz(path: Path, sensor: Sequence[int] | None, assumed: Sequence[int] | None = None) -> Events:
