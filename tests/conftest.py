@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
+import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,30 +89,99 @@ def child_environment(**changes: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1", **changes}
 
 
-def start_process(*arguments: str | Path) -> subprocess.Popen[str]:
-    """`snn2chip ARGUMENTS` started in a process group of its own, for a Ctrl-C as a terminal sends it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "snn2chip", *map(str, arguments)],
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+# Loads once what nearly every command loads, and forks a process for each program that it is sent: a start costs
+# milliseconds instead of seconds. How a process ends, with stdout that cannot be flushed for example, is its own.
+_NURSERY = """
+import gc, json, os, signal, socket, sys
+import h5py, matplotlib.figure, numpy, rich.console, scipy.special, sklearn.datasets, torch._dynamo, typer
+import snn2chip.cli
+from snn2chip.passes import pipeline
+from snn2chip.train import loop
+from snn2chip.verify import ladder
+
+gc.collect()
+gc.freeze()  # or the end of each process would write to, and so copy, all of that memory
+link = socket.socket(fileno=0)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    message, pipes, *_ = socket.recv_fds(link, 1 << 20, 3)
+    if not message:
+        os._exit(0)
+    if os.fork() == 0:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        process = os.fork()
+        if process == 0:
+            break
+        for pipe in pipes[:2]:
+            os.close(pipe)
+        os.write(pipes[2], b"%d" % os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        os._exit(0)
+    for pipe in pipes:
+        os.close(pipe)
+os.setsid()
+os.write(pipes[2], b"%d\\n" % os.getpid())
+link.close()
+for number, pipe in enumerate([os.open(os.devnull, os.O_RDONLY), *pipes[:2]]):
+    os.dup2(pipe, number)
+os.closerange(3, 1 + max(pipes))
+given = json.loads(message)
+os.chdir(given["folder"])
+os.environ.clear()
+os.environ.update(given["environment"])
+sys.argv = ["-c", *given["arguments"]]
+exec(compile(given["code"], "<string>", "exec"), {"__name__": "__main__"})
+"""
+COMMAND = "from snn2chip.__main__ import main; main()"
+
+
+@functools.cache
+def _nursery() -> socket.socket:
+    """The way to this process's own nursery, which ends with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _NURSERY], cwd=ROOT, env=child_environment(), stdin=theirs, start_new_session=True
+        )
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
+
+
+class Child:
+    """`python -c CODE ARGUMENTS` in a process group of its own, as a terminal sends Ctrl-C to; its output in pipes."""
+
+    def __init__(self, code: str, *arguments: object, **changes: str) -> None:
+        ends, pipes = zip(*(os.pipe() for _ in range(3)), strict=True)
+        environment, folder = child_environment(**changes), str(Path.cwd())
+        given = {"code": code, "arguments": [*map(str, arguments)], "environment": environment, "folder": folder}
+        socket.send_fds(_nursery(), [json.dumps(given).encode()], pipes)
+        for pipe in pipes:
+            os.close(pipe)
+        self.stdout, self.stderr, self._ended = (os.fdopen(end, encoding="utf-8") for end in ends)
+        self.pid = int(self._ended.readline())
+
+    def __del__(self) -> None:
+        if not self._ended.closed:  # a test failed
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return not select.select([self._ended], [], [], 0)[0]
+
+    def finish(self, timeout: float = 300) -> Outcome:
+        """Waits for its end, which a timeout brings about; whatever has not been read of its output."""
+        late = threading.Timer(timeout, os.killpg, (self.pid, signal.SIGKILL))
+        late.start()
+        with ThreadPoolExecutor() as readers, self.stdout, self.stderr:
+            out, err = readers.map(lambda stream: stream.read(), (self.stdout, self.stderr))
+        with self._ended:
+            code = int(self._ended.read())
+        late.cancel()
+        return Outcome(code, out, err)
 
 
 def run_as_process(*arguments: str | Path, **changes: str) -> Outcome:
-    """`snn2chip ARGUMENTS` as a process of its own, its output in pipes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snn2chip", *map(str, arguments)],
-        env=child_environment(**changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    """`snn2chip ARGUMENTS` as a process of its own."""
+    return Child(COMMAND, *arguments, **changes).finish()
 
 
 @pytest.fixture(scope="session")

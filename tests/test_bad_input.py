@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import zoo as zoo_tool
-from conftest import Command, Outcome, Quickstart, child_environment, run_in_process, tiny_recipe
+from conftest import Child, Command, Quickstart, run_in_process, tiny_recipe
 from torch import nn
 
 from snn2chip.chip.profile import load as load_chip
@@ -560,20 +559,6 @@ except typer.Exit as stop:
 """
 
 
-def python(code: str, *arguments: str | Path, **changes: str) -> Outcome:
-    """A program in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=child_environment(**changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
 @pytest.mark.parametrize("output", ["model.pt", "curves.png", "net", "trace", "simulate.json", "input", "report.html"])
 def test_disk_full(output: str, quickstart: Quickstart, tmp_path: Path) -> None:
@@ -591,7 +576,7 @@ def test_disk_full(output: str, quickstart: Quickstart, tmp_path: Path) -> None:
         arguments = ("cli", *outputs(quickstart, tmp_path, target)[output])
     written(target)
     before = snapshot(tmp_path)
-    python(FULL, limit, *arguments).refused(f"cannot write '{target}'", "free some space")
+    Child(FULL, limit, *arguments).finish().refused(f"cannot write '{target}'", "free some space")
     assert snapshot(tmp_path) == before
 
 
@@ -599,8 +584,8 @@ def test_disk_full(output: str, quickstart: Quickstart, tmp_path: Path) -> None:
 def test_disk_full_while_training(tmp_path: Path) -> None:
     """Training that cannot keep its checkpoint stops with one line, and leaves no part of a file."""
     settings = ("--set", "train.epochs=1", "--set", "data.train_limit=128", "--set", "model.timesteps=1")
-    done = python(FULL, 3000, "cli", "train", "digits-tdbn", "--out", tmp_path, "--device", "cpu", *settings)
-    done.refused("cannot write", str(tmp_path), "free some space")
+    done = Child(FULL, 3000, "cli", "train", "digits-tdbn", "--out", tmp_path, "--device", "cpu", *settings)
+    done.finish().refused("cannot write", str(tmp_path), "free some space")
     assert {path.name for path in tmp_path.iterdir()} <= {"metrics.jsonl"}
 
 
@@ -642,7 +627,7 @@ cli.main(arguments)
 def test_interrupt(output: str, place: str, count: int, quickstart: Quickstart, tmp_path: Path) -> None:
     """Ctrl-C while computing or half-way through the file: one word, 130, the old file and no part of a new one."""
     target = written(tmp_path / "out")
-    done = python(INTERRUPT, place, count, *outputs(quickstart, tmp_path, target)[output])
+    done = Child(INTERRUPT, place, count, *outputs(quickstart, tmp_path, target)[output]).finish()
     assert (done.code, done.err) == (130, "interrupted\n")
     assert snapshot(tmp_path) == {"out": OLD}
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Command, child_environment
+from conftest import ROOT, Child, Command, child_environment
 from event_files import random_events
 from fuzz_seeds import inputs, recording_npz, small_chain
 from matplotlib.figure import Figure
@@ -144,15 +144,8 @@ __main__.main()
 
 
 def limited(megabytes: int, *arguments: str | Path) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(megabytes), *map(str, arguments)],
-        env=child_environment(OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return done.returncode, done.stderr
+    done = Child(LIMITED, megabytes, *arguments).finish(120)
+    return done.code, done.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux keeps them")
@@ -458,14 +451,8 @@ def test_gigabytes_that_are_not_there(aedat4: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))\nfor _ in range(2):\n"
         "    try: read_recording(sys.argv[1])\n    except DataError as error: print(error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(aedat4)],
-        env=child_environment(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr, done.stdout.count("is truncated or damaged")) == (0, "", 2), done
+    done = Child(code, aedat4).finish()
+    assert done.ok().count("is truncated or damaged") == 2 and done.err == ""
 
 
 def test_one_process_reads_many_and_is_replaced(aedat4: Path) -> None:
@@ -511,5 +498,5 @@ __main__.main()
 
 def test_ctrl_c_within_a_destructor_is_heard() -> None:
     """Python drops an exception there, with a traceback on stderr; the command still ends, in one line."""
-    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=25)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    done = Child(SWALLOWED).finish(25)
+    assert (done.code, done.err) == (130, "interrupted\n")

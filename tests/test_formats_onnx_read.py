@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, tiny_recipe
+from conftest import Child, Command, tiny_recipe
 from helpers import mutations, rng_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -400,8 +399,7 @@ for action in (lambda: onnx_read.read(path), lambda: [onnx_graph.write(path.with
     except Exception as error:
         print("memory" if out_of_memory(error) else error)
 """
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["memory", "memory"], done.stderr
+    assert Child(code, path).finish().ok().split() == ["memory", "memory"]
     assert [file.name for file in tmp_path.iterdir()] == ["g.onnx"]
 
 

@@ -10,17 +10,16 @@ import importlib
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, child_environment
+from conftest import ROOT, Child
 from damage import BYTES, damage
 from fuzzing import READERS, Campaign, Result
 
 SEED = int(os.environ.get("SNN2CHIP_FUZZ_SEED", "0"))
+FUZZING = f"import os, runpy; os.chdir({str(ROOT)!r}); runpy.run_module('tests.fuzzing', None, '__main__', True)"
 COUNT = int(os.environ.get("SNN2CHIP_FUZZ_COUNT", "11000"))
 NEEDS = {"nir": "nir", "onnx": "onnx", "aedat4": "faery"}
 
@@ -30,15 +29,13 @@ def run(reader: str, count: int, folder: Path, seed: int = SEED) -> Campaign:
     if reader in NEEDS and not importlib.util.find_spec(NEEDS[reader]):
         pytest.skip(f"the package {NEEDS[reader]} is not installed")
     out = folder / "results.jsonl"
-    command = [sys.executable, "-m", "tests.fuzzing", "--reader", reader, "--seed", str(seed), "--count", str(count)]
-    done = subprocess.run(
-        [*command, "--json", str(out)], cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=False
-    )
-    assert out.exists(), f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    options = ("--reader", reader, "--seed", seed, "--count", count, "--json", out)
+    done = Child(FUZZING, *options).finish(7000)
+    assert out.exists(), f"{options}\n{done.out}{done.err}"
     results = [Result(**json.loads(line)) for line in out.read_text(encoding="utf-8").splitlines()]
     campaign = Campaign(reader, seed, results)
     said = "\n".join(f"{campaign.command(bad)}\n  {bad.outcome}: {bad.message}" for bad in campaign.failures)
-    assert not said and done.returncode == 0, f"{said}\n{done.stdout[-2000:]}{done.stderr}"
+    assert not said and done.code == 0, f"{said}\n{done.out[-2000:]}{done.err}"
     assert [result.case for result in results] == list(range(count))
     assert sum(result.outcome == "not made" for result in results) <= count / 100
     return campaign
@@ -76,11 +73,9 @@ def test_thousands_of_damaged_files(reader: str, tmp_path: Path) -> None:
 
 def test_a_case_is_the_same_file_every_time(tmp_path: Path) -> None:
     """The command that a failure is printed with makes the same bytes."""
-    command = [sys.executable, "-m", "tests.fuzzing", "--reader", "netx", "--seed", "5", "--case", "23", "--keep"]
+    options = ("--reader", "netx", "--seed", "5", "--case", "23", "--keep")
     files = [tmp_path / "first", tmp_path / "second"]
-    options = {"cwd": ROOT, "env": child_environment(), "capture_output": True, "check": True}
-    said = [subprocess.run([*command, str(file)], **options) for file in files]  # type: ignore[call-overload]
-    first, second = (json.loads(done.stdout) for done in said)
+    first, second = (json.loads(Child(FUZZING, *options, file).finish().ok()) for file in files)
     assert first["case"] == second["case"] == 23 and first["what"] == second["what"]
     assert files[0].read_bytes() == files[1].read_bytes()
 

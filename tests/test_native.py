@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, child_environment
+from conftest import Child
 
 from snn2chip import native
 from snn2chip.errors import InputError
@@ -53,11 +52,8 @@ print(native.Library("one", Path(sys.argv[1]), ("one.cpp",), (), ("-fPIC",)).loa
 
 def answer(library: native.Library) -> str:
     """What its function gives, in a process of its own: a library is loaded once."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, library.folder],
-        cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    return done.stdout.strip() if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.splitlines()[-1:]}"
+    done = Child(LOAD, library.folder).finish(60)
+    return done.out.strip() if done.code == 0 else f"exit {done.code}: {done.err.splitlines()[-1:]}"
 
 
 def test_compiled_once_into_a_folder_of_the_user(library: native.Library) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command, Quickstart, child_environment, tiny_recipe
+from conftest import COMMAND, Child, Command, Quickstart, tiny_recipe
 
 from snn2chip import data, parallel
 from snn2chip.errors import InputError
@@ -35,62 +33,32 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def start(commands: Sequence[Sequence[object]]) -> list[subprocess.Popen[str]]:
+def start(commands: Sequence[Sequence[object]], code: str = COMMAND) -> list[Child]:
     """A process for each command, with the variables that torchrun sets."""
     port, count = str(free_port()), len(commands)
-    processes = []
-    for rank, command in enumerate(commands):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} if count > 1 else {}
-        environment = child_environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **own)
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *map(str, command)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
-    return processes
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)} for rank in range(count)]
+    return [
+        Child(code, *command, MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **(own[rank] if count > 1 else {}))
+        for rank, command in enumerate(commands)
+    ]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and error output of each."""
-    results = []
-    try:
-        for process in processes:
-            out, err = process.communicate(timeout=120)
-            results.append((process.returncode, out, err))
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-    return results
-
-
-def torchrun(*arguments: object) -> subprocess.Popen[str]:
+def torchrun(*arguments: object) -> Child:
     """The launcher itself, with two processes of `snn2chip ARGUMENTS`."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*launcher, "--master-port", str(free_port()), "-m", "snn2chip", *map(str, arguments)],
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    launcher = "import sys\nfrom torch.distributed import run\nrun.main(sys.argv[1:])"
+    options = ("--nproc-per-node", "2", "--master-port", free_port(), "-m", "snn2chip")
+    return Child(launcher, *options, *arguments)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """What one process and two found, by their number and rank."""
     folder = tmp_path_factory.mktemp("parallel")
-    groups = {count: start([(HERE / "parallel_worker.py", folder)] * count) for count in (1, 2)}
+    worker = f"import runpy, sys; sys.path[0] = {str(HERE)!r}; runpy.run_module('parallel_worker', run_name='__main__')"
+    groups = {count: start([(folder,)] * count, worker) for count in (1, 2)}
     for group in groups.values():
-        for code, _out, err in finish(group):
-            assert code == 0, err
+        for process in group:
+            process.finish(120).ok()
     return {
         count: [torch.load(folder / f"found{count}-{rank}.pt", weights_only=True) for rank in range(count)]
         for count in groups
@@ -184,9 +152,7 @@ def recipe(folder: Path, epochs: int) -> Path:
 
 def test_torchrun_trains(tmp_path: Path) -> None:
     """The launcher itself: one process prints and writes, everything that a training leaves is there."""
-    process = torchrun("train", recipe(tmp_path, 2), "--out", tmp_path / "out", "--device", "cpu")
-    ((code, out, err),) = finish([process])
-    assert code == 0, err
+    out = torchrun("train", recipe(tmp_path, 2), "--out", tmp_path / "out", "--device", "cpu").finish(120).ok()
     assert out.count("test accuracy") == 1 and out.count("epoch   2/2") == 1
     assert {"model.pt", "metrics.jsonl", "curves.png", "checkpoint.pt"} == {
         p.name for p in (tmp_path / "out").iterdir()
@@ -218,12 +184,12 @@ def test_ctrl_c_at_the_launcher(tmp_path: Path) -> None:
     process = torchrun("train", source, "--out", tmp_path / "out", "--device", "cpu")
     deadline = time.monotonic() + 60
     while not (tmp_path / "out" / "checkpoint.pt").exists():
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline and process.running()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
-    ((code, out, err),) = finish([process])
-    assert code != 0
-    assert "go on with --resume" in err and out.count("60/60") == 0
+    done = process.finish(120)
+    assert done.code != 0
+    assert "go on with --resume" in done.err and done.out.count("60/60") == 0
     before = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["progress"]["epoch"]
     assert 0 < before < 60
 
@@ -235,14 +201,13 @@ def test_an_error_is_told_once(case: str, tmp_path: Path) -> None:
     given = {"recipe": [tmp_path / "nothing.toml"] * 2, "resume": [source] * 2, "only one": [source, tmp_path / "gone"]}
     word = {"recipe": "nothing.toml", "resume": "nothing to resume", "only one": "process 1: "}[case]
     more = ["--resume"] if case == "resume" else []
-    commands = [
-        ["-m", "snn2chip", "train", path, "--out", tmp_path / "out", "--device", "cpu", *more] for path in given[case]
-    ]
-    results = finish(start(commands))
-    assert [code for code, _, _ in results] == [2, 2], results
-    lines = [line for _, _, err in results for line in err.splitlines() if line.startswith("error: ")]
+    commands = [["train", path, "--out", tmp_path / "out", "--device", "cpu", *more] for path in given[case]]
+    results = [process.finish(120) for process in start(commands)]
+    assert [done.code for done in results] == [2, 2], results
+    said = "".join(done.err for done in results)
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and word in lines[0], results
-    assert "Traceback" not in "".join(err for _, _, err in results)
+    assert "Traceback" not in said
 
 
 def test_a_batch_smaller_than_the_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -262,9 +227,8 @@ def test_simulation_over_processes_is_that_of_one(
     files = [{"json": tmp_path / f"{name}.json", "trace": tmp_path / f"{name}.npz"} for name in ("one", "two")]
     each = [[*arguments, "--json", file["json"], "--output", file["trace"]] for file in files]
     alone = cli(*map(str, each[0])).ok()
-    results = finish(start([["-m", "snn2chip", *each[1]]] * 2))
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert results[1][1] == ""
+    printed, nothing = (process.finish(120).ok() for process in start([each[1]] * 2))
+    assert nothing == ""
 
     def figures(text: str) -> list[str]:
         return [line for line in text.splitlines() if "wrote" not in line and "per second" not in line]
@@ -273,7 +237,7 @@ def test_simulation_over_processes_is_that_of_one(
     for timed in ("seconds", "samples_per_second"):
         del one[timed], two[timed]
     assert one == two and one["samples"] == limit
-    assert figures(alone) and len(figures(results[0][1])) == len(figures(alone))
+    assert figures(alone) and len(figures(printed)) == len(figures(alone))
     with np.load(files[0]["trace"]) as first, np.load(files[1]["trace"]) as second:
         assert first.files == second.files and len(first.files) > 2
         for name in first.files:

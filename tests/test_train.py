@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, Quickstart, child_environment, start_process, tiny_recipe
+from conftest import COMMAND, Child, Command, Quickstart, tiny_recipe
 from helpers import assert_equal
 
 from snn2chip import chip, data
@@ -217,7 +216,7 @@ def test_the_average_is_that_of_the_steps_with_statistics_of_its_own(digits: Set
 def test_whitened_patches_are_uncorrelated(digits: Sets, tmp_path: Path) -> None:
     """What the first filters see of the training images has variance 1 but for noise, and no correlation; the second
     half is the first's negative."""
-    layers = [{"type": "conv", "channels": 20}, *asdict_recipe(tiny_recipe())["model"]["layers"][2:]]
+    layers = [{"type": "conv", "channels": 20}, *tiny_recipe().model_dump(mode="json")["model"]["layers"][2:]]
     recipe = tiny_recipe(train__whiten=True, model__layers=layers, data__train_limit=None)
     network = Trainer(recipe, *digits, tmp_path, fuse=False).network
     conv = network.body.conv1
@@ -391,26 +390,14 @@ else:
 """
 
 
-def driver(recipe: Recipe, out: Path, *, resume: bool, die_in_save: int | None = None) -> subprocess.Popen[str]:
-    job = {"recipe": asdict_recipe(recipe), "out": str(out), "resume": resume, "die_in_save": die_in_save}
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, json.dumps(job)],
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def asdict_recipe(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json")
+def driver(recipe: Recipe, out: Path, *, resume: bool, die_in_save: int | None = None) -> Child:
+    job = {"recipe": recipe.model_dump(mode="json"), "out": str(out), "resume": resume, "die_in_save": die_in_save}
+    return Child(DRIVER, json.dumps(job))
 
 
 def resume_and_compare(recipe: Recipe, out: Path) -> tuple[int, int]:
     """Resume a killed run, train an unbroken one beside it, compare; gives (epoch, step) where it went on."""
-    with driver(recipe, out, resume=True) as process:
-        said, complaint = process.communicate(timeout=300)
-    assert process.returncode == 0, complaint
+    said = driver(recipe, out, resume=True).finish().ok()
     unbroken = out.with_name(out.name + "-unbroken")
     assert_equal(state_of(out / "model.pt"), state_of(unbroken / "model.pt"))
     assert history_of(out) == history_of(unbroken)
@@ -426,13 +413,11 @@ def test_killed_run_goes_on_to_the_same_bits(changes: dict[str, Any], tmp_path: 
     """
     recipe = tiny_recipe(**changes, train__epochs=3)
     target = 2 + int.from_bytes(os.urandom(2), "big") % 20  # of 24 steps; not the first, nor the last
-    with driver(recipe, tmp_path / "run", resume=False) as process:
-        assert process.stdout is not None
-        for _ in range(1 + target):
-            process.stdout.readline()
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process = driver(recipe, tmp_path / "run", resume=False)
+    for _ in range(1 + target):
+        process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.finish().code == -signal.SIGKILL
     assert not (tmp_path / "run" / "model.pt").exists()
     epoch, step = resume_and_compare(recipe, tmp_path / "run")
     assert 8 * epoch + step >= 1, f"killed after step {target}"
@@ -442,9 +427,7 @@ def test_killed_run_goes_on_to_the_same_bits(changes: dict[str, Any], tmp_path: 
 def test_killed_while_writing_a_checkpoint_the_last_one_stays(which: int, tmp_path: Path) -> None:
     """A half-written checkpoint never takes the place of the whole one before it."""
     recipe = tiny_recipe(train__epochs=2)
-    with driver(recipe, tmp_path / "run", resume=False, die_in_save=which) as process:
-        process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL
+    assert driver(recipe, tmp_path / "run", resume=False, die_in_save=which).finish().code == -signal.SIGKILL
     parts = list((tmp_path / "run").glob(".*.part/*"))
     assert [(part.name, part.stat().st_size > 0) for part in parts] == [("checkpoint.pt", True)]  # killed in the middle
     content = model_file.load_tensors(tmp_path / "run" / "checkpoint.pt")
@@ -520,17 +503,14 @@ def test_ctrl_c_in_the_command(tmp_path: Path, cli: Command) -> None:
     """`snn2chip train` ends with exit code 130 and the command to go on with, which then works."""
     settings = [f"--set={key}" for key in ("train.epochs=200", "data.train_limit=256")]
     arguments = ["train", "digits-tdbn", "--device=cpu", "--out", str(tmp_path / "run"), *settings]
-    process = start_process(*arguments)
-    with process:
-        assert process.stdout is not None
-        while "epoch" not in process.stdout.readline().split("  ")[0].split(",")[0]:
-            assert process.poll() is None
-        time.sleep(0.1 * (os.urandom(1)[0] / 255))  # anywhere in an epoch
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, out + err
-    assert "Traceback" not in out + err
-    assert err.strip() == f"interrupted: go on with --resume --out {tmp_path / 'run'}"
+    process = Child(COMMAND, *arguments)
+    while "epoch" not in process.stdout.readline().split("  ")[0].split(",")[0]:
+        assert process.running()
+    time.sleep(0.1 * (os.urandom(1)[0] / 255))  # anywhere in an epoch
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    done = process.finish(60)
+    assert (done.code, done.err) == (130, f"interrupted: go on with --resume --out {tmp_path / 'run'}\n"), done.out
+    assert "Traceback" not in done.out
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left - {"curves.png"} == {"checkpoint.pt", "metrics.jsonl"}  # the picture comes after the row
     rows = history_of(tmp_path / "run")
@@ -706,17 +686,15 @@ def test_two_trains_at_once(tmp_path: Path, cli: Command) -> None:
     """A second `train` into the folder of a running one is refused and harms nothing, whatever it is told."""
     settings = ["--set=train.epochs=200", "--set=data.train_limit=256"]
     arguments = ["train", "digits-tdbn", "--device=cpu", "--out", str(tmp_path / "run"), *settings]
-    with start_process(*arguments) as process:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith("epoch   2/"):
-            assert process.poll() is None
-        for choice in ([], ["--resume"], ["--overwrite"]):
-            refused = cli(*arguments, *choice).refused(str(tmp_path / "run"))
-            assert "in use by another snn2chip" in refused
-        assert (tmp_path / "run" / "checkpoint.pt").exists()
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "--resume" in err
+    process = Child(COMMAND, *arguments)
+    while not process.stdout.readline().startswith("epoch   2/"):
+        assert process.running()
+    for choice in ([], ["--resume"], ["--overwrite"]):
+        cli(*arguments, *choice).refused(str(tmp_path / "run"), "in use by another snn2chip")
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    os.killpg(process.pid, signal.SIGINT)
+    done = process.finish(60)
+    assert done.code == 130 and "--resume" in done.err
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
     cli(*arguments).refused("checkpoint.pt", "--resume", "--overwrite")
     cli(*arguments, "--resume", "--overwrite").refused("give one of them")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command, start_process, tiny_recipe
+from conftest import COMMAND, Child, Command, tiny_recipe
 from helpers import assert_equal
 from torch import Tensor
 
@@ -320,19 +320,14 @@ def test_ctrl_c_in_the_command(start: dict[str, Path], cli_process: Command, tmp
     """Exit code 130 with the way to go on, which then works and leaves table, JSON and picture."""
     out = tmp_path / "run"
     arguments = ["retrain", start["tdbn"], "--timesteps=2", "--device=cpu", "--out", out, "--epochs"]
-    process = start_process(*arguments, "4000")
-    with process:
-        assert process.stdout is not None
-        while not process.stdout.readline().startswith("epoch"):
-            assert process.poll() is None
-        time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        try:
-            said, complaint = process.communicate(timeout=120)
-        finally:
-            process.kill()  # it would train for hours, were the signal not heard
-    assert process.returncode == 130, said + complaint
-    assert complaint.strip() == f"interrupted: go on with --resume and the same options, --out {out}"
+    process = Child(COMMAND, *arguments, "4000")
+    while not process.stdout.readline().startswith("epoch"):
+        assert process.running()
+    time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    done = process.finish(120)  # it would train for hours, were the signal not heard
+    wanted = f"interrupted: go on with --resume and the same options, --out {out}\n"
+    assert (done.code, done.err) == (130, wanted), done.out
     assert (out / "T3" / "checkpoint.pt").exists()
     assert not (out / "T3" / "model.pt").exists()
     cli_process(*arguments, "1", "--resume").refused("stage T = 3", "train.epochs is 4000 there, 1 was asked for")
