@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
@@ -18,6 +19,12 @@ from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork
 from snn2chip.nn.neuron import lif_forward
 from snn2chip.nn.norm import TDBatchNorm
+
+
+def usually(count: int) -> int:
+    """How many examples of `count` a random test draws: a third, or all in the slow run of test_thorough."""
+    return count if "SNN2CHIP_THOROUGH" in os.environ else (count + 2) // 3
+
 
 # ------------------------------------------------------------------------------------------- trained networks
 

@@ -15,6 +15,7 @@ import speed_networks
 import speed_page
 import speed_peers
 import torch
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ def test_page_keeps_what_is_around_its_markers(tmp_path: Path) -> None:
     assert page.read_text() == "no markers"
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=usually(20), deadline=None)
 @given(
     st.integers(0, 2**31), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2), st.sampled_from([(9, 7), (6, 8)])
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, chains, port_input
+from helpers import assert_same, chains, port_input, usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -77,7 +77,7 @@ def in_int8(engine: DenseEngine) -> int:
 
 
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 5), extreme=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 def test_chains_equal_the_reference(chain: ir.Chain, seed: int, samples: int, extreme: bool) -> None:
     """Any geometry, graded or binary input: every spike, voltage and largest sum."""
     port = port_input(chain, samples, seed, extreme=extreme)
@@ -145,7 +145,7 @@ def test_a_device_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=usually(50), deadline=None)
 def test_a_gpu_equals_the_reference(chain: ir.Chain, seed: int, samples: int) -> None:
     """The dense engine on CUDA, in int8 and, for what it does not take, in float64."""
     device = torch.device("cuda")

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from helpers import py_current, py_decay, py_voltage
+from helpers import py_current, py_decay, py_voltage, usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
@@ -53,7 +53,7 @@ def test_decay_is_exact_for_every_amount() -> None:
     assert negative > 10_000
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(state=st.lists(states, min_size=1, max_size=20), amount=amounts)
 def test_decay_is_exact(state: list[int], amount: int) -> None:
     """Any state and amount."""
@@ -67,7 +67,7 @@ def test_decay_of_every_small_state() -> None:
         assert neuron.decay(int32(small), amount).tolist() == [py_decay(x, amount) for x in small]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(pairs=st.lists(st.tuples(states, activations), min_size=1, max_size=20), amount=amounts)
 def test_current_step_is_exact(pairs: list[tuple[int, int]], amount: int) -> None:
     """u decays, takes the input and wraps, for any input below 2^24."""
@@ -76,7 +76,7 @@ def test_current_step_is_exact(pairs: list[tuple[int, int]], amount: int) -> Non
     assert got.tolist() == [py_current(u, a, amount) for u, a in pairs]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(
     rows=st.lists(st.tuples(states, states, biases), min_size=1, max_size=20),
     threshold=thresholds,
@@ -92,7 +92,7 @@ def test_voltage_step_is_exact(rows: list[tuple[int, int, int]], threshold: int,
     assert list(zip(got.tolist(), fired.tolist(), strict=True)) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 @given(
     inputs=st.lists(activations, min_size=1, max_size=12),
     bias=biases,
@@ -155,7 +155,7 @@ def test_a_voltage_exactly_at_threshold_does_not_fire() -> None:
     assert got.tolist() == [640, 0, 639]
 
 
-@settings(max_examples=300)
+@settings(max_examples=usually(300))
 @given(
     rows=st.lists(st.tuples(states, states, biases, st.integers(0, 65535), states, states), min_size=1, max_size=40),
     shift=st.integers(0, 16),

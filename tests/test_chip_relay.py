@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import py_current, py_decay, py_voltage, rng_of
+from helpers import py_current, py_decay, py_voltage, rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +90,7 @@ def test_the_rule_is_the_search_for_every_small_relay(decay: int) -> None:
     assert answers == {True, False}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(
     decay=decays,
     weight=st.sampled_from([2, 14, 127, 254, 508, 1016]),
@@ -115,7 +115,7 @@ def test_near_the_largest_threshold_by_search_and_by_running(
         assert (drive(given_train, threshold, decay, weight, bias) != given_train).any()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=usually(250), deadline=None)
 @given(
     threshold=st.integers(0, 131071),
     decay=decays,
@@ -183,7 +183,7 @@ def test_the_smallest_bias(decay: int) -> None:
             assert bias_for(threshold, decay, weight, most) == next((b for b in fitting if b <= most), None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(decay=decays, weight=st.integers(1, 1016), bias_max=st.sampled_from([0, 3, 100, 4095]))
 def test_the_largest_threshold(decay: int, weight: int, bias_max: int) -> None:
     """Every threshold up to it has a bias, and none beyond: there are no gaps."""

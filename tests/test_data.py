@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from damage import struck
+from helpers import usually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -498,7 +499,7 @@ def test_archive_reads_or_refuses(tmp_path: Path, content: bytes) -> None:
         assert "\n" not in str(error)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=usually(50))
 @given(data=st.data())
 def test_picture_reads_or_refuses(tmp_path: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["png", "jpg", "gif", "bmp", "tif", "webp"]))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from conftest import Command, tiny_recipe
 from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, nmnist_tree, random_events, write_npz
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +86,7 @@ def binnings(draw: st.DrawFn) -> BinSettings:
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=usually(80), deadline=None)
 @given(binnings(), st.integers(1, 200), st.integers(0, 2**31), st.integers(0, 10**15))
 def test_binning_equals_a_loop_and_accounts_for_every_event(
     chosen: BinSettings, count: int, seed: int, start: int
@@ -132,7 +133,7 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], words: 
         BinSettings(timesteps=3, **values)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=usually(30), deadline=None)
 @given(binnings())
 def test_settings_come_back_from_a_file(chosen: BinSettings) -> None:
     for item in (chosen, replace(chosen, sensor=(3, 4))):
@@ -149,7 +150,7 @@ def test_settings_that_are_none_are_refused(values: Any) -> None:
 # ------------------------------------------------------------------------------------------------- formats
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=usually(25), deadline=None)
 @given(st.integers(0, 60), st.integers(0, 2**31))
 def test_bin_comes_back(tmp_path_factory: pytest.TempPathFactory, count: int, seed: int) -> None:
     raw = random_events(count, (34, 34), seed)
@@ -160,7 +161,7 @@ def test_bin_comes_back(tmp_path_factory: pytest.TempPathFactory, count: int, se
     assert not events.faults
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=usually(25), deadline=None)
 @given(st.integers(0, 60), st.integers(0, 2**31), st.sampled_from([0, 3]))
 def test_aedat_comes_back(tmp_path_factory: pytest.TempPathFactory, count: int, seed: int, room: int) -> None:
     raw = random_events(count, (128, 128), seed)
@@ -274,7 +275,7 @@ def test_a_truncated_npz_and_aedat4_are_refused(tmp_path: Path) -> None:
             read_recording(tmp_path / "a.aedat4")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(st.integers(2, 200), st.integers(1, 3), st.integers(0, 2**31))
 def test_wraps_of_the_counter_are_undone_and_counted(count: int, periods: int, seed: int) -> None:
     period = 1 << 23
@@ -296,7 +297,7 @@ def test_overflow_events_of_bin_files_move_time_and_are_no_events(tmp_path: Path
     assert not events.faults
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(st.integers(1, 100), st.integers(0, 2**31), st.integers(1, JITTER_US))
 def test_events_a_little_out_of_order_are_sorted_and_counted(count: int, seed: int, jitter: int) -> None:
     raw = random_events(count, (34, 34), seed)

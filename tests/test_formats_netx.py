@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import assert_equal, chains, mutations, rng_of
+from helpers import assert_equal, chains, mutations, rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def test_relays_past_a_wide_dense_layer_are_read_back(tmp_path: Path) -> None:
     assert np.array_equal(np.flatnonzero(read), np.arange(side) * (side + 1)) and (read.diagonal() == 90).all()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=usually(120), deadline=None)
 @given(chain=chains())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, chain: ir.Chain) -> None:
     """Saved and loaded, a chain is equal in every field."""
@@ -403,7 +403,7 @@ def test_mutated_files_give_input_errors_only(good: Path, tmp_path: Path) -> Non
     assert refused > 200
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(text=st.text(max_size=30))
 def test_any_class_name_survives(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """Class names are whatever people call things."""

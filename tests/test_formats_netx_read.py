@@ -14,6 +14,7 @@ import lava_dl_networks as lava_dl
 import numpy as np
 import pytest
 from foreign import Foreign, plainly, random_network, spread_constants
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
@@ -42,7 +43,7 @@ def drawn(seed: int, path: Path, *, spread: bool = False) -> Foreign:
 # ------------------------------------------------------------------------------------------ arithmetic
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(seed=st.integers(0, 2**32), spread=st.booleans(), cuts=st.lists(st.floats(0, 1), max_size=3))
 def test_chip_time_is_one_step_after_another(
     seed: int, spread: bool, cuts: list[float], tmp_path_factory: pytest.TempPathFactory

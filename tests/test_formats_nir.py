@@ -18,7 +18,7 @@ import pytest
 import torch
 from branching import Drawn, branching, inputs
 from conftest import Command
-from helpers import assert_equal, images_for, look_trained, rng_of, spiking_network
+from helpers import assert_equal, images_for, look_trained, rng_of, spiking_network, usually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nir_reading import conv, convert, dense, eighths, flat, foreign, lif, load
@@ -165,7 +165,7 @@ def test_the_file_means_the_same_spikes(tmp_path: Path, tau: float) -> None:
     same_spikes(network, nir.read(tmp_path / "a.nir"), raw_input(network, 3), summed=True)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=usually(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(branching())
 def test_random_branching_networks(drawn: Drawn) -> None:
     """Any folded network, as it is after training: the same spikes, the same arrays back."""
@@ -284,7 +284,7 @@ def conv2d(conv: ir.Conv, image: np.ndarray) -> np.ndarray:
     return F.conv2d(x, weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)[0].numpy()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=usually(200), deadline=None)
 @given(convolutions())
 def test_packing_a_convolution(drawn: tuple[ir.Conv, ir.Shape]) -> None:
     """Square and ungrouped it makes the same pixels; unpacked it is the same convolution."""
@@ -624,7 +624,7 @@ def small_file() -> bytes:
         return path.read_bytes()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=usually(80), deadline=None)
 @given(data=st.data())
 def test_fields_of_any_type_and_shape(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Any field of any node replaced by any value of another kind: an InputError, or still a network."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command
-from helpers import assert_equal, rng_of
+from helpers import assert_equal, rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nir_reading import convert, dense, eighths, flat, foreign, lif, load
@@ -193,7 +193,7 @@ def test_branches_of_different_factors() -> None:
     np.testing.assert_array_equal(found.scores.numpy(), peer([nodes["f"], nodes["d"]], second)[1].sum(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(data=st.data())
 def test_random_constants(data: st.DataObject) -> None:
     """Any neuron type with constants of its own for every neuron, behind any factors: the peer's spikes."""

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Child, Command, tiny_recipe
-from helpers import mutations, rng_of
+from helpers import mutations, rng_of, usually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -403,7 +403,7 @@ for action in (lambda: onnx_read.read(path), lambda: [onnx_graph.write(path.with
     assert [file.name for file in tmp_path.iterdir()] == ["g.onnx"]
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=usually(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**16),
     convs=st.lists(

@@ -15,7 +15,7 @@ import torch
 from branching import export as lowered
 from branching import inputs
 from conftest import ROOT, Command
-from helpers import assert_same, chains, look_trained, rng_of, spiking_network
+from helpers import assert_same, chains, look_trained, rng_of, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -72,7 +72,7 @@ def nodes_of(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 # ---------------------------------------------------------------------------------------------------- integers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(
     chain=chains(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 4), extreme=st.booleans(),
     unroll=st.booleans(),
@@ -127,14 +127,14 @@ def varying_chains(draw: st.DrawFn) -> ir.Chain:
     return replace(chain, layers=tuple(layers))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(chain=varying_chains(), seed=st.integers(0, 2**32 - 1), extreme=st.booleans(), unroll=st.booleans())
 def test_random_time_varying_chains(chain: ir.Chain, seed: int, extreme: bool, unroll: bool) -> None:
     """Tables of leak, lift and threshold, one row a step."""
     held_equal(chain, raw_input(chain, 2, seed, extreme=extreme), unroll=unroll)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=usually(25), deadline=None)
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1), limit=st.sampled_from([2, 40, 300, 5000]))
 def test_digits_put_together_are_the_sums(chain: ir.Chain, seed: int, limit: int) -> None:
     """Weights and inputs in digits, as if float32 were exact up to `limit` only: the same, or refused by name."""

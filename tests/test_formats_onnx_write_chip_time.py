@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import Command
-from helpers import rng_of
+from helpers import rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lava_dl_networks import NETWORKS
@@ -144,7 +144,7 @@ def held_equal(
     return wanted
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=usually(50), deadline=None)
 @given(
     net=netlists(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 3), steps=st.integers(1, 12),
     extreme=st.booleans(), unroll=st.booleans(),
@@ -154,7 +154,7 @@ def test_random_networks(net: Netlist, seed: int, samples: int, steps: int, extr
     held_equal(net, streams_for(net, samples, steps, seed, extreme=extreme), unroll=unroll)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=usually(30), deadline=None)
 @given(
     net=netlists(), seed=st.integers(0, 2**32 - 1), interval=st.integers(1, 9), offset=st.integers(0, 9),
     unroll=st.booleans(),

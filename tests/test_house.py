@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, child_environment
 
-SUBJECTS = {"attack", "bad_input", "fuzz", "house", "mutants", "neuron_proof", "wheel"}  # of the tool as a whole
+SUBJECTS = {
+    "attack",
+    "bad_input",
+    "fuzz",
+    "house",
+    "mutants",
+    "neuron_proof",
+    "thorough",
+    "wheel",
+}  # of the tool as a whole
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

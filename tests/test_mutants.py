@@ -532,6 +532,7 @@ def run(tree: Path, tests: str, **variables: str) -> subprocess.CompletedProcess
             "PYTHONPATH": str(tree),
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
+            "SNN2CHIP_THOROUGH": "1",
             **variables,
         },
         capture_output=True,

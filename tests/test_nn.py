@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -647,7 +648,7 @@ def test_wrong_arguments_are_named(make: Callable[[], nn.Module], message: str) 
         make()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(
     tau=st.floats(1e-3, 1),
     threshold=st.floats(1e-3, 10),

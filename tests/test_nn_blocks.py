@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_recipe
-from helpers import Does, images_for, look_trained, spiking_network
+from helpers import Does, images_for, look_trained, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -403,7 +403,7 @@ def mixtures(draw: st.DrawFn) -> Made:
     return layers
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=usually(80), deadline=None)
 @given(mixtures(), st.integers(0, 2**20), st.sampled_from(["direct", "poisson"]), st.integers(1, 4))
 def test_random_mixtures(layers: Made, seed: int, coding: str, steps: int) -> None:
     """Networks nobody thought of."""

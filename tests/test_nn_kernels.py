@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -111,7 +112,7 @@ def run(lif: LIF, data: Tensor, above: Tensor, layout: str) -> list[Tensor]:
 @example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, False, "channels_last", torch.float32, 0)
 @example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, True, "contiguous", torch.float32, 1)
 @example(16, (2, 11, 7, 5), 0.5, 0.7, "arctan", 2.0, False, "repeated", torch.float32, 2)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 def test_one_operation_equals_a_plain_loop(
     steps: int,
     shape: tuple[int, int, int, int],
@@ -238,7 +239,7 @@ def test_not_a_number_stays_silent_in_every_way() -> None:
 
 @needs_kernels
 @given(st.integers(1, 400), st.integers(0, 2**31), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 def test_bits_come_back(count: int, seed: int, threads: int) -> None:
     """Packing and unpacking is the identity on zeros and ones, and takes a bit each."""
     compiled = kernels.load()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers import usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,7 +46,7 @@ pairs = st.tuples(st.integers(1, 5), st.integers(1, 5))
 @example((40, 64, 3, 3), 64, (3, 3), (1, 1), (1, 1), 0.2, True, 1)  # images in groups
 @example((1, 32, 70, 61), 33, (3, 3), (2, 2), (1, 1), 0.1, False, 2)  # an image in pieces
 @example((1, 65, 20, 20), 17, (5, 4), (2, 1), (3, 0), 0.3, True, 3)  # kernels in parts, more padding than it needs
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 def test_equal_to_the_dense_convolution(
     shape: tuple[int, int, int, int],
     outputs: int,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import hooked, images_for, look_trained, rng_of, spiking_network
+from helpers import hooked, images_for, look_trained, rng_of, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -520,7 +520,7 @@ def random_layers(draw: st.DrawFn) -> tuple[Layers, tuple[int, int, int], str, s
     return layers, shape, readout, draw(st.sampled_from(["direct", "poisson"]))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=usually(120), deadline=None)
 @given(made=random_layers(), seed=st.integers(0, 2**20))
 def test_random_networks(made: tuple[Layers, tuple[int, int, int], str, str], seed: int) -> None:
     """Networks nobody thought of: no spike differs between torch, captured and folded."""
@@ -713,7 +713,7 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         capture(spiking_network([("conv1", Conv2d(2, 2, 3)), ("norm", TDBatchNorm(3)), ("l", LIF())], (2, 8, 8)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), alpha=st.floats(0.1, 2), threshold=st.floats(0.05, 5))
 def test_norm_gain_is_the_formula(seed: int, alpha: float, threshold: float) -> None:
     """g x + (beta - g mean) is tdBN's formula, element by element in Python floats."""

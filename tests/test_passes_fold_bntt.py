@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from branching import LOIHI
-from helpers import spiking_network
+from helpers import spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def test_one_neuron_by_hand() -> None:
         assert trace.scores.tolist() == [[2.0]]
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=usually(35), deadline=None)
 @given(network=networks(), seed=st.integers(0, 2**31))
 def test_the_fold_is_exact(network: SpikingNetwork, seed: int) -> None:
     """gamma over six decades, any geometry, coding and readout: every spike; membranes and scores but for rounding."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from branching import LOIHI, Branching, Drawn, Stages, Step, branching, check, export, inputs
 from conftest import tiny_recipe
-from helpers import assert_equal, images_for, look_trained, spiking_network
+from helpers import assert_equal, images_for, look_trained, spiking_network, usually
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from lava_fixtures import lava_environment  # noqa: F401
@@ -55,7 +55,9 @@ Layer = tuple[str, Ways, nn.Module]
 # ----------------------------------------------------------------------------------------------- random networks
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=usually(80), deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(branching())
 def test_random_branching_networks(drawn: Drawn) -> None:
     """From torch to the simulator no spike and no voltage changes but by rounding; the file holds the same chain."""
@@ -297,7 +299,7 @@ def test_a_level_that_shrinks_and_one_that_grows_again() -> None:
     assert {item.covers for level in stages.plan.levels for item in level.relays} == {(7, 7)}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(
     size_in=st.integers(1, 12),
     size_out=st.integers(1, 12),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import images_for, look_trained, rng_of, spiking_network
+from helpers import images_for, look_trained, rng_of, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -134,7 +134,7 @@ def test_integers_are_the_rounded_floats_and_fit(name: str, bits: int, calibrate
         ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(3, 2, 3, 3), (2, 1, 5, 1), (4, 7), (1, 1), (2, 40)]),
@@ -251,7 +251,7 @@ def proof_layers(draw: st.DrawFn) -> tuple[ir.ChainLayer, ir.Shape, ir.IntArray,
     return layer, shape, low, high, draw(st.integers(1, 5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=usually(300), deadline=None)
 @given(made=proof_layers(), seed=st.integers(0, 2**32 - 1))
 def test_what_is_proved_never_overflows(
     made: tuple[ir.ChainLayer, ir.Shape, ir.IntArray, ir.IntArray, int], seed: int
@@ -312,7 +312,7 @@ def test_proofs_are_neither_always_nor_never() -> None:
     assert min(seen.values()) >= 15, seen
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=usually(200), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 6), aim=st.floats(0.9, 1.1), steps=st.integers(1, 4))
 def test_the_proof_is_tight_for_dense_layers(seed: int, size: int, aim: float, steps: int) -> None:
     """Without memory or bias, a dense layer is proved exactly when no input overflows it."""
@@ -328,7 +328,7 @@ def test_the_proof_is_tight_for_dense_layers(seed: int, size: int, aim: float, s
     assert wrong == (not proved)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(seed=st.integers(0, 2**20), coding=st.sampled_from(["direct", "poisson"]), steps=st.sampled_from([1, 3, 40]))
 def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, steps: int) -> None:
     """Without data every layer is proved; adversarial input to each layer stays within its reported bound."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from branching import LOIHI, Drawn, Stages, branching, check, inputs, same_spikes
 from conftest import Command
-from helpers import look_trained, rng_of, spiking_network
+from helpers import look_trained, rng_of, spiking_network, usually
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from varying import digits_model, export, lowered, plain, randomize, raw_for, residual
@@ -138,7 +138,7 @@ def test_a_channel_without_weights() -> None:
         quantize(folded, LOIHI)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), wild=st.booleans())
 def test_varying_peaks_is_a_bound(seed: int, wild: bool) -> None:
     """No membrane exceeds it before its reset, for random sums and for those that go to the ends; in Python integers.
@@ -174,7 +174,7 @@ def test_varying_peaks_is_a_bound(seed: int, wild: bool) -> None:
         v = np.where(v > tables.threshold[step], 0, v)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=usually(6), deadline=None)
 @given(seed=st.integers(0, 2**31), calibrated=st.booleans())
 def test_the_same_integers_from_the_scales_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, seed: int, calibrated: bool
@@ -254,7 +254,7 @@ def engines_agree(stages: Stages, raw: ir.IntArray) -> None:
     np.testing.assert_array_equal(dense.scores, slow.scores)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=usually(25), deadline=None)
 @given(drawn=branching())
 def test_random_branching_networks(drawn: Drawn) -> None:
     """Torch = captured = folded, and graph = chain = reference, with BNTT after some adds and tdBN elsewhere."""

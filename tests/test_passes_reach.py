@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import rng_of
+from helpers import rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ def everything(inputs: int, steps: int) -> np.ndarray:
     return np.repeat(rows[:, None], steps, axis=1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=usually(200), deadline=None)
 @given(data=st.data())
 def test_no_layer_that_can_fire_is_named(data: st.DataObject) -> None:
     """With constant input the bound is reached: a layer is silent if and only if no input makes it fire."""

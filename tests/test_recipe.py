@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from conftest import tiny_recipe
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -534,7 +535,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=usually(200), deadline=None)
 @given(data=st.data())
 def test_any_value_anywhere_is_taken_or_named(data: st.DataObject) -> None:
     """Whatever stands at whatever key: a recipe, or a RecipeError that names the key; never another error."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, run_in_process
 from fuzz_hdf5 import mutate
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stock_netx import Job, odd_network, verdicts
@@ -407,7 +408,7 @@ def test_time_constants() -> None:
 # ---------------------------------------------------------------------------------------- what the bounds promise
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=usually(40))
 @given(
     threshold=st.integers(0, 300),
     voltage_decay=st.sampled_from([0, 1, 7, 500, 1024, 3072, 4095, 4096]),
@@ -483,7 +484,7 @@ def test_no_overflow_said_means_none_comes(
         assert wraps or most[0] == 2**17  # the one sum that the register just holds
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=usually(40))
 @given(
     neurons=st.lists(
         st.tuples(

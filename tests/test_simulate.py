@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, chains, port_input, rng_of, spiking_network
+from helpers import assert_same, chains, port_input, rng_of, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -32,7 +32,7 @@ from snn2chip.simulate.run import simulate
 from snn2chip.simulate.streaming import StreamEngine
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=usually(250), deadline=None)
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 5), extreme=st.booleans())
 def test_dense_equals_the_reference(chain: ir.Chain, seed: int, samples: int, extreme: bool) -> None:
     """Any geometry, decay, bias and threshold, graded or binary input: every spike and voltage."""
@@ -99,7 +99,7 @@ def by_hand(chain: ir.Chain, port: ir.IntArray) -> tuple[dict[str, list[bool]], 
     return spikes, voltages
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(chain=chains(max_layers=2), seed=st.integers(0, 2**32 - 1))
 def test_the_reference_is_the_definition(chain: ir.Chain, seed: int) -> None:
     """Synapse by synapse and neuron by neuron in Python integers, no arrays: the same."""
@@ -218,7 +218,7 @@ def test_float32_would_be_wrong_where_float64_is_taken() -> None:
     assert_same(engine.run(port), reference.run(chain, port))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(chain=chains(max_layers=1), seed=st.integers(0, 2**32 - 1))
 def test_largest_sum_bounds_every_input(chain: ir.Chain, seed: int) -> None:
     """No input at the port's edges sums to more than `largest_sum` says, and partial sums neither."""
@@ -440,7 +440,7 @@ def test_input_files_that_are_none(tmp_path: Path) -> None:
     assert refused > 100
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=usually(25), deadline=None)
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1))
 def test_traces_survive_their_file(tmp_path_factory: pytest.TempPathFactory, chain: ir.Chain, seed: int) -> None:
     """Saved and loaded, a trace is the same, scores included."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, chains, port_input, rng_of
+from helpers import assert_same, chains, port_input, rng_of, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +136,7 @@ def wide_chains(draw: st.DrawFn) -> ir.Chain:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=usually(120), deadline=None)
 @given(
     chain=chains(),
     seed=st.integers(0, 2**32 - 1),
@@ -155,7 +155,7 @@ def test_events_equal_the_reference(
     assert_same(engine.run(port, batch_size=2), reference.run(chain, port))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=usually(150), deadline=None)
 @given(
     chain=wide_chains(),
     seed=st.integers(0, 2**32 - 1),

@@ -18,6 +18,7 @@ import torch
 import zoo
 from conftest import Command, child_environment
 from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, random_events, write_npz
+from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,7 +64,7 @@ def joined(pieces: Sequence[Events]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("x", "y", "p", "t")}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=usually(80), deadline=None)
 @given(
     kind=st.sampled_from(sorted(PERIOD)),
     count=st.integers(0, 300),
@@ -159,7 +160,7 @@ def piecewise(events: Events, chosen: BinSettings, cuts: Sequence[int], most: in
     return np.concatenate([*blocks, binner.finish()]), binner.tally
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=usually(120), deadline=None)
 @given(
     count=st.integers(1, 300),
     seed=st.integers(0, 2**31),

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers import chains, port_input
+from helpers import chains, port_input, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from snn2chip.simulate import reference
 from snn2chip.simulate.streaming import StreamEngine
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=usually(60), deadline=None)
 @given(
     chain=chains(),
     seed=st.integers(0, 2**32 - 1),

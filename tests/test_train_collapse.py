@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, tiny_recipe
-from helpers import assert_equal, hooked
+from helpers import assert_equal, hooked, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ TRIALS = ["least squares", "paired"]
 
 # ------------------------------------------------------------------------------------------------ the algebra
 
-SOME = settings(max_examples=40, deadline=None)
+SOME = settings(max_examples=usually(40), deadline=None)
 decades = st.floats(-5, 5).map(lambda power: 10.0**power)
 
 

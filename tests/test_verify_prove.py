@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from branching import Drawn, Stages, branching, export, inputs
-from helpers import Does, look_trained, spiking_network
+from helpers import Does, look_trained, spiking_network, usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -326,7 +326,7 @@ def test_columns_that_differ_and_sums_that_do_not() -> None:
 # ------------------------------------------------------------------------------------------- against running
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=usually(40), deadline=None)
 @given(drawn=branching(), seed=st.integers(0, 2**32 - 1))
 def test_random_networks_and_random_changes(drawn: Drawn, seed: int) -> None:
     """It holds of every chain that `lower` makes; and where it holds of one with a number changed, running it finds
