@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers import Spike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,27 +70,6 @@ class Body(nn.Module):
 # ------------------------------------------------------------------------------------------------ written out
 
 
-class _Spike(torch.autograd.Function):
-    """1 where `seen` exceeds 0, with the surrogate's derivative there as the derivative with respect to x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, seen: Tensor, name: str, width: float) -> Tensor:
-        ctx.save_for_backward(seen)
-        ctx.name, ctx.width = name, width
-        return (seen > 0).double()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,), a = ctx.saved_tensors, ctx.width
-        if ctx.name == "rectangular":
-            slope = torch.where(x.abs() < a / 2, 1 / a, 0.0)
-        elif ctx.name == "triangular":
-            slope = torch.clamp(1 - x.abs().double() / a, min=0) / a
-        else:
-            slope = 1 / a / (1 + (math.pi / a * x.double()) ** 2)
-        return grads[0] * slope, None, None, None
-
-
 def membranes(current: Tensor, tau: Tensor, threshold: Tensor) -> list[Tensor]:
     """Membranes before the reset of currents (T, ...), in their own precision."""
     found: list[Tensor] = []
@@ -142,7 +122,7 @@ def plain(
                 for step, current in enumerate(value):
                     u = current if kept is None else current + tau * kept
                     seen, limit = (forced[b][0][step], forced[b][1]) if forced else (u.detach(), threshold.detach())
-                    fired: Tensor = _Spike.apply(u - threshold, seen - limit, m.surrogate, m.width)  # type: ignore[no-untyped-call]
+                    fired: Tensor = Spike.apply(u - threshold, seen - limit, m.surrogate, m.width)  # type: ignore[no-untyped-call]
                     kept = u * (1 - (fired.detach() if m.detach_reset else fired))
                     us.append(u.detach())
                     spikes.append(fired)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from damage import damage
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -24,6 +24,12 @@ from snn2chip.nn.norm import TDBatchNorm
 def usually(count: int) -> int:
     """How many examples of `count` a random test draws: a third, or all in the slow run of test_thorough."""
     return count if "SNN2CHIP_THOROUGH" in os.environ else (count + 2) // 3
+
+
+def some(items: Iterable[Any], seed: int) -> list[Any]:
+    """As many of the items as are usual; which, by the seed."""
+    every = list(items)
+    return [every[index] for index in sorted(rng_of(seed).permutation(len(every))[: usually(len(every))])]
 
 
 # ------------------------------------------------------------------------------------------- trained networks
@@ -209,6 +215,42 @@ def py_voltage(
     return (0 if fired else total), fired
 
 
+# -------------------------------------------------------------------------------- the neuron, left to autograd
+
+
+class Spike(torch.autograd.Function):
+    """1 where `seen` exceeds 0, with the surrogate's derivative there as the derivative with respect to x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: Tensor, name: str, width: float) -> Tensor:
+        ctx.save_for_backward(seen)
+        ctx.name, ctx.width = name, width
+        return (seen > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (seen,), a = ctx.saved_tensors, ctx.width
+        x = seen.to(grads[0].dtype)
+        if ctx.name == "rectangular":
+            slope = (x.abs() < a / 2).to(x.dtype) / a
+        elif ctx.name == "triangular":
+            slope = torch.clamp(1 - x.abs() / a, min=0) / a
+        else:
+            slope = 1 / a / (1 + (math.pi / a * x) ** 2)
+        return grads[0] * slope, None, None, None
+
+
+def plain_loop(current: Tensor, tau: Tensor, threshold: Tensor, name: str, width: float, detach: bool) -> Tensor:
+    """u[t] = tau u[t-1] (1 - o[t-1]) + I[t], o[t] = u[t] > Vth, operation by operation."""
+    spikes = []
+    u = o = torch.zeros_like(current[0])
+    for step in current:
+        u = tau * u * (1 - (o.detach() if detach else o)) + step
+        o = Spike.apply(u - threshold, (u - threshold).detach(), name, width)  # type: ignore[no-untyped-call]
+        spikes.append(o)
+    return torch.stack(spikes)
+
+
 # ----------------------------------------------------------------------------------------------- random chains
 
 
@@ -319,8 +361,3 @@ def port_input(chain: ir.Chain, samples: int, seed: int, *, extreme: bool = Fals
     if extreme:
         return chain.port(rng.choice([chain.low, chain.high], shape).astype(np.int64))
     return chain.port(rng.integers(chain.low, chain.high + 1, shape))
-
-
-def mutations(whole: bytes, rng: np.random.Generator, count: int) -> Iterator[bytes]:
-    """Copies of a file with bytes cut, changed or moved."""
-    return (damage(whole, rng)[0] for _ in range(count))

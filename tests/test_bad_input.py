@@ -10,21 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 import zoo as zoo_tool
 from conftest import Child, Command, Quickstart, run_in_process, tiny_recipe
-from torch import nn
 
 from snn2chip.chip.profile import load as load_chip
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 from snn2chip.formats import netx
 from snn2chip.lava import CACHE_VARIABLE, PYTHON_VARIABLE, interpreters
 from snn2chip.nn import model_file
-from snn2chip.passes.capture import capture
 from snn2chip.passes.pipeline import export
 
 OLD = b"what was there before"
@@ -196,16 +193,6 @@ def test_numbers_that_are_none(value: float, tensor: str, cli: Command, quicksta
     assert snapshot(tmp_path) == before
 
 
-def test_numbers_in_a_net_that_are_none(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
-    """NaN weights in a .net are refused by layer and array."""
-    copy = quickstart.copy(tmp_path / "run")
-    with h5py.File(copy.net, "r+") as file:
-        shape = file["layer/1/weight"].shape
-        del file["layer/1/weight"]
-        file["layer/1/weight"] = np.full(shape, np.nan, dtype=np.float32)
-    cli("simulate", copy.net).refused("layer/1", "'weight' holds values that are not integers")
-
-
 # ------------------------------------------------------------------------------------------------- --input
 
 
@@ -307,31 +294,13 @@ def test_pickled_input_is_not_run(cli: Command, quickstart: Quickstart, tmp_path
 # ----------------------------------------------------------------------------------------- options and names
 
 
-def test_layer_that_cannot_be_exported() -> None:
-    """A torch layer without counterpart is named, by place and kind, with the nearest thing that has one."""
-    network = model_file.build_network(tiny_recipe(), (1, 8, 8), 10, 16).eval()
-    capture(network)
-    network.body.conv2 = nn.MaxPool2d(2)
-    remedy = r"use snn2chip\.nn\.MaxPool2d after a LIF, snn2chip\.nn\.AvgPool2d or a stride"
-    with pytest.raises(UnsupportedError, match=rf"layer 'conv2': MaxPool2d .*{remedy}"):
-        capture(network)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("nothing-like-it",), ("nothing-like-it", "digits-tdbn")),
         (("digits-tdbn", "--set", "train.epoch=3"), ("unknown key 'train.epoch'", "epochs")),
-        (("digits-tdbn", "--set", "trian.epochs=3"), ("unknown key 'trian'", "train")),
-        (("digits-tdbn", "--set", "train.epochs=many"), ("'train.epochs'", "many")),
         (("digits-tdbn", "--set", "train.epochs=0"), ("'train.epochs'", "given: 0")),
-        (("digits-tdbn", "--set", "train.epochs=2.5"), ("'train.epochs'", "given: 2.5")),
-        (("digits-tdbn", "--set", "train.lr=nan"), ("'train.lr'",)),
-        (("digits-tdbn", "--set", "train.lr=-1"), ("'train.lr'", "given: -1")),
-        (("digits-tdbn", "--set", "train.epochs"), ("'train.epochs'", "key=value")),
-        (("digits-tdbn", "--set", "=3"), ("'=3'", "key=value")),
         (("digits-tdbn", "--set", ""), ("key=value",)),
-        (("digits-tdbn", "--set", "train.epochs.first=3"), ("'train.epochs.first=3'", "not a table")),
         (("digits-tdbn", "--set", "data.name=mnist"), ("no data set 'mnist'", "fashion-mnist")),
     ],
 )

@@ -187,19 +187,6 @@ def test_input_files_have_no_accuracy(cli: Command, quickstart: Quickstart, trac
     assert "accuracy" not in found
 
 
-def test_verify_without_lava(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
-    """Passes with a verdict and figures that say so; names every rung."""
-    printed = cli(
-        "verify", quickstart.model, quickstart.net, "--no-lava", "--samples", "2", "--json", tmp_path / "v.json"
-    ).ok()
-    found = json.loads((tmp_path / "v.json").read_text())
-    assert found["passed"] is True
-    assert "every exact rung holds" in printed
-    for rung in found["rungs"]:
-        assert rung["name"] in printed
-        assert rung["compared"] > 0
-
-
 @pytest.fixture(scope="module")
 def altered(quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quickstart's .net with the sign of its first layer's weights turned."""
@@ -209,15 +196,6 @@ def altered(quickstart: Quickstart, tmp_path_factory: pytest.TempPathFactory) ->
         weight = file["layer/1/weight"]
         weight[...] = -weight[...]
     return net
-
-
-def test_verify_finds_an_altered_file(cli: Command, quickstart: Quickstart, altered: Path, tmp_path: Path) -> None:
-    """A file that is not the model's fails with exit code 1 and the first difference, in words and in JSON."""
-    out = tmp_path / "v.json"
-    done = cli("verify", quickstart.model, altered, "--no-lava", "--samples", "2", "--json", out)
-    done.refused("integers = file", "differ, first layer", code=1)
-    assert "NOT EQUAL" in done.out
-    assert json.loads(out.read_text())["passed"] is False
 
 
 # ---------------------------------------------------------------------------------------- pipes and colours

@@ -432,8 +432,12 @@ MUTANTS = [
     *of("nn/norm.py", "test_nn_kernels.py -k repeats", ("(copies * count - 1)", "(copies * count)")),
     *of(
         "nn/neuron.py",
-        "test_nn.py -k 'lif_equals or exactly or resets'",
+        "test_nn.py -k 'exactly or resets'",
         ("fired = membrane > threshold", "fired = membrane >= threshold"),
+    ),
+    *of(
+        "nn/neuron.py",
+        "test_nn_kernels.py -k one_operation",
         ("membrane + tau * kept", "membrane + kept"),
         ("grad = grad - later * membrane", "grad = grad + later * membrane"),
         ("kept = membrane <= threshold", "kept = membrane > threshold"),

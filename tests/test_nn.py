@@ -13,9 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import usually
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,84 +42,7 @@ from snn2chip.recipe import SurrogateName
 NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
 
 
-# -------------------------------------------------------------------------- the neuron, as a plain autograd loop
-
-
-class _Spike(torch.autograd.Function):
-    """A step function whose derivative is the surrogate, written out once more."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, name: str, width: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        ctx.name, ctx.width = name, width
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        a = ctx.width
-        if ctx.name == "rectangular":
-            slope = (x.abs() < a / 2).to(x.dtype) / a
-        elif ctx.name == "triangular":
-            slope = torch.clamp(1 - x.abs() / a, min=0) / a
-        else:
-            slope = (1 / a) / (1 + (math.pi * x / a) ** 2)
-        return grad * slope, None, None
-
-
-def plain_loop(current: Tensor, tau: Tensor, threshold: Tensor, name: str, width: float, detach_reset: bool) -> Tensor:
-    """u[t] = tau u[t-1] (1 - o[t-1]) + I[t], o[t] = u[t] > Vth, left to autograd."""
-    spikes = []
-    u = torch.zeros_like(current[0])
-    o = torch.zeros_like(current[0])
-    for step in range(len(current)):
-        reset = o.detach() if detach_reset else o
-        u = tau * u * (1 - reset) + current[step]
-        o = _Spike.apply(u - threshold, name, width)
-        spikes.append(o)
-    return torch.stack(spikes)
-
-
-@pytest.mark.parametrize("trainable", [False, True])
-@pytest.mark.parametrize("detach_reset", [False, True])
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
-def test_lif_equals_a_plain_autograd_loop(steps: int, name: SurrogateName, detach_reset: bool, trainable: bool) -> None:
-    """Spikes equal exactly; gradients of current, tau and threshold within 1e-12 in float64."""
-    for seed, (tau, threshold, width) in enumerate([(0.25, 0.5, 1.0), (0.9, 1.1, 0.4), (0.6, 0.2, 2.5)]):
-        generator = torch.Generator().manual_seed(seed)
-        lif = LIF(
-            tau,
-            threshold,
-            surrogate=name,
-            width=width,
-            trainable_tau=trainable,
-            trainable_threshold=trainable,
-            detach_reset=detach_reset,
-        ).double()
-        data = torch.randn((steps, 3, 4, 5), generator=generator, dtype=torch.float64)
-        above = torch.randn(data.shape, generator=generator, dtype=torch.float64)
-        mine, theirs = data.clone().requires_grad_(), data.clone().requires_grad_()
-        spikes = lif(mine)
-        (spikes * above).sum().backward()
-
-        own = {key: value.detach().clone().requires_grad_() for key, value in lif.named_parameters()}
-        loop_tau = own["tau_logit"].sigmoid() if trainable else lif.tau
-        loop_threshold = own["log_threshold"].exp() if trainable else lif.threshold
-        expected = plain_loop(theirs, loop_tau, loop_threshold, name, width, detach_reset)
-        (expected * above).sum().backward()
-
-        assert torch.equal(spikes, expected)
-        assert 0.05 < float(spikes.mean().detach()) < 0.95
-        assert theirs.grad is not None and float(theirs.grad.abs().max()) > 0
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-12)
-        assert len(own) == (2 if trainable else 0)
-        for key, parameter in lif.named_parameters():
-            # tau has no gradient at T = 1: nothing leaks yet
-            reference = own[key].grad
-            reference = torch.zeros_like(parameter) if reference is None else reference
-            assert steps == 1 or float(reference.abs()) > 0
-            torch.testing.assert_close(parameter.grad, reference, rtol=1e-12, atol=1e-12)
+# ---------------------------------------------------------------- the neuron; its gradients in test_nn_kernels
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,22 +91,13 @@ def test_bfloat16_currents_keep_a_float32_membrane() -> None:
     assert leaf.grad is not None and leaf.grad.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("name", "detach_reset", "dtype"),
-    [
-        ("rectangular", False, torch.float32),
-        ("triangular", True, torch.float32),
-        ("arctan", False, torch.bfloat16),
-    ],
-)
-def test_fused_equals_eager(name: SurrogateName, detach_reset: bool, dtype: torch.dtype) -> None:
-    """fuse=True gives the same spikes, and gradients to float32 rounding, with or without a C++ compiler."""
+def test_fused_equals_eager_in_bfloat16() -> None:
+    """fuse=True gives the same spikes, and gradients to bfloat16's rounding, with or without a C++ compiler."""
     torch.manual_seed(0)
-    current = torch.randn(4, 8, 6, 5, dtype=dtype)
-    above = torch.randn(4, 8, 6, 5, dtype=dtype)
+    current, above = torch.randn(2, 4, 8, 6, 5).bfloat16()
     results = []
     for fuse in (False, True):
-        lif = LIF(0.25, 0.5, surrogate=name, trainable_tau=True, trainable_threshold=True, detach_reset=detach_reset)
+        lif = LIF(0.25, 0.5, surrogate="arctan", trainable_tau=True, trainable_threshold=True)
         if fuse:
             fuse_neurons(nn.Sequential(lif), torch.device("cpu"))
             assert lif.fuse
@@ -198,9 +109,8 @@ def test_fused_equals_eager(name: SurrogateName, detach_reset: bool, dtype: torc
         assert torch.equal(lif.eval()(current), spikes)
     eager, fused = results
     assert torch.equal(eager[0], fused[0])
-    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
     for mine, theirs in zip(eager[1:], fused[1:], strict=True):
-        torch.testing.assert_close(mine, theirs, **close)
+        torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-2)
 
 
 def test_fuse_without_a_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,27 +159,6 @@ def test_tdbn_is_its_formula(alpha: float, threshold: float, image: bool) -> Non
     before = norm.running_mean.clone(), norm.running_var.clone()
     torch.testing.assert_close(norm(x), formula(x, mean, var), rtol=1e-12, atol=1e-12)
     assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
-
-
-def test_tdbn_follows_batches_as_batchnorm2d() -> None:
-    """With Vth = 1 it is BatchNorm2d over (T N), running statistics included."""
-    torch.manual_seed(2)
-    ours, theirs = TDBatchNorm(4, threshold=1.0), nn.BatchNorm2d(4)
-    for _ in range(4):
-        x = torch.randn(2, 3, 4, 5, 5) * 2 + 1
-        assert torch.equal(ours(x).flatten(0, 1), theirs(x.flatten(0, 1)))
-    assert torch.equal(ours.running_mean, theirs.running_mean)  # type: ignore[arg-type]
-    assert torch.equal(ours.running_var, theirs.running_var)  # type: ignore[arg-type]
-    ours.eval(), theirs.eval()
-    assert torch.equal(ours(x).flatten(0, 1), theirs(x.flatten(0, 1)))
-
-
-def test_tdbn_brings_currents_to_threshold_scale() -> None:
-    """At the start, its output has mean 0 and deviation alpha Vth: tdBN's reason to be."""
-    torch.manual_seed(3)
-    y = TDBatchNorm(6, alpha=0.5, threshold=0.8)(torch.randn(4, 16, 6, 8, 8) * 7 - 3)
-    assert torch.allclose(y.mean((0, 1, 3, 4)), torch.zeros(6), atol=1e-5)
-    assert torch.allclose(y.std((0, 1, 3, 4)), torch.full((6,), 0.4), atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------ batch norm through time
@@ -646,27 +535,6 @@ def test_wrong_arguments_are_named(make: Callable[[], nn.Module], message: str) 
     """Refused at construction, by argument name and value."""
     with pytest.raises(InputError, match=message):
         make()
-
-
-@settings(max_examples=usually(60), deadline=None)
-@given(
-    tau=st.floats(1e-3, 1),
-    threshold=st.floats(1e-3, 10),
-    steps=st.integers(1, 6),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_lif_spikes_are_the_equation(tau: float, threshold: float, steps: int, seed: int) -> None:
-    """Step by step in Python floats: u = tau u (1 - o) + I, o = u > Vth; every spike the same."""
-    current = torch.from_numpy(np.random.default_rng(seed).normal(0, threshold, (steps, 7)))
-    lif = LIF(tau, threshold).double()
-    leak, limit = float(lif.tau), float(lif.threshold)
-    spikes = lif(current)
-    for neuron in range(7):
-        u, o = 0.0, False
-        for step in range(steps):
-            u = float(current[step, neuron]) + leak * (0.0 if o else u)
-            o = u > limit
-            assert bool(spikes[step, neuron]) == o
 
 
 def test_layers_print_their_constants() -> None:

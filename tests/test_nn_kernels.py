@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import usually
+from helpers import plain_loop, usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -26,38 +26,6 @@ NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
 LAYOUTS = ("contiguous", "channels_last", "every_other", "repeated", "transposed")
 
 needs_kernels = pytest.mark.skipif(isinstance(kernels.load(), str), reason=f"no compiled kernels: {kernels.load()}")
-
-
-class _Spike(torch.autograd.Function):
-    """A step whose derivative is the surrogate, written out again, in the type of its input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, width: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.name, ctx.width = name, width
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        a = ctx.width
-        slope = {
-            "rectangular": lambda: torch.where(x.abs() < a / 2, torch.full_like(x, 1 / a), torch.zeros_like(x)),
-            "triangular": lambda: torch.clamp(1 - x.abs() / a, min=0) / a,
-            "arctan": lambda: 1 / a / (1 + (math.pi / a * x) ** 2),
-        }[ctx.name]()
-        return grads[0] * slope, None, None
-
-
-def plain_loop(current: Tensor, tau: Tensor, threshold: Tensor, name: str, width: float, detach: bool) -> Tensor:
-    """The neuron left to autograd, operation by operation."""
-    spikes = []
-    u = o = torch.zeros_like(current[0])
-    for step in current:
-        u = tau * u * (1 - (o.detach() if detach else o)) + step
-        o = _Spike.apply(u - threshold, name, width)  # type: ignore[no-untyped-call]
-        spikes.append(o)
-    return torch.stack(spikes)
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
@@ -108,10 +76,11 @@ def run(lif: LIF, data: Tensor, above: Tensor, layout: str) -> list[Tensor]:
     st.sampled_from(LAYOUTS),
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 2**31),
+    st.booleans(),
 )
-@example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, False, "channels_last", torch.float32, 0)
-@example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, True, "contiguous", torch.float32, 1)
-@example(16, (2, 11, 7, 5), 0.5, 0.7, "arctan", 2.0, False, "repeated", torch.float32, 2)
+@example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, False, "channels_last", torch.float32, 0, True)
+@example(4, (3, 16, 8, 8), 0.25, 0.5, "rectangular", 1.0, True, "contiguous", torch.float32, 1, True)
+@example(16, (2, 11, 7, 5), 0.5, 0.7, "arctan", 2.0, False, "repeated", torch.float32, 2, True)
 @settings(max_examples=usually(150), deadline=None)
 def test_one_operation_equals_a_plain_loop(
     steps: int,
@@ -124,15 +93,16 @@ def test_one_operation_equals_a_plain_loop(
     layout: str,
     dtype: torch.dtype,
     seed: int,
+    fuse: bool,
 ) -> None:
-    """Spikes of the fused neuron are those of a loop; its gradients those of autograd, in float32 and float64."""
+    """Spikes are those of a loop; gradients those of autograd, in float32 and float64, fused and not."""
     generator = torch.Generator().manual_seed(seed)
     data = torch.randn((steps, *shape), generator=generator, dtype=dtype)
     above = torch.randn(data.shape, generator=generator, dtype=dtype)
     lif = LIF(
         tau, threshold, surrogate=name, width=width, trainable_tau=True, trainable_threshold=True, detach_reset=detach
     ).to(dtype)
-    lif.fuse = True
+    lif.fuse = fuse
     if not far_from(laid_out(data, layout), float(lif.tau.detach()), float(lif.threshold.detach()), width):
         return
     spikes, grad, *constants = run(lif, data, above, layout)

@@ -77,6 +77,7 @@ def test_random_branching_networks(drawn: Drawn) -> None:
         assert_equal(netx.load(Path(folder, "model.net")), stages.chain)
 
 
+@pytest.mark.slow
 def test_the_networks_above_are_worth_it() -> None:
     """Most are accepted, with everything in them that makes lowering hard, and spikes that come and go."""
     seen: Counter[str] = Counter()

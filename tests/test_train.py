@@ -27,7 +27,6 @@ from snn2chip.errors import InputError
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe
-from snn2chip.report import curves
 from snn2chip.simulate.events import unavailable
 from snn2chip.train import checkpoint, loop
 from snn2chip.train import start_from_onnx as plain_recipes
@@ -764,13 +763,6 @@ def test_metrics_and_curves_are_written(quickstart: Quickstart) -> None:
     assert png.endswith(b"IEND\xaeB`\x82")
     assert model_file.load(quickstart.model).metrics["float_accuracy"] > 0.85  # three epochs learn digits
     assert not list(quickstart.folder.glob(".*.part"))
-
-
-def test_curves_of_a_single_epoch(tmp_path: Path) -> None:
-    """One point is a picture too."""
-    row = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.1, "validation_accuracy": 0.2}
-    curves.plot([row], tmp_path / "curves.png", "one")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_train_limit_takes_the_first_images(digits: Sets, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -241,22 +242,6 @@ right_gain, right_norm = fold.norm_gain, fold._after_norm
 right_pool_before, right_pool_after = fold._pool_before_conv, fold._pool_after_conv
 
 
-def without_eps(norm: ir.Norm) -> NDArray[np.float64]:
-    return norm.gamma * norm.alpha * norm.threshold / np.sqrt(norm.var) if norm.name == "norm3" else right_gain(norm)
-
-
-def without_alpha(norm: ir.Norm) -> NDArray[np.float64]:
-    return right_gain(replace(norm, alpha=1.0))
-
-
-def without_beta(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
-    return right_norm(synapse, replace(norm, beta=0 * norm.beta) if norm.name == "norm4" else norm)
-
-
-def without_mean(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
-    return right_norm(synapse, replace(norm, mean=0 * norm.mean) if norm.name == "norm1" else norm)
-
-
 def without_own_bias(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
     """The convolution's own bias is left as it is instead of being scaled: the usual mistake."""
     folded = right_norm(synapse, norm)
@@ -270,58 +255,44 @@ def flipped(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
     return replace(folded, weight=folded.weight[..., ::-1].copy()) if norm.name == "norm2" else folded
 
 
-def pool_not_divided(conv: ir.Conv, pool: ir.AvgPool, shape: ir.Shape) -> ir.Conv:
-    made = right_pool_before(conv, pool, shape)
-    return replace(made, weight=made.weight * 2)
+def without(field: str, where: str, right: Callable[..., Any]) -> Callable[..., Any]:
+    """`right`, whose last argument is a normalization, with a field of one of them 0."""
+
+    def wrong(*given: Any) -> Any:
+        *synapse, norm = given
+        return right(*synapse, replace(norm, **{field: 0 * getattr(norm, field)}) if norm.name == where else norm)
+
+    return wrong
 
 
-def pool_after_not_divided(conv: ir.Conv, pool: ir.AvgPool) -> ir.Conv:
-    made = right_pool_after(conv, pool)
-    return replace(made, weight=made.weight * 4)
-
-
-def positive_gain(norm: ir.Norm) -> NDArray[np.float64]:
-    return np.abs(right_gain(norm))
+def times(factor: int, right: Callable[..., ir.Conv]) -> Callable[..., ir.Conv]:
+    return lambda *given: replace(made := right(*given), weight=made.weight * factor)
 
 
 # what is replaced in snn2chip.passes.fold, by what, and the layer that is wrong first because of it
 WRONG = {
-    "eps left out": ("norm_gain", without_eps, "lif3", "conv3"),
-    "alpha dropped": ("norm_gain", without_alpha, "lif2", "conv2"),
-    "sign of gamma lost": ("norm_gain", positive_gain, "lif1", "conv1"),
-    "beta forgotten": ("_after_norm", without_beta, "lif4", "dense1"),
-    "mean forgotten": ("_after_norm", without_mean, "lif1", "conv1"),
+    "eps left out": ("norm_gain", without("eps", "norm3", right_gain), "lif3", "conv3"),
+    "alpha dropped": ("norm_gain", lambda norm: right_gain(replace(norm, alpha=1.0)), "lif2", "conv2"),
+    "sign of gamma lost": ("norm_gain", lambda norm: np.abs(right_gain(norm)), "lif1", "conv1"),
+    "beta forgotten": ("_after_norm", without("beta", "norm4", right_norm), "lif4", "dense1"),
+    "mean forgotten": ("_after_norm", without("mean", "norm1", right_norm), "lif1", "conv1"),
     "bias not scaled": ("_after_norm", without_own_bias, "lif2", "conv2"),
     "kernel flipped": ("_after_norm", flipped, "lif2", "conv2"),
-    "pool before divided wrongly": ("_pool_before_conv", pool_not_divided, "lif2", "conv2"),
-    "pool after divided wrongly": ("_pool_after_conv", pool_after_not_divided, "lif3", "conv3"),
+    "pool before divided wrongly": ("_pool_before_conv", times(2, right_pool_before), "lif2", "conv2"),
+    "pool after divided wrongly": ("_pool_after_conv", times(4, right_pool_after), "lif3", "conv3"),
 }
 
 
-@pytest.fixture
-def wrongly(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """`with wrongly(name):` folds in this wrong way inside the block."""
-
-    def context(name: str) -> Any:
-        where, what, *_ = WRONG[name]
-        patch = pytest.MonkeyPatch()
-
-        class Wrong:
-            def __enter__(self) -> None:
-                patch.setattr(fold, where, what)
-
-            def __exit__(self, *_: object) -> None:
-                patch.undo()
-
-        return Wrong()
-
-    return context
+@contextlib.contextmanager
+def wrongly(name: str) -> Iterator[None]:
+    """Inside, folding is wrong in this way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold, *WRONG[name][:2])
+        yield
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_fold_is_caught_and_its_layer_named(
-    name: str, model: model_file.Model, images: NDArray[Any], wrongly: Callable[[str], Any]
-) -> None:
+def test_a_wrong_fold_is_caught_and_its_layer_named(name: str, model: model_file.Model, images: NDArray[Any]) -> None:
     """A fold that is wrong when verifying too fails 'captured = folded', at the layer that is wrong."""
     with wrongly(name):
         verdict = verify(model, export(model), images, with_lava=False)
@@ -339,7 +310,7 @@ def test_a_wrong_fold_is_caught_and_its_layer_named(
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrongly_folded_file_is_caught_and_its_layer_named(
-    name: str, model: model_file.Model, images: NDArray[Any], wrongly: Callable[[str], Any]
+    name: str, model: model_file.Model, images: NDArray[Any]
 ) -> None:
     """A file made by a wrong fold fails 'integers = file' when a right one verifies it, at the layer; and what it
     does is not what the right network does, from the same layer on."""
@@ -373,68 +344,41 @@ def test_a_wrong_fold_too_small_for_a_spike_is_caught(
     assert failed.first.layer == "lif1"
 
 
-def test_a_wrong_readout_is_caught(
-    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last layer has no neuron that fires: a capture that loses its bias shows in the scores, by name."""
-    right = ladder.capture
+@pytest.mark.parametrize(
+    ("owner", "stage", "layer", "change", "failing"),
+    [
+        (ladder, "capture", "dense2", {"bias": None}, "torch = captured"),
+        (fold, "fold", "dense2", {"bias": None}, "captured = folded"),
+        (ladder, "capture", "lif3", {"tau": 0.5}, "torch = captured"),
+    ],
+    ids=["a readout captured without its bias", "a readout folded without its bias", "a leak captured wrongly"],
+)
+def test_a_stage_that_changes_a_layer_is_caught(
+    owner: Any, stage: str, layer: str, change: dict[str, Any], failing: str,
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """By name: a readout's bias shows in no spike and no membrane, in the scores alone; a leak in the second step, as
+    the first has none yet."""
+    right = getattr(owner, stage)
 
-    def without_bias(network: Any, classes: Any = ()) -> ir.Network:
-        captured = right(network, classes)
-        nodes = [replace(node, bias=None) if node.name == "dense2" else node for node in captured.nodes]  # type: ignore[call-arg]
-        return captured.with_nodes("captured", nodes)
+    def wrong(*given: Any) -> Any:
+        made = right(*given)
+        network, *report = made if isinstance(made, tuple) else (made,)
+        nodes = [replace(node, **change) if node.name == layer else node for node in network.nodes]
+        network = network.with_nodes(network.stage, nodes)
+        return (network, *report) if report else network
 
     chain = export(model)
-    monkeypatch.setattr(ladder, "capture", without_bias)
+    monkeypatch.setattr(owner, stage, wrong)
     verdict = verify(model, chain, images, with_lava=False)
-    failed = rung(verdict, "torch = captured")
-    assert not failed.passed
-    assert failed.first is not None
-    assert (failed.first.layer, failed.first.sample) == ("dense2", 0)
-
-
-def test_a_wrongly_folded_readout_is_caught(
-    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fold that loses the readout's bias shows in no spike and no membrane: in the scores alone."""
-    right = fold.fold
-
-    def without_bias(network: ir.Network) -> tuple[ir.Network, fold.FoldReport]:
-        folded, report = right(network)
-        nodes = [replace(node, bias=None) if node.name == "dense2" else node for node in folded.nodes]  # type: ignore[call-arg]
-        return folded.with_nodes("folded", nodes), report
-
-    chain = export(model)
-    monkeypatch.setattr(fold, "fold", without_bias)
-    failed = rung(verify(model, chain, images, with_lava=False), "captured = folded")
-    assert not failed.passed
-    assert failed.first is not None
-    assert (failed.first.layer, failed.first.sample) == ("dense2", 0)
-
-
-def test_a_wrong_capture_is_caught(
-    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A capture that reads a wrong leak fails the first rung, in the second step: the first has none yet."""
-    right = ladder.capture
-
-    def leaky(network: Any, classes: Any = ()) -> ir.Network:
-        captured = right(network, classes)
-        nodes = [replace(node, tau=0.5) if node.name == "lif3" else node for node in captured.nodes]  # type: ignore[call-arg]
-        return captured.with_nodes("captured", nodes)
-
-    chain = export(model)
-    monkeypatch.setattr(ladder, "capture", leaky)
-    verdict = verify(model, chain, images, with_lava=False)
-    failed = rung(verdict, "torch = captured")
-    assert not failed.passed
-    assert failed.first is not None
-    assert failed.first.layer == "lif3"
-    assert failed.first.step is not None
-    assert failed.first.step >= 1
-    decay = rung(verdict, "integers = file")
-    assert decay.first == Difference("lif3", None, None, [0])
-    assert "decay of 'lif3'" in decay.detail
+    failed = rung(verdict, failing)
+    assert not failed.passed and failed.first is not None and failed.first.layer == layer
+    if layer == "lif3":
+        assert failed.first.step is not None and failed.first.step >= 1
+        decay = rung(verdict, "integers = file")
+        assert decay.first == Difference("lif3", None, None, [0]) and "decay of 'lif3'" in decay.detail
+    else:
+        assert failed.first.sample == 0
 
 
 def test_every_number_of_a_layer_is_compared(model: model_file.Model) -> None:
