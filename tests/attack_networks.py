@@ -33,10 +33,11 @@ import numpy as np
 import torch
 from attack_draw import Drawn, draw, membranes, plain
 from branching import Stages, same_spikes, within_the_chip
+from helpers import run_in_lava
 from torch import Tensor
 from torch.nn import functional as F
 
-from snn2chip import chip, ir, lava
+from snn2chip import chip, ir
 from snn2chip.errors import InputError
 from snn2chip.formats import netx, nir
 from snn2chip.formats.onnx import run as onnx_runtime
@@ -48,7 +49,7 @@ from snn2chip.nn.model_file import Model
 from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe, parse
-from snn2chip.simulate import reference, trace
+from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import make_engine
 from snn2chip.verify.compare import module_spikes
@@ -239,9 +240,7 @@ def to_chip(seed: int, drawn: Drawn, folder: Path, with_lava: bool, say: Callabl
                 raise Different(f"{rung.name}: {rung.mismatches} of {rung.compared}, {rung.detail}")
     if with_lava:
         say("lava")
-        np.savez_compressed(folder / "input.npz", input=port)
-        lava.run(path, folder / "input.npz", folder / "trace.npz", progress=False)
-        compared += same_traces("dense = Lava", run, trace.load(folder / "trace.npz", read))
+        compared += same_traces("dense = Lava", run, run_in_lava(read, port, folder))
     return {**figures, "compared": compared}
 
 

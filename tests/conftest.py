@@ -22,9 +22,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from lava_fixtures import lava_environment  # noqa: F401
 
 from snn2chip import cli as command_line
+from snn2chip import lava
 from snn2chip.recipe import Recipe, parse
 
 
@@ -264,3 +264,12 @@ def tiny_recipe(**changes: object) -> Recipe:
 def tiny() -> Callable[..., Recipe]:
     """`tiny(train__lr=0.1)`: a recipe that trains in a second, see `tiny_recipe`."""
     return tiny_recipe
+
+
+@pytest.fixture(scope="session")
+def lava_environment() -> lava.Environment:
+    """Lava's light environment, kept in the user's cache; skips only without a Python or an index to install from."""
+    try:
+        return lava.setup(progress=False)
+    except (lava.NoPythonError, lava.RegistryError) as error:
+        pytest.skip(str(error))

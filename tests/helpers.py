@@ -7,6 +7,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snn2chip import ir
+from snn2chip import ir, lava
+from snn2chip.formats import netx
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork
 from snn2chip.nn.neuron import lif_forward
 from snn2chip.nn.norm import TDBatchNorm
+from snn2chip.simulate import trace
 
 
 def usually(count: int) -> int:
@@ -181,6 +184,14 @@ def assert_same(mine: Trace, theirs: Trace) -> None:
     assert_equal([mine.spikes, mine.voltage], [theirs.spikes, theirs.voltage])
     assert mine.scores.dtype == theirs.scores.dtype == np.int64
     np.testing.assert_array_equal(mine.scores, theirs.scores.reshape(mine.scores.shape))
+
+
+def run_in_lava(chain: ir.Chain, port: ir.IntArray, folder: Path, net: str = "model.net") -> Trace:
+    """What Lava makes of a chain's file, which is written here."""
+    netx.save(folder / net, chain)
+    np.savez(folder / "input.npz", input=port)
+    lava.run(folder / net, folder / "input.npz", folder / "trace.npz", progress=False)
+    return trace.load(folder / "trace.npz", chain)
 
 
 # ---------------------------------------------------------------------------- the neuron, in Python's integers

@@ -10,7 +10,6 @@ import torch
 from helpers import py_current, py_decay, py_voltage, usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lava_fixtures import lava_environment  # noqa: F401
 from torch import Tensor
 
 from snn2chip import lava
@@ -210,7 +209,7 @@ def lava_cases(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.lava
 @pytest.mark.parametrize("model", ["lif", "lif_reset"])
-def test_arith_equals_lava(lava_environment: lava.Environment, model: Literal["lif", "lif_reset"]) -> None:  # noqa: F811
+def test_arith_equals_lava(lava_environment: lava.Environment, model: Literal["lif", "lif_reset"]) -> None:
     """Zero differences in u, v and spikes from Lava's own process models over more than a million neuron-steps."""
     cases = lava_cases(seed=11)
     reference = lava.neuron_reference(cases, model)

@@ -10,17 +10,14 @@ import pytest
 import torch
 from branching import Stages
 from conftest import Command
-from helpers import rng_of, spiking_network
-from lava_fixtures import lava_environment  # noqa: F401
+from helpers import assert_same, rng_of, run_in_lava, spiking_network
 from varying import as_tdbn, digits_model, export, lowered, message, plain, randomize, raw_for, residual
 
-from snn2chip import ir, lava
+from snn2chip import lava
 from snn2chip.chip import neuron
 from snn2chip.formats import netx
-from snn2chip.ir.trace import Trace
 from snn2chip.nn import BNTT, LIF, Flatten, Linear, SpikingNetwork, TDBatchNorm
 from snn2chip.places import deploy_file
-from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
 
 pytestmark = [pytest.mark.lava, pytest.mark.usefixtures("lava_environment")]
@@ -104,21 +101,6 @@ NETWORKS = {
 }
 
 
-def run_in_lava(chain: ir.Chain, port: ir.IntArray, folder: Path) -> Trace:
-    netx.save(folder / "model.net", chain)
-    np.savez(folder / "input.npz", input=port)
-    lava.run(folder / "model.net", folder / "input.npz", folder / "trace.npz", progress=False)
-    return trace.load(folder / "trace.npz", chain)
-
-
-def same(left: Trace, right: Trace) -> None:
-    assert left.spikes.keys() == right.spikes.keys()
-    for name in left.spikes:
-        np.testing.assert_array_equal(left.spikes[name], right.spikes[name], err_msg=f"spikes of {name}")
-        np.testing.assert_array_equal(left.voltage[name], right.voltage[name], err_msg=f"voltage of {name}")
-    np.testing.assert_array_equal(left.scores, right.scores)
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks(name: str, tmp_path: Path) -> None:
     """Every spike and voltage of samples back to back; fewer steps than T are the first of all."""
@@ -127,11 +109,11 @@ def test_whole_networks(name: str, tmp_path: Path) -> None:
     assert not stages.chain.stock
     port = stages.chain.port(raw_for(network, 3))
     wanted = DenseEngine(stages.chain).run(port)
-    same(run_in_lava(stages.chain, port, tmp_path), wanted)
+    assert_same(run_in_lava(stages.chain, port, tmp_path), wanted)
     assert sum(0 < values.mean() < 1 for values in wanted.spikes.values()) >= 2
     if name == "dense":
         shorter = run_in_lava(stages.chain, port[:, :2], tmp_path)
-        same(shorter, DenseEngine(stages.chain).run(port[:, :2]))
+        assert_same(shorter, DenseEngine(stages.chain).run(port[:, :2]))
         for layer, values in shorter.spikes.items():
             np.testing.assert_array_equal(values, wanted.spikes[layer][:, :2])
         said = message(lambda: run_in_lava(stages.chain, np.repeat(port, 2, 1), tmp_path))
@@ -149,16 +131,13 @@ print("loaded", len(net.layers))
 """
 
 
-def stock(lava_environment: lava.Environment, net: Path, bits: int) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def stock(lava_environment: lava.Environment, net: Path, bits: int) -> subprocess.CompletedProcess[str]:
     """What netx itself, untouched, says of a file."""
     command = [lava_environment.python, "-B", "-c", STOCK, deploy_file("lava"), net, str(bits)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_stock_netx_refuses_tables_and_takes_one_step(
-    lava_environment: lava.Environment,  # noqa: F811
-    tmp_path: Path,
-) -> None:
+def test_stock_netx_refuses_tables_and_takes_one_step(lava_environment: lava.Environment, tmp_path: Path) -> None:
     """It must not run something else under the same name; a network of one step is a stock file, BNTT or tdBN."""
     netx.save(tmp_path / "steps.net", (steps := export(plain(3)).chain))
     refused = stock(lava_environment, tmp_path / "steps.net", steps.message_bits)

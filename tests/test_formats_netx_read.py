@@ -17,7 +17,6 @@ from foreign import Foreign, plainly, random_network, spread_constants
 from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lava_fixtures import lava_environment  # noqa: F401
 
 from snn2chip import cli, lava
 from snn2chip.errors import InputError, UnsupportedError

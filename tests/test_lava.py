@@ -15,7 +15,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from lava_fixtures import lava_environment  # noqa: F401
 
 from snn2chip import ir, lava
 from snn2chip.errors import InputError, SetupError
@@ -97,12 +96,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 @pytest.mark.lava
 @pytest.mark.parametrize("bias", ["neuron", "channel", "none"])
 @pytest.mark.parametrize("bits", [8, 0])
-def test_lava_equals_the_arithmetic(
-    lava_environment: lava.Environment,  # noqa: F811
-    tmp_path: Path,
-    bias: str,
-    bits: int,
-) -> None:
+def test_lava_equals_the_arithmetic(lava_environment: lava.Environment, tmp_path: Path, bias: str, bits: int) -> None:
     """Every u, v and spike of four samples back to back: graded or binary, strides, odd shapes, decays."""
     chain = small_network(1, bias, binary=not bits)
     data = graded_input(4) if bits else (graded_input(4) > 0).astype(np.uint8)
@@ -118,7 +112,7 @@ def test_lava_equals_the_arithmetic(
 
 
 @pytest.mark.lava
-def test_one_step_and_flat_input(lava_environment: lava.Environment, tmp_path: Path) -> None:  # noqa: F811
+def test_one_step_and_flat_input(lava_environment: lava.Environment, tmp_path: Path) -> None:
     """T = 1 resets at every step; a network without conv takes (samples, T, features)."""
     rng = np.random.default_rng(3)
     layers = (
@@ -135,11 +129,7 @@ def test_one_step_and_flat_input(lava_environment: lava.Environment, tmp_path: P
 
 
 @pytest.mark.lava
-def test_records_are_what_lavas_monitors_see(
-    lava_environment: lava.Environment,  # noqa: F811
-    network: Path,
-    tmp_path: Path,
-) -> None:
+def test_records_are_what_lavas_monitors_see(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:
     """The runner's own recording against Lava's Monitor processes on unchanged neurons."""
     given = save(tmp_path / "i.npz", input=graded_input(2))
     lava.run(network, given, tmp_path / "o.npz", progress=False)
@@ -154,7 +144,7 @@ def test_records_are_what_lavas_monitors_see(
 
 @pytest.mark.lava
 @pytest.mark.parametrize("seed", range(4))
-def test_fast_convolution_equals_lavas(lava_environment: lava.Environment, tmp_path: Path, seed: int) -> None:  # noqa: F811
+def test_fast_convolution_equals_lavas(lava_environment: lava.Environment, tmp_path: Path, seed: int) -> None:
     """Matrix products instead of Lava's loop: the same spikes, voltages and currents, any stride, groups, dilation."""
     rng = np.random.default_rng(seed)
     groups, stride, dilation = 1 + seed % 2, (1 + seed // 2, 2), (1, 1 + seed % 2)
@@ -192,11 +182,7 @@ def test_fast_convolution_equals_lavas(lava_environment: lava.Environment, tmp_p
 @pytest.mark.lava
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("SNN2CHIP_TEST_FULL") != "1", reason="set SNN2CHIP_TEST_FULL=1: several GB")
-def test_full_equals_light(
-    lava_environment: lava.Environment,  # noqa: F811
-    network: Path,
-    tmp_path: Path,
-) -> None:
+def test_full_equals_light(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:
     """What stands in for torch changes nothing: both environments give the same arrays."""
     full = lava.setup(full=True, progress=False)
     assert full.full and "torch" in full.versions and "torch" not in lava_environment.versions
@@ -224,7 +210,7 @@ def test_neuron_reference_refuses_wrong_arrays() -> None:
 
 
 @pytest.mark.lava
-def test_bad_files(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_bad_files(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:
     """Each is one line that names the file, and leaves no output."""
     good = save(tmp_path / "i.npz", input=graded_input(2))
     text = tmp_path / "text.net"
@@ -276,7 +262,7 @@ def test_bad_files(lava_environment: lava.Environment, network: Path, tmp_path: 
 
 @pytest.mark.lava
 def test_fewer_steps_are_noted(
-    lava_environment: lava.Environment,  # noqa: F811
+    lava_environment: lava.Environment,
     network: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -290,7 +276,7 @@ def test_fewer_steps_are_noted(
 @pytest.mark.lava
 @pytest.mark.parametrize("what", ["running", "building"])
 def test_failure_inside_lava_is_passed_on(
-    lava_environment: lava.Environment,  # noqa: F811
+    lava_environment: lava.Environment,
     network: Path,
     tmp_path: Path,
     what: str,
@@ -346,11 +332,7 @@ def wait_until(condition: object, seconds: float = 20) -> bool:
 
 
 @pytest.fixture
-def long_run(
-    lava_environment: lava.Environment,  # noqa: F811
-    network: Path,
-    tmp_path: Path,
-) -> Iterator[subprocess.Popen[str]]:
+def long_run(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that calls lava.run on minutes of work, once Lava's own processes are there."""
     given = save(tmp_path / "i.npz", input=graded_input(20_000).astype(np.int8))
     code = f"from snn2chip import lava; lava.run({str(network)!r}, {str(given)!r}, {str(tmp_path / 'o.npz')!r})"
@@ -392,7 +374,7 @@ def test_killed_lava_process_is_noticed(long_run: subprocess.Popen[str], tmp_pat
 
 @pytest.mark.lava
 @linux_only
-def test_time_limit(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_time_limit(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> None:
     given = save(tmp_path / "i.npz", input=graded_input(20_000).astype(np.int8))
     with pytest.raises(InputError, match=r"not done after 1\.5 s"):
         lava.run(network, given, tmp_path / "o.npz", progress=False, timeout=1.5)

@@ -19,6 +19,7 @@ from conftest import COMMAND, Child, Command, Quickstart, tiny_recipe
 from snn2chip import data, parallel
 from snn2chip.errors import InputError
 from snn2chip.train.loop import Trainer
+from snn2chip.train.start_from_onnx import recipe_text
 
 HERE = Path(__file__).parent
 gloo = pytest.mark.skipif(
@@ -120,33 +121,10 @@ def test_training_over_processes_has_the_losses_of_one(found: Found) -> None:
 
 # -------------------------------------------------------------------------------------------------- the commands
 
-RECIPE = """
-name = "small"
-[data]
-name = "digits"
-train_limit = 256
-[model]
-timesteps = 2
-[[model.layers]]
-type = "conv"
-channels = 8
-stride = 2
-[[model.layers]]
-type = "flatten"
-[[model.layers]]
-type = "dense"
-features = "classes"
-neuron = false
-[train]
-epochs = {epochs}
-batch_size = 32
-lr = 5e-3
-"""
-
 
 def recipe(folder: Path, epochs: int) -> Path:
     path = folder / f"small{epochs}.toml"
-    path.write_text(RECIPE.format(epochs=epochs))
+    path.write_text(recipe_text(tiny_recipe(train__epochs=epochs)))
     return path
 
 

@@ -47,8 +47,13 @@ def relative(mine: Tensor, theirs: Tensor) -> float:
     return float((mine - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
 
 
-def check_spikes(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) -> tuple[ir.Network, FoldReport]:
-    """Hold torch, captured and folded against each other: every spike, every membrane, every score."""
+def check_spikes(
+    network: SpikingNetwork, *, samples: int = 3, seed: int = 0, telling: bool = True
+) -> tuple[ir.Network, FoldReport]:
+    """Hold torch, captured and folded against each other: every spike, every membrane, every score.
+
+    `telling`: some neurons fired, some did not.
+    """
     captured = capture(network)
     folded, report = fold(captured)
     images = images_for(network, samples, seed=seed + 100)
@@ -68,7 +73,7 @@ def check_spikes(network: SpikingNetwork, *, samples: int = 3, seed: int = 0) ->
             assert relative(trace.membranes[name], membranes[name]) < 1e-9, (stage, name)
         assert relative(trace.scores / raw.shape[1], scores) < 1e-9, stage
     rate = float(torch.cat([s.flatten() for s in spikes.values()]).double().mean())
-    assert 0 < rate < 1, f"a rate of {rate} proves nothing"
+    assert not telling or 0 < rate < 1, f"a rate of {rate} proves nothing"
     return folded, report
 
 
@@ -529,18 +534,7 @@ def test_random_networks(made: tuple[Layers, tuple[int, int, int], str, str], se
     torch.manual_seed(seed)
     network = spiking_network(layers, shape, readout=readout, coding=coding, timesteps=1 + seed % 4)
     look_trained(network, seed)
-    captured = capture(network)
-    folded, _ = fold(captured)
-    images = images_for(network, 3, seed)
-    raw = encoder_of(captured, seed)(images)
-    encoded = torch.from_numpy(raw).transpose(0, 1).double() if coding == "poisson" else network.encoder(images)
-    spikes, membranes, scores = hooked(network, encoded)
-    for trace in (evaluate(captured, raw), evaluate(folded, raw)):
-        for name in spikes:
-            assert torch.equal(trace.spikes[name], spikes[name]), name
-            assert relative(trace.membranes[name], membranes[name]) < 1e-9
-        # scores of spike counts are whole numbers; sums over dense layers are relative to the largest
-        torch.testing.assert_close(trace.scores / raw.shape[1], scores, rtol=1e-9, atol=1e-9)
+    check_spikes(network, seed=seed, telling=False)
 
 
 # ------------------------------------------------------------------------------------------------------ refusals

@@ -14,10 +14,9 @@ import pytest
 import torch
 from branching import LOIHI, Branching, Drawn, Stages, Step, branching, check, export, inputs
 from conftest import tiny_recipe
-from helpers import assert_equal, images_for, look_trained, spiking_network, usually
+from helpers import assert_equal, assert_same, images_for, look_trained, run_in_lava, spiking_network, usually
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from lava_fixtures import lava_environment  # noqa: F401
 from torch import nn
 
 from snn2chip import ir, lava
@@ -43,7 +42,6 @@ from snn2chip.passes.fold import fold
 from snn2chip.passes.lower import fit, lower
 from snn2chip.passes.quantize import quantize
 from snn2chip.passes.schedule import Relays, schedule
-from snn2chip.simulate import trace
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.verify.ladder import verify
 
@@ -548,7 +546,7 @@ def test_lava_says_the_same(
     make: Callable[[], SpikingNetwork],
     relays: Relays,
     tmp_path: Path,
-    lava_environment: lava.Environment,  # noqa: F811
+    lava_environment: lava.Environment,
 ) -> None:
     """The whole ladder: the file through lava-dl's netx, every spike and voltage of neurons, copies and relays."""
     network = make()
@@ -565,7 +563,7 @@ def test_lava_says_the_same(
 
 
 @pytest.mark.lava
-def test_random_networks_in_lava(tmp_path: Path, lava_environment: lava.Environment) -> None:  # noqa: F811
+def test_random_networks_in_lava(tmp_path: Path, lava_environment: lava.Environment) -> None:
     """A sample of the random networks runs in Lava: every spike and voltage of the chain is the simulator's."""
     seen: Counter[str] = Counter()
 
@@ -582,14 +580,9 @@ def test_random_networks_in_lava(tmp_path: Path, lava_environment: lava.Environm
             return
         seen["run"] += 1
         port = stages.chain.port(inputs(stages.folded, 2, drawn.seed))
-        netx.save(tmp_path / "model.net", stages.chain)
-        np.savez(tmp_path / "input.npz", input=port)
-        lava.run(tmp_path / "model.net", tmp_path / "input.npz", tmp_path / "trace.npz", progress=False)
-        theirs, ours = trace.load(tmp_path / "trace.npz", stages.chain), DenseEngine(stages.chain).run(port)
-        for layer in stages.chain.layers:
-            np.testing.assert_array_equal(theirs.spikes[layer.name], ours.spikes[layer.name])
-            np.testing.assert_array_equal(theirs.voltage[layer.name], ours.voltage[layer.name])
-            seen["spikes"] += int(ours.spikes[layer.name].sum())
+        ours = DenseEngine(stages.chain).run(port)
+        assert_same(run_in_lava(stages.chain, port, tmp_path), ours)
+        seen["spikes"] += sum(ours.counts.values())
 
     visit()
     assert seen["run"] == 4 and seen["spikes"] > 100, seen

@@ -14,7 +14,7 @@ import pytest
 import torch
 from branching import LOIHI, Drawn, Stages, branching, check, inputs, same_spikes
 from conftest import Command
-from helpers import look_trained, rng_of, spiking_network, usually
+from helpers import assert_equal, assert_same, look_trained, rng_of, spiking_network, usually
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from varying import digits_model, export, lowered, plain, randomize, raw_for, residual
@@ -190,31 +190,12 @@ def test_the_same_integers_from_the_scales_of_the_file(
     loaded = netx.load(path)
     assert not loaded.stock
     scales: dict[str, float | ir.FloatArray] = {item.name: item.scale for item in report.layers if item.steps is None}
-    for layer, wanted in zip(loaded.layers, chain.layers, strict=True):
-        same_layer(layer, wanted)
+    assert_equal(loaded.layers, chain.layers)
+    for layer in loaded.layers:
         if layer.steps is not None:
             scales[folded.synapses_of(folded[next(iter(layer.origin))])[0].name] = layer.steps.scale
     again = quantize_at(folded, LOIHI, plan, scales, {item.name: item.rounding for item in report.layers})
-    for layer, wanted in zip(lower(again, LOIHI, plan)[0].layers, chain.layers, strict=True):
-        same_layer(layer, wanted)
-
-
-def same_layer(layer: ir.ChainLayer, wanted: ir.ChainLayer) -> None:
-    """Weights, biases, constants and tables."""
-    np.testing.assert_array_equal(layer.weight, wanted.weight)
-    np.testing.assert_array_equal(layer.bias, wanted.bias)
-    assert (layer.threshold, layer.voltage_decay, layer.origin) == (
-        wanted.threshold,
-        wanted.voltage_decay,
-        wanted.origin,
-    )
-    assert (layer.steps is None) == (wanted.steps is None)
-    if layer.steps is not None and wanted.steps is not None:
-        assert layer.steps.leak_shift == wanted.steps.leak_shift
-        for name in ("leak", "bias", "threshold", "scale"):
-            left, right = getattr(layer.steps, name), getattr(wanted.steps, name)
-            np.testing.assert_array_equal(left, right, err_msg=name)
-            assert left.dtype == right.dtype
+    assert_equal(lower(again, LOIHI, plan)[0].layers, chain.layers)
 
 
 # ------------------------------------------------------------------------------------ the engines, spike for spike
@@ -246,12 +227,9 @@ def with_bntt(drawn: Drawn) -> int:
 
 def engines_agree(stages: Stages, raw: ir.IntArray) -> None:
     port = stages.chain.port(raw)
-    dense, slow = DenseEngine(stages.chain).run(port), reference.run(stages.chain, port)
+    dense = DenseEngine(stages.chain).run(port)
     same_spikes(stages, dense, port)
-    for name in dense.spikes:
-        np.testing.assert_array_equal(dense.spikes[name], slow.spikes[name])
-        np.testing.assert_array_equal(dense.voltage[name], slow.voltage[name])
-    np.testing.assert_array_equal(dense.scores, slow.scores)
+    assert_same(dense, reference.run(stages.chain, port))
 
 
 @settings(max_examples=usually(25), deadline=None)

@@ -25,6 +25,7 @@ from snn2chip.nn.model_file import Model
 from snn2chip.train import collapse as collapsing
 from snn2chip.train.collapse import CollapseReport, collapse, static_recipe
 from snn2chip.train.loop import Trainer
+from snn2chip.train.start_from_onnx import recipe_text
 from snn2chip.train.static_norm import Moments, Static, Tables, least_squares
 
 LAYERS: tuple[dict[str, object], ...] = (
@@ -450,10 +451,9 @@ def test_the_collapsed_model_goes_all_the_way(trained: Path, cli: Command, tmp_p
     assert "every exact rung holds" in cli("verify", static, net, "--no-lava", "--samples", "3").ok()
 
     recipe = tmp_path / "tuned.toml"
-    layers = ",\n".join(_toml({**layer, "norm": "tdbn"} if "norm" in layer else layer) for layer in LAYERS)
+    layers = [{**layer, "norm": "tdbn"} if "norm" in layer else layer for layer in LAYERS]
     recipe.write_text(
-        f'name = "tuned"\n[data]\nname = "digits"\ntrain_limit = 256\n[model]\ntimesteps = 3\nlayers = [{layers}]\n'
-        f"[train]\nepochs = 1\nbatch_size = 64\nlr = 1e-8\n"
+        recipe_text(tiny_recipe(model__layers=layers, model__timesteps=3, train__batch_size=64, train__lr=1e-8))
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("snn2chip.train.loop.fuse_neurons", lambda _network, _device: None)
@@ -462,11 +462,6 @@ def test_the_collapsed_model_goes_all_the_way(trained: Path, cli: Command, tmp_p
     for name, value in before.items():
         if "running" not in name and "encoder" not in name:
             assert torch.allclose(tuned[name], value, atol=1e-5), name
-
-
-def _toml(layer: dict[str, object]) -> str:
-    items = ", ".join(f"{key} = {json.dumps(value)}" for key, value in layer.items())
-    return f"{{ {items} }}"
 
 
 def test_one_step_is_said_to_be_exact(cli: Command, tmp_path: Path) -> None:

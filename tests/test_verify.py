@@ -656,18 +656,3 @@ def test_a_difference_as_json(model: model_file.Model, images: NDArray[Any], bia
     assert [type(index) for index in first["neuron"]] == [int, int, int]
     exact = {item["name"]: item["first"] for item in verdict["rungs"] if item["name"] in ABOVE}
     assert exact == dict.fromkeys(ABOVE)
-
-
-@pytest.mark.lava
-def test_the_command_with_lava(
-    quickstart: Quickstart,
-    tmp_path: Path,
-    cli: Command,
-    lava_environment: lava.Environment,
-) -> None:
-    """`snn2chip verify` with Lava holds every rung; the last is Lava's."""
-    out = tmp_path / "verify.json"
-    cli("verify", quickstart.model, quickstart.net, "--samples=4", "--json", out).ok()
-    rungs = json.loads(out.read_text())["rungs"]
-    assert len(rungs) == len(ABOVE) + 1 + len(ENGINES) + 1
-    assert (rungs[-1]["name"], rungs[-1]["passed"], rungs[-1]["mismatches"]) == ("dense = Lava", True, 0)
