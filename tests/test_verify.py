@@ -353,7 +353,7 @@ def test_a_wrong_fold_too_small_for_a_spike_is_caught(
     ],
     ids=["a readout captured without its bias", "a readout folded without its bias", "a leak captured wrongly"],
 )
-def test_a_stage_that_changes_a_layer_is_caught(
+def test_a_wrong_stage_is_caught_and_its_layer_named(
     owner: Any, stage: str, layer: str, change: dict[str, Any], failing: str,
     model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

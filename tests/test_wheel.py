@@ -50,10 +50,10 @@ def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: 
     installation stays out of reach, which is checked.
     """
     folder = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
     python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=120)
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True, timeout=120)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     environment = child_environment()
@@ -74,10 +74,10 @@ def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: 
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout
 
-    where = run(python, "-c", "import snn2chip; print(snn2chip.__file__)").strip()
-    assert Path(where).is_relative_to(packages)
+    told = "import snn2chip.places as it; print(it.__file__, *it.recipe_names())"
+    where, *recipes = run(python, "-c", told).split()
+    assert Path(where).is_relative_to(packages) and "digits-tdbn" in recipes
     snn2chip = folder / "bin" / "snn2chip"
-    assert "digits-tdbn" in run(snn2chip, "recipe")
     run(snn2chip, "train", "digits-tdbn", "--set", "train.epochs=1", "--device", "cpu")
     run(snn2chip, "fold-and-export", "runs/digits-tdbn/model.pt")
     assert "359 samples of digits:test" in run(snn2chip, "simulate", "runs/digits-tdbn/model.net")
