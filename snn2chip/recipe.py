@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from snn2chip import files, places
+from snn2chip.choices import Relays
 from snn2chip.data.recordings.binning import MAX_COUNT, BinSettings
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.ir import Coding, ReadoutKind
@@ -156,6 +157,9 @@ class ModelSpec(_Table):
     width: float = Field(
         1.0, gt=0, le=16, description="factor on the channels and features of every layer but the classes"
     )
+    integers: bool = Field(
+        False, description="the chip's integers without normalization, as retrain --quantize leaves them; not to train"
+    )
     neuron: NeuronSpec = NeuronSpec()
     layers: tuple[Layer, ...] = Field(min_length=1, strict=False, description="the layers, first to last")
 
@@ -168,6 +172,8 @@ class ModelSpec(_Table):
             want = "true" if self.readout == "spike_count" else "false"
             raise ValueError(f"readout '{self.readout}' needs neuron = {want} in the last layer")
         if self.neuron.kind == "relu":
+            if self.integers:
+                raise ValueError("a network of integers has neurons, not neuron.kind 'relu'")
             if (self.timesteps, self.coding) != (1, "direct"):
                 raise ValueError(
                     f"neuron.kind 'relu' knows no time: it needs timesteps = 1 and coding = 'direct', not "
@@ -185,7 +191,7 @@ class AugmentTable(_Table):
 
     crop: int = Field(0, ge=0, description="random crop after this much zero padding, pixels")
     border: Literal["black", "reflect"] = Field("black", description="what the padding of crop holds")
-    flip: bool | Literal["alternating"] = Field(
+    flip: Literal[False, True, "alternating"] = Field(
         False, description="random horizontal flip; 'alternating': each image the other way round than an epoch before"
     )
     cutout: int = Field(0, ge=0, description="side of the square set to zero, pixels")
@@ -244,6 +250,24 @@ class DataSpec(_Table):
     events: EventsTable | None = Field(None, description="binning of recordings, with model.coding = 'events'")
 
 
+Bits = Annotated[int, Field(ge=2, le=8)]
+
+
+class QuantizeTable(_Table):
+    """Quantization-aware training: every step rounds as the exporter does; what it leaves is the chip's integers."""
+
+    weight_bits: Bits = Field(8, description="bits of a weight, 2 (ternary) to 8")
+    layers: dict[str, Bits] = Field({}, description="bits of single layers by name, { conv1 = 8 }")
+    freeze: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the training, its end, with frozen statistics and the integers themselves",
+    )
+    chip: str = Field("loihi2", description="chip whose registers count")
+    relays: Relays = Field("auto", description="relays of a branching network, as of fold-and-export")
+
+
 class TrainSpec(_Table):
     """The optimization."""
 
@@ -286,6 +310,7 @@ class TrainSpec(_Table):
     balance_percentile: float = Field(
         99.7, ge=0, le=100, description="of a layer's currents: its threshold when train --init gives a ReLU network"
     )
+    quantize: QuantizeTable | None = Field(None, description="quantization-aware training, from a trained network")
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and Poisson input")
 
 
@@ -316,6 +341,8 @@ class Recipe(_Table):
             )
         if self.train.loss == "steps" and self.model.readout != "membrane":
             raise ValueError("train.loss = 'steps' needs model.readout = 'membrane'")
+        if self.train.quantize is not None and (self.train.average or self.train.loss == "steps"):
+            raise ValueError("train.quantize knows neither train.average nor train.loss = 'steps': leave them out")
         return self
 
     @property
@@ -354,6 +381,7 @@ _TABLES: dict[str, type[_Table]] = {
     "model": ModelSpec,
     "model.neuron": NeuronSpec,
     "train": TrainSpec,
+    "train.quantize": QuantizeTable,
     "model.layers.conv": ConvLayer,
     "model.layers.dense": DenseLayer,
     "model.layers.residual": ResidualLayer,
@@ -363,6 +391,7 @@ _TABLES: dict[str, type[_Table]] = {
     "model.layers.flatten": FlattenLayer,
     "model.layers.dropout": DropoutLayer,
 }
+_OPTIONAL = (("data", "events"), ("train", "quantize"))  # tables that may be left out
 
 
 def _nearest(location: Sequence[str | int]) -> str:
@@ -375,7 +404,7 @@ def fields() -> list[tuple[str, str, str, str]]:
     rows = []
     for prefix, table in _TABLES.items():
         for name, info in table.model_fields.items():
-            if info.annotation in _TABLES.values() or (prefix, name) == ("data", "events"):
+            if info.annotation in _TABLES.values() or (prefix, name) in _OPTIONAL:
                 continue
             kind = getattr(info.annotation, "__name__", None) or str(info.annotation)
             kind = kind.replace("typing.", "") if "[" not in str(info.annotation) else str(info.annotation)

@@ -1,4 +1,4 @@
-"""`retrain`: a network at fewer and fewer time steps."""
+"""`retrain`: a network at fewer and fewer time steps, and in the chip's integers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 @guarded
 def retrain(
     model: Annotated[Path, typer.Argument(help="model.pt of the trained network to start from.")],
-    timesteps: Annotated[int, typer.Option(help="Time steps T of the last stage, fewer than the model's.")],
+    timesteps: Annotated[
+        int | None, typer.Option(help="Time steps T of the last stage, fewer than the model's; default as the model.")
+    ] = None,
     step: Annotated[int, typer.Option(help="By how much T falls from stage to stage.")] = 1,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="Train around the chip's rounding, in a stage of its own, the last.")
+    ] = False,
+    weight_bits: Annotated[
+        int | None, typer.Option(min=2, max=8, help="With --quantize: bits of a weight; default 8.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs of every stage; default a tenth of the recipe's, at least 1.")
     ] = None,
@@ -42,7 +50,11 @@ def retrain(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out."""
+    """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out.
+
+    With --quantize the last stage rounds at every step as the exporter does: what it leaves, T1-8bit/model.pt say, is
+    the chip's integers, spike for spike. Bits of single layers: --set 'train.quantize.layers.conv1=8'.
+    """
     one_process_only("retrain")
     from snn2chip.data import load
     from snn2chip.nn import model_file
@@ -50,6 +62,8 @@ def retrain(
     from snn2chip.train.fewer_steps import Iir, table
 
     one_of(resume, overwrite)
+    if weight_bits is not None and not quantize:
+        raise InputError("--weight-bits is for --quantize; give both or none")
     base = model_file.load(model).recipe
     out = out or Path("runs") / f"{base.name}-iir"
     run = Iir(
@@ -57,6 +71,7 @@ def retrain(
         out,
         timesteps=timesteps,
         step=step,
+        bits=(weight_bits or 8) if quantize else None,
         epochs=epochs,
         final_epochs=final_epochs,
         lr=lr,
@@ -66,15 +81,16 @@ def retrain(
     )
     console = console_of()
     spec = run.stages[0].recipe.data
-    if spec.events is not None:
+    if spec.events is not None and timesteps is not None:
         raise InputError(
             f"{base.name}: retraining for fewer time steps is for images, whose steps repeat; for recordings, train "
             f"with fewer model.timesteps, a longer data.events.dt_us and --init '{model}'"
         )
-    training = load(spec.name, "train", data, image_size=spec.image_size)
-    test = load(spec.name, "test", data, image_size=spec.image_size)
+    binning = run.stages[0].recipe.binning
+    training = load(spec.name, "train", data, image_size=spec.image_size, events=binning)
+    test = load(spec.name, "test", data, image_size=spec.image_size, events=binning)
     where = device_of(device)
-    way = " > ".join(str(t) for t in (run.start.network.timesteps, *(stage.timesteps for stage in run.stages)))
+    way = " > ".join((str(run.start.network.timesteps), *(stage.title.removeprefix("T = ") for stage in run.stages)))
     console.print(f"{base.name}: T = {way}, {len(training):,} training and {len(test):,} test images on {where}")
     rows: list[dict[str, Any]] = []
 
@@ -86,7 +102,7 @@ def retrain(
             f"T = {row['timesteps']}: test {row['accuracy']:.2%}, {row['spikes']:,.0f} spikes, "
             f"{row['accumulates']:,.0f} accumulates and {row['multiply_accumulates']:,.0f} MACs a sample"
         )
-        curves.plot_timesteps(rows, out / "iir.png", base.name)
+        curves.plot_timesteps([row for row in rows if row.get("weight_bits") is None], out / "iir.png", base.name)
 
     try:
         with run.hold():
@@ -94,12 +110,10 @@ def retrain(
             for stage in run.stages:
                 trainer = run.trainer(stage, training, test, device=where)
                 if trainer is None:
-                    console.print(f"T = {stage.timesteps}: '{stage.model}' is finished")
+                    console.print(f"{stage.title}: '{stage.model}' is finished")
                 else:
                     going = "goes on" if stage.started else "starts"
-                    console.print(
-                        f"T = {stage.timesteps}: {going} from '{stage.source}', epochs: {stage.recipe.train.epochs}"
-                    )
+                    console.print(f"{stage.title}: {going} from '{stage.source}', epochs: {stage.recipe.train.epochs}")
                     for note in trainer.notes:
                         console.print(f"note: {note}")
                     follow(trainer, console)
@@ -111,4 +125,4 @@ def retrain(
         raise typer.Exit(INTERRUPTED) from None
     for line in table(rows):
         console.print(line)
-    console.print(f"wrote {out / 'iir.json'}, iir.png and a model.pt for every T")
+    console.print(f"wrote {out / 'iir.json'}, iir.png and a model.pt for every stage")

@@ -70,7 +70,10 @@ def _fires(node: ir.LIF, membrane: Tensor, threshold: Tensor | float) -> Tensor:
 def _neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """One step: (spikes, what is kept for the next step, the membrane u before reset)."""
     if node.steps is None:
-        membrane = x if kept is None else x + node.tau * kept
+        left = None if kept is None else node.tau * kept
+        if left is not None and node.grain is not None:
+            left = (left / node.grain).trunc() * node.grain
+        membrane = x if left is None else x + left
         fired = _fires(node, membrane, node.threshold)
         return fired, membrane.masked_fill(fired, 0), membrane
     table = node.steps

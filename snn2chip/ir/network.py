@@ -184,6 +184,11 @@ class Network:
             found.append(node)
         return found
 
+    @property
+    def integers(self) -> bool:
+        """Whether its numbers are the chip's own already: whole weights, biases and thresholds, see `LIF.grain`."""
+        return any(node.grain is not None for node in self.of(LIF))
+
     def with_nodes(self, stage: Stage, nodes: list[Node]) -> Network:
         """The same network at another stage."""
         return replace(self, stage=stage, nodes=tuple(nodes), _shapes={}, _by_name={})

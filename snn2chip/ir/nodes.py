@@ -187,12 +187,15 @@ class LIF(Node):
 
     With `ties` it fires at ``u[t] >= threshold``, as neurons of some other simulators do.
     With `steps` the neuron is the time-varying one of `StepConstants`; tau and threshold stay those of u.
+    With `grain` the network is one of integers: what is left of a membrane, tau u, is rounded toward zero to a multiple
+    of it, as the chip does.
     """
 
     tau: float
     threshold: float
     steps: StepConstants | None = None
     ties: bool = False
+    grain: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

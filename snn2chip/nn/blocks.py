@@ -23,10 +23,16 @@ def _rows(x: Tensor) -> Tensor:
     return x.as_strided((x.shape[0], x[0].numel()), (x.stride(0), 1))
 
 
+def left_over(kept: Tensor, tau: float | Tensor) -> Tensor:
+    """``trunc0(64 tau kept) / 64``, what the chip leaves of a membrane; exact, as 24 and 12 bits fit a double."""
+    return ((kept.double() * (64 * tau)).trunc_() / 64).to(kept.dtype)
+
+
 class _Membranes:
     """Membranes before reset, step by step, of one block after another."""
 
-    def __init__(self, dtype: torch.dtype, tau: Tensor, threshold: Tensor) -> None:
+    def __init__(self, dtype: torch.dtype, tau: Tensor, threshold: Tensor, whole: bool) -> None:
+        self.whole = whole
         self.dtype = torch.promote_types(dtype, torch.float32)
         self.tau, self.threshold = float(tau.to(self.dtype)), float(threshold.to(self.dtype))
         # -u is kept where -u >= -Vth; F.threshold asks for more than, so for the number below
@@ -40,7 +46,8 @@ class _Membranes:
             u = step.to(self.dtype)
             if found:
                 kept = F.threshold(found[-1].neg(), self.below, 0.0, inplace=True)
-                u = u - kept.mul_(self.tau)  # minus: it is -u that is kept
+                # minus: it is -u that is kept
+                u = u - (left_over(kept, self.tau) if self.whole else kept.mul_(self.tau))
             found.append(u)
         return found
 
@@ -52,11 +59,11 @@ def _derivative(x: Tensor, surrogate: SurrogateName, width: float) -> Tensor:
     return torch.lt(x.abs_(), width / 2, out=x).div_(width)
 
 
-def forward(current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
+def forward(current: Tensor, tau: Tensor, threshold: Tensor, whole: bool = False) -> Tensor:
     """Spikes (T, ...) of currents (T, ...) that are in order."""
     spikes = new_like(current)
     rows, out = _rows(current), _rows(spikes)
-    membranes = _Membranes(current.dtype, tau, threshold)
+    membranes = _Membranes(current.dtype, tau, threshold, whole)
     for start in range(0, rows.shape[1], BLOCK):
         here = slice(start, start + BLOCK)
         for step, u in enumerate(membranes.of(rows[:, here])):
@@ -73,13 +80,14 @@ def backward(
     width: float,
     detach_reset: bool,
     constants: bool,
+    whole: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradient of the currents, and with `constants` those of tau and Vth as one tensor (2,), float64."""
     grad = new_like(current)
     if grad_spikes.stride() != grad.stride():
         grad_spikes = new_like(current).copy_(grad_spikes)
     above, rows, out = _rows(grad_spikes), _rows(current), _rows(grad)
-    membranes = _Membranes(current.dtype, tau, threshold)
+    membranes = _Membranes(current.dtype, tau, threshold, whole)
     sums = torch.zeros(2, dtype=torch.float64)
     for start in range(0, rows.shape[1], BLOCK):
         here = slice(start, start + BLOCK)

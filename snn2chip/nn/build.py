@@ -113,15 +113,18 @@ class _Builder:
             neuron.threshold,
             surrogate=neuron.surrogate,
             width=neuron.width,
-            trainable_tau=neuron.trainable_tau,
-            trainable_threshold=neuron.trainable_threshold,
+            trainable_tau=neuron.trainable_tau and not self.spec.integers,
+            trainable_threshold=neuron.trainable_threshold and not self.spec.integers,
             detach_reset=neuron.detach_reset,
+            whole=self.spec.integers,
         )
 
     def norm(self, channels: int, alpha: float = 1.0) -> TDBatchNorm:
         return TDBatchNorm(channels, alpha=alpha, threshold=self.spec.neuron.threshold)
 
     def normalize(self, kind: NormName, channels: int) -> None:
+        if self.spec.integers:
+            return  # it is in the weights and biases
         if kind == "tdbn":
             self.add("norm", self.norm(channels))
         elif kind == "bntt":
@@ -157,7 +160,10 @@ class _Builder:
         self.resize(index, layer.kernel, layer.stride, padding, layer.dilation)
         self.add(
             "conv",
-            Conv2d(self.channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups, bias=layer.bias),
+            Conv2d(
+                *(self.channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups),
+                bias=layer.bias or self.spec.integers,
+            ),
         )
         self.channels = out
         self.normalize(layer.norm, out)
@@ -174,7 +180,7 @@ class _Builder:
             self.add("flatten", Flatten())
             self.features = self.channels
         out = self.classes if layer.features == "classes" else self.wide(layer.features)
-        self.add("dense", Linear(self.features, out, bias=layer.bias))
+        self.add("dense", Linear(self.features, out, bias=layer.bias or self.spec.integers))
         self.features = out
         self.normalize(layer.norm, out)
         if layer.neuron:
@@ -186,7 +192,7 @@ class _Builder:
             self._block(index, layer, self.wide(layer.channels), layer.stride if block == 0 else 1)
 
     def _block(self, index: int, layer: ResidualLayer, out: int, stride: int) -> None:
-        inputs = self.channels
+        inputs, whole = self.channels, self.spec.integers
         if stride > 1 and layer.projection == "pool" and (self.height % stride or self.width % stride):
             raise RecipeError(
                 f"model.layers.{index}: a pooled shortcut of stride {stride} does not divide the image "
@@ -201,8 +207,9 @@ class _Builder:
         channels = inputs
         for number, (width, kernel, step) in enumerate(plan, start=1):
             last = number == len(plan)
-            branch[f"conv{number}"] = Conv2d(channels, width, kernel, step, kernel // 2, bias=False)
-            branch[f"norm{number}"] = self.norm(width, MEETING if last else 1.0)
+            branch[f"conv{number}"] = Conv2d(channels, width, kernel, step, kernel // 2, bias=whole)
+            if not whole:
+                branch[f"norm{number}"] = self.norm(width, MEETING if last else 1.0)
             if not last:
                 branch[f"lif{number}"] = self.lif()
             channels = width
@@ -211,8 +218,11 @@ class _Builder:
             if stride > 1 and layer.projection == "pool":
                 shortcut["pool"] = AvgPool2d(stride)
             step = 1 if layer.projection == "pool" else stride
-            shortcut["conv"] = Conv2d(inputs, out, 1, step, bias=False)
-            shortcut["norm"] = self.norm(out, MEETING)
+            shortcut["conv"] = Conv2d(inputs, out, 1, step, bias=whole)
+            if not whole:
+                shortcut["norm"] = self.norm(out, MEETING)
+        elif whole:  # the identity has a weight a channel, its normalization or the layer's unit
+            shortcut["conv"] = Conv2d(out, out, 1, groups=out)
         elif layer.identity == "tdbn":
             shortcut["norm"] = self.norm(out, MEETING)
         self.resize(index, 3, stride, 1)
@@ -288,6 +298,7 @@ def build(
             max_value,
             [0.0] * input_shape[0] if mean is None else mean,
             [1.0] * input_shape[0] if std is None else std,
+            whole=spec.integers,
         )
     elif spec.coding == "events":
         encoder = EventInput(spec.timesteps, max_value)

@@ -23,7 +23,8 @@ class DirectInput(nn.Module):
     """Direct coding: the normalized image at every step.
 
     ``y[t] = (x / max_value - mean) / std`` for t = 0..T-1; x is (N, C, H, W), integers 0..max_value.
-    `mean` and `std` have one entry a channel, in units of x / max_value.
+    `mean` and `std` have one entry a channel, in units of x / max_value. With `whole`, as networks of integers have it,
+    ``y[t] = x - mean``, `mean` the whole centre of the pixels, and `std` is 1.
 
     Raises:
         InputError: not one mean and one positive deviation a channel; in forward, images of other channels.
@@ -31,10 +32,13 @@ class DirectInput(nn.Module):
 
     coding: Coding = "direct"
 
-    def __init__(self, timesteps: int, max_value: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, timesteps: int, max_value: int, mean: Sequence[float], std: Sequence[float], *, whole: bool = False
+    ) -> None:
         super().__init__()
         _positive("DirectInput", timesteps=timesteps, max_value=max_value)
         self.timesteps, self.max_value = timesteps, max_value
+        self.unit = 1 if whole else max_value  # pixels that mean and std count in
         mean, std = ([number("DirectInput", what, v) for v in vs] for what, vs in (("mean", mean), ("std", std)))
         if len(mean) != len(std) or not std:
             raise InputError(f"DirectInput: {len(mean)} means and {len(std)} deviations; give one of each a channel")
@@ -51,7 +55,7 @@ class DirectInput(nn.Module):
                 f"DirectInput: images of shape {tuple(x.shape)}; expected (N, {len(self.mean)}, H, W), a channel for "
                 f"each mean"
             )
-        scaled = x.to(self.mean.dtype) / self.max_value
+        scaled = x.to(self.mean.dtype) / self.unit
         y = (scaled - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
         return y.unsqueeze(0).expand(self.timesteps, *y.shape)
 

@@ -81,11 +81,11 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._forward = library.snn2chip_lif_forward
-        self._forward.argtypes = [_pointer, _long, _pointer, _long, _long, _float, _float, _int]
+        self._forward.argtypes = [_pointer, _long, _pointer, _long, _long, _float, _float, _int, _int]
         self._backward = library.snn2chip_lif_backward
         self._backward.argtypes = [
             *(_pointer, _long, _pointer, _pointer, _pointer),
-            *(_long, _long, _float, _float, _float, _float, _int, _int, _int),
+            *(_long, _long, _float, _float, _float, _float, _int, _int, _int, _int),
         ]
         self._pack, self._unpack = library.snn2chip_pack, library.snn2chip_unpack
         self._pack.argtypes = self._unpack.argtypes = [_pointer, _pointer, _long, _int]
@@ -101,13 +101,13 @@ class Kernels:
         for function in (self._forward, self._backward, self._unpack, self._conv, self._conv_weights):
             function.restype = None
 
-    def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
+    def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor, whole: bool = False) -> Tensor:
         """Spikes (T, ...) of currents (T, ...), see `snn2chip.nn.neuron.lif_forward`."""
         spikes = new_like(current)
         each = current[0].numel()
         self._forward(
             *(current.data_ptr(), current.stride(0), spikes.data_ptr(), current.shape[0], each),
-            *(float(tau), float(threshold)),
+            *(float(tau), float(threshold), int(whole)),
             _threads(current.numel()),
         )
         return spikes
@@ -122,6 +122,7 @@ class Kernels:
         width: float,
         detach_reset: bool,
         constants: bool,
+        whole: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Gradient of the currents, and with `constants` those of tau and Vth as one tensor (2,), float64."""
         out = new_like(current)
@@ -133,7 +134,7 @@ class Kernels:
             *(current.data_ptr(), current.stride(0), grad_spikes.data_ptr(), out.data_ptr()),
             *(None if sums is None else sums.data_ptr(), steps, each),
             *(float(tau), float(threshold), width, math.pi / width),
-            *(KINDS[surrogate], int(detach_reset), _threads(current.numel())),
+            *(KINDS[surrogate], int(detach_reset), int(whole), _threads(current.numel())),
         )
         return out, None if sums is None else sums.sum(0)
 

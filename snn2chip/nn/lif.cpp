@@ -3,10 +3,12 @@
 // Compiled by snn2chip/native.py. Currents are T rows of M floats, a row's start `stride` floats behind the last
 // (0: the same row at every step). Arithmetic is that of the plain loop, operation for operation: no contraction into
 // fused multiply-adds, no reordering. A block of neurons passes all its steps while it is in the cache, so that memory
-// is read and written once. Sums (of trainable constants) are one a block, added up by the caller in one order: the
+// is read and written once. With `whole` what is left of a membrane is rounded toward zero to 64ths, as the chip does:
+// exact in doubles, where the product of 24 and 12 bits fits. Sums (of trainable constants) are one a block, added up by the caller in one order: the
 // same bits with any number of threads.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
@@ -17,10 +19,16 @@ constexpr int64_t BLOCK = 128;  // neurons: with 4 steps of all that backward to
 
 enum Surrogate { RECTANGULAR = 0, TRIANGULAR = 1, ARCTAN = 2 };
 
+template <bool WHOLE>
+inline float left_over(float kept, float tau) {
+    return WHOLE ? float(std::trunc(double(kept) * (64 * double(tau))) / 64) : tau * kept;
+}
+
 struct Options {
     float tau, threshold, width;
     float slope;          // pi / width, for arctan
     float half, inverse;  // width / 2 and 1 / width
+    bool whole;
 };
 
 template <int KIND>
@@ -35,6 +43,7 @@ inline float surrogate(float x, const Options& o) {
     return 1 / (o.width * (1 + scaled * scaled));
 }
 
+template <bool WHOLE>
 void forward_block(const float* current, int64_t stride, float* spikes, int64_t steps, int64_t all, int64_t count,
                    float tau, float threshold) {
     float kept[BLOCK];
@@ -51,11 +60,25 @@ void forward_block(const float* current, int64_t stride, float* spikes, int64_t 
         } else {
 #pragma omp simd
             for (int64_t i = 0; i < count; i++) {
-                const float u = in[i] + tau * kept[i];
+                const float u = in[i] + left_over<WHOLE>(kept[i], tau);
                 kept[i] = u > threshold ? 0.0f : u;
                 out[i] = u > threshold ? 1.0f : 0.0f;
             }
         }
+    }
+}
+
+// Membranes of a block but the first step's.
+template <bool WHOLE>
+void later_membranes(const float* current, int64_t stride, float* membranes, int64_t steps, int64_t count, float tau,
+                     float threshold) {
+    for (int64_t t = 1; t < steps; t++) {
+        const float* in = current + t * stride;
+        const float* before = membranes + (t - 1) * BLOCK;
+        float* u = membranes + t * BLOCK;
+#pragma omp simd
+        for (int64_t i = 0; i < count; i++)
+            u[i] = in[i] + left_over<WHOLE>(before[i] > threshold ? 0.0f : before[i], tau);
     }
 }
 
@@ -67,13 +90,7 @@ void backward_block(const float* current, int64_t stride, const float* above, fl
     float grad_tau[BLOCK], grad_threshold[BLOCK];
     const float tau = o.tau, threshold = o.threshold;
     std::memcpy(membranes, current, sizeof(float) * count);
-    for (int64_t t = 1; t < steps; t++) {
-        const float* in = current + t * stride;
-        const float* before = membranes + (t - 1) * BLOCK;
-        float* u = membranes + t * BLOCK;
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) u[i] = in[i] + tau * (before[i] > threshold ? 0.0f : before[i]);
-    }
+    (o.whole ? later_membranes<true> : later_membranes<false>)(current, stride, membranes, steps, count, tau, threshold);
     const int64_t last = steps - 1;
     {
         const float* g = above + last * all;
@@ -142,17 +159,18 @@ extern "C" {
 int64_t snn2chip_block() { return BLOCK; }
 
 void snn2chip_lif_forward(const float* current, int64_t stride, float* spikes, int64_t steps, int64_t all, float tau,
-                          float threshold, int threads) {
+                          float threshold, int whole, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < all; start += BLOCK)
-        forward_block(current + start, stride, spikes + start, steps, all, std::min(BLOCK, all - start), tau, threshold);
+        (whole ? forward_block<true> : forward_block<false>)(current + start, stride, spikes + start, steps, all,
+                                                             std::min(BLOCK, all - start), tau, threshold);
 }
 
 // sums: 2 doubles a block (tau, threshold), or null where neither is trained.
 void snn2chip_lif_backward(const float* current, int64_t stride, const float* above, float* out, double* sums,
                            int64_t steps, int64_t all, float tau, float threshold, float width, float slope, int kind,
-                           int detach, int threads) {
-    const Options o{tau, threshold, width, slope, width / 2, 1 / width};
+                           int detach, int whole, int threads) {
+    const Options o{tau, threshold, width, slope, width / 2, 1 / width, whole != 0};
     if (kind == RECTANGULAR)
         backward_of<RECTANGULAR>(current, stride, above, out, sums, steps, all, o, detach, threads);
     else if (kind == TRIANGULAR)

@@ -25,11 +25,12 @@ from snn2chip.nn.surrogate import SURROGATES
 from snn2chip.recipe import SurrogateName
 
 
-def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor, whole: bool = False) -> tuple[Tensor, Tensor]:
     """Every step of a LIF layer: currents (T, ...) to (spikes, membranes before reset), both (T, ...).
 
     Spikes have the dtype of the currents. The membrane is kept in at least float32: under bfloat16 autocast
-    the *inputs* are coarse, but a coarse membrane would train a threshold that no other precision has.
+    the *inputs* are coarse, but a coarse membrane would train a threshold that no other precision has. With `whole`
+    what is left of it is rounded toward zero to 64ths.
     """
     dtype = torch.promote_types(current.dtype, torch.float32)
     tau, threshold = tau.to(dtype), threshold.to(dtype)
@@ -39,7 +40,7 @@ def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor) -> tuple[Tensor
     for step in range(current.shape[0]):
         membrane = current[step].to(dtype)
         if kept is not None:
-            membrane = membrane + tau * kept
+            membrane = membrane + (blocks.left_over(kept, tau.double()) if whole else tau * kept)
         fired = membrane > threshold
         kept = torch.where(fired, 0.0, membrane)
         spikes.append(fired.to(current.dtype))
@@ -92,8 +93,8 @@ def lif_backward(
     return torch.stack(grad_current), grad_tau, grad_threshold
 
 
-def _spikes(current: Tensor, tau: Tensor, threshold: Tensor) -> Tensor:
-    return lif_forward(current, tau, threshold)[0]
+def _spikes(current: Tensor, tau: Tensor, threshold: Tensor, whole: bool) -> Tensor:
+    return lif_forward(current, tau, threshold, whole)[0]
 
 
 def _gradients(
@@ -104,9 +105,10 @@ def _gradients(
     surrogate: SurrogateName,
     width: float,
     detach_reset: bool,
+    whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`lif_backward` from the currents: the membranes are computed anew, which costs less than keeping them."""
-    _, membranes = lif_forward(current, tau, threshold)
+    _, membranes = lif_forward(current, tau, threshold, whole)
     return lif_backward(grad_spikes, membranes, tau, threshold, surrogate, width, detach_reset)
 
 
@@ -133,6 +135,7 @@ class _LIFSteps(torch.autograd.Function):
         surrogate: SurrogateName,
         width: float,
         detach_reset: bool,
+        whole: bool,
         fuse: bool,
     ) -> Tensor:
         # detached: torch.compile looks at .grad of what it is given, which warns on non-leaf tensors
@@ -140,16 +143,16 @@ class _LIFSteps(torch.autograd.Function):
         if fuse and not current.is_cuda and not kernels.in_order(current):
             current = current.contiguous()
         ctx.save_for_backward(current, tau, threshold)
-        ctx.options, ctx.fuse = (surrogate, width, detach_reset), fuse
+        ctx.options, ctx.whole, ctx.fuse = (surrogate, width, detach_reset), whole, fuse
         spikes: Tensor
         if not fuse:
-            spikes = _spikes(current, tau, threshold)
+            spikes = _spikes(current, tau, threshold, whole)
         elif current.is_cuda:
-            spikes = _compiled(_spikes)(current, tau, threshold)
+            spikes = _compiled(_spikes)(current, tau, threshold, whole)
         elif (compiled := kernels.of(current)) is not None:
-            spikes = compiled.lif_forward(current, tau, threshold)
+            spikes = compiled.lif_forward(current, tau, threshold, whole)
         else:
-            spikes = blocks.forward(current, tau, threshold)
+            spikes = blocks.forward(current, tau, threshold, whole)
         return spikes
 
     @staticmethod
@@ -162,16 +165,16 @@ class _LIFSteps(torch.autograd.Function):
         if ctx.fuse and not current.is_cuda:
             compiled = kernels.of(current)
             run: Callable[..., Any] = blocks.backward if compiled is None else compiled.lif_backward
-            grad, sums = run(above, current, tau, threshold, *ctx.options, constants)
+            grad, sums = run(above, current, tau, threshold, *ctx.options, constants, ctx.whole)
             grad_tau, grad_threshold = (None, None) if sums is None else (sums[0], sums[1])
         else:
-            gradients = _compiled(_gradients) if ctx.fuse else _gradients
-            grad, grad_tau, grad_threshold = gradients(above, current, tau, threshold, *ctx.options)
+            gradients: Callable[..., Any] = _compiled(_gradients) if ctx.fuse else _gradients
+            grad, grad_tau, grad_threshold = gradients(above, current, tau, threshold, *ctx.options, ctx.whole)
         return (
             grad.to(current.dtype),
             grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] and grad_tau is not None else None,
             grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] and grad_threshold is not None else None,
-            *(None,) * 4,
+            *(None,) * 5,
         )
 
 
@@ -185,6 +188,8 @@ class LIF(nn.Module):
         trainable_tau: learn tau (kept in (0, 1) as the sigmoid of the parameter `tau_logit`).
         trainable_threshold: learn Vth (kept positive as the exponential of `log_threshold`).
         detach_reset: leave the reset out of the gradient.
+        whole: the neuron of a network of integers, in the chip's units: threshold and 4096 tau are whole numbers, and
+            what is left of a membrane is rounded toward zero to 64ths, ``trunc0(64 tau u) / 64``.
         fuse: attribute, off at the start: run all steps as one operation (the same arithmetic, the same spikes;
             `fuse_neurons` turns it on for a whole network).
 
@@ -202,6 +207,7 @@ class LIF(nn.Module):
         trainable_tau: bool = False,
         trainable_threshold: bool = False,
         detach_reset: bool = False,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         tau, threshold, width = (
@@ -217,7 +223,7 @@ class LIF(nn.Module):
             raise InputError(f"LIF: surrogate width {width} is not positive")
         self.surrogate: SurrogateName = surrogate
         self.width = width
-        self.detach_reset = detach_reset
+        self.detach_reset, self.whole = detach_reset, whole
         self.fuse = False
         self.tau_logit: nn.Parameter | None = None
         self.log_threshold: nn.Parameter | None = None
@@ -245,11 +251,18 @@ class LIF(nn.Module):
         if fuse and not current.is_cuda:
             current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
-            current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, fuse
+            *(current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset),
+            self.whole and self._rounds(current.shape[0]),
+            fuse,
         )
         if fuse:
             kernels.mark_spikes(spikes)
         return spikes
+
+    def _rounds(self, timesteps: int) -> bool:
+        """Whether 64ths of a membrane can be lost within so many steps: not if tau is 2^-k and k (T - 1) at most 6."""
+        mantissa, exponent = math.frexp(float(self.tau.detach()))
+        return mantissa != 0.5 or (1 - exponent) * (timesteps - 1) > 6
 
     def extra_repr(self) -> str:
         tau, threshold = float(self.tau.detach()), float(self.threshold.detach())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from snn2chip import ir
+from snn2chip.chip.profile import DECAY_ONE, UNIT
 from snn2chip.errors import InputError, UnsupportedError, out_of_memory
 from snn2chip.nn import (
     BNTT,
@@ -96,7 +97,7 @@ def _input(network: SpikingNetwork) -> ir.Input:
     high = 1
     if isinstance(encoder, DirectInput):
         std, mean = _array(encoder.std), _array(encoder.mean)
-        scale, shift = ones / (encoder.max_value * std), -mean / std
+        scale, shift = ones / (encoder.unit * std), -mean / std
         high = encoder.max_value
     elif isinstance(encoder, EventInput):
         high = encoder.max_value
@@ -156,6 +157,31 @@ def _check_ending(last: ir.Node, kind: ir.ReadoutKind) -> None:
         raise UnsupportedError(f"layer '{last.name}': a spike_count readout must follow a neuron; end with a LIF")
 
 
+def _require_whole(network: ir.Network) -> None:
+    """Refuse what a network of integers cannot hold.
+
+    Raises:
+        InputError: a number that is not whole, or a neuron that decays as real numbers do.
+        UnsupportedError: a normalization.
+    """
+    for node in network.nodes:
+        numbers: list[tuple[str, ir.Array | None]] = []
+        if isinstance(node, (ir.Conv, ir.Dense)):
+            numbers = [("weight", node.weight), ("bias", node.bias)]
+        elif isinstance(node, ir.LIF):
+            numbers = [("4096 tau", np.array([DECAY_ONE * node.tau])), ("threshold", np.array([node.threshold]))]
+            if node.grain is None:
+                raise InputError(f"layer '{node.name}': decays as real numbers do, in a network of integers")
+        elif isinstance(node, (ir.Norm, ir.StepNorm)):
+            raise UnsupportedError(f"layer '{node.name}': a normalization in a network of integers, which has none")
+        for what, values in numbers:
+            if values is not None and (bad := np.rint(values) != values).any():
+                raise InputError(
+                    f"layer '{node.name}': {what} {values[bad][0]:.6g} is not whole, in a network of integers; "
+                    f"quantize again"
+                )
+
+
 def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shape) -> list[ir.Node]:
     """The IR of one layer that reads `shape`; none for what does nothing once trained."""
     if isinstance(module, LAYERS) and all(type(module).forward is not kind.forward for kind in LAYERS):
@@ -186,8 +212,9 @@ def _node(name: str, sources: tuple[str, ...], module: nn.Module, shape: ir.Shap
         mean, var = _array(module.running_mean), _array(module.running_var)
         return [ir.StepNorm(name, sources, gamma, mean, var, module.eps)]
     if isinstance(module, LIF):
-        module = in_float64(module)
-        return [ir.LIF(name, sources, float(module.tau.detach()), float(module.threshold.detach()))]
+        exact = in_float64(module)
+        tau, threshold = float(exact.tau.detach()), float(exact.threshold.detach())
+        return [ir.LIF(name, sources, tau, threshold, grain=1 / UNIT if module.whole else None)]
     if isinstance(module, AvgPool2d):
         return [ir.AvgPool(name, sources, (module.kernel, module.kernel))]
     if isinstance(module, MaxPool2d):
@@ -283,4 +310,7 @@ def capture(network: nn.Module, classes: Sequence[str] = ()) -> ir.Network:
     by_name = {node.name: node for node in nodes}
     _check_ending(by_name[ending], network.readout.kind)
     nodes.append(ir.Readout("readout", (ending,), network.readout.kind))
-    return ir.Network("captured", network.timesteps, tuple(classes), tuple(nodes))
+    captured = ir.Network("captured", network.timesteps, tuple(classes), tuple(nodes))
+    if captured.integers:
+        _require_whole(captured)
+    return captured

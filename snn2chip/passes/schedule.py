@@ -20,6 +20,7 @@ share one, at the price of a common threshold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -257,12 +258,14 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
     levels = []
     for neuron, level in list(grids.place.items())[1:]:
         found = tuple(_relay(network, grids, source, level, phases) for source, phases in needs[level].items())
-        reads = _reads(network, grids, neuron, level, relays)
+        reads = _reads(network, grids, neuron, level, chip, relays)
         wanted, limits = _thresholds(network, neuron, reads, chip, relays)
         copies = 1
         if found and not any(grids.place[item.source] == 0 for item in found):  # an input has no copies
             options = _COPIES[relays]
-            copies = next((n for n in options if limits[n] * _WORTH >= wanted), options[-1])
+            exact = _fitting(network, neuron, chip, relays) if network.integers else None
+            enough = [n for n in options if (exact(n) if exact else limits[n] * _WORTH >= wanted)]
+            copies = enough[0] if enough else options[-1]
         levels.append(
             Level(
                 neuron,
@@ -282,7 +285,21 @@ def _largest(synapse: ir.Synapse) -> float:
     return float(np.abs(synapse.weight).max(initial=0))
 
 
-def _reads(network: ir.Network, grids: _Grids, neuron: str, level: int, relays: Relays) -> tuple[int, ...]:
+def _even(network: ir.Network, neuron: str) -> bool:
+    return not any((item.weight % 2).any() for item in network.synapses_of(network[neuron]))
+
+
+def _fitting(network: ir.Network, neuron: str, chip: Chip, relays: Relays) -> Callable[[int], bool]:
+    """Whether relays of so many copies are exact beside neurons that are integers already."""
+    node = network[neuron]
+    if not isinstance(node, ir.LIF):
+        return lambda _: True
+    decay, even = int(np.rint((1 - node.tau) * DECAY_ONE)), _even(network, neuron)
+    with_bias = relays != "plain"
+    return lambda n: relay.choose(int(node.threshold), decay, n, chip, even=even, with_bias=with_bias) is not None
+
+
+def _reads(network: ir.Network, grids: _Grids, neuron: str, level: int, chip: Chip, relays: Relays) -> tuple[int, ...]:
     """How many copies of its source each synapse of a neuron reads: of relays, where its weights are larger."""
     synapses = network.synapses_of(network[neuron])
     main = max(synapses, key=lambda item: item.weight[0].size)  # the most inputs: the smallest weights
@@ -292,8 +309,10 @@ def _reads(network: ir.Network, grids: _Grids, neuron: str, level: int, relays: 
         copies = 1
         if synapse is not main and 0 < place < level - 1:  # a relay, and not of an input, which has no copies
             options = _COPIES[relays]
-            ratio = _largest(synapse) / max(_largest(main), 1e-12)
-            copies = next((n for n in options if n * _WORTH >= ratio), options[-1])
+            most, worth = max(_largest(main), 1e-12), _WORTH
+            if network.integers:  # as many as hold the weights
+                most, worth = chip.weight_max if _even(network, neuron) else chip.weight_odd_max, 1
+            copies = next((n for n in options if n * worth * most >= _largest(synapse)), options[-1])
         found.append(copies)
     return tuple(found)
 

@@ -6,15 +6,17 @@ recipe, and what it takes over, is in `stage_recipe` and in `snn2chip.train.star
 
     OUT/iir.json    where the run started, and what was measured for every T
     OUT/T<t>/       one stage: model.pt, metrics.jsonl, checkpoint.pt as `snn2chip train` writes them
+    OUT/T<t>-<b>bit/  the last one with --quantize, at weights of b bits (see `snn2chip.train.quantized`)
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from snn2chip.nn import LIF, model_file
 from snn2chip.recipe import Recipe, override, parse
 from snn2chip.train.cost import cost
 from snn2chip.train.loop import RESULTS, Trainer
+from snn2chip.train.quantized import FLOAT, deployed
 
 FORMAT = "snn2chip-iir"
 # what the command's own options say; --set for them would say it twice
@@ -35,6 +38,8 @@ _OWN = {
     "model.timesteps": "use --timesteps",
     "train.epochs": "use --epochs, and --final-epochs",
     "train.lr": "use --lr",
+    "train.quantize": "use --quantize",
+    "train.quantize.weight_bits": "use --weight-bits",
 }
 
 
@@ -74,23 +79,51 @@ def stage_recipe(base: Recipe, timesteps: int, epochs: int, lr: float, settings:
     neuron["trainable_threshold"] = True
     train["epochs"], train["lr"] = epochs, lr
     train["warmup_epochs"] = min(base.train.warmup_epochs, epochs / 10)
+    return _changed(values, settings, f"stage T = {timesteps}")
+
+
+def quantize_recipe(
+    base: Recipe, timesteps: int, bits: int, epochs: int, lr: float, settings: Sequence[str] = ()
+) -> Recipe:
+    """The recipe of the stage that quantizes: `base` at T = `timesteps` with [train.quantize], else as `stage_recipe`,
+    but that leak and threshold are learnt where `base` does so, no average of the weights is kept, and the loss is that
+    of the readout.
+
+    Raises:
+        RecipeError: a wrong key or value.
+    """
+    values = stage_recipe(base, timesteps, epochs, lr).model_dump(mode="json")
+    values["name"] = f"{base.name}-t{timesteps}-{bits}bit"
+    values["description"] = f"{base.name}, retrained at T = {timesteps} in integers, weights of {bits} bits."
+    values["model"]["neuron"] = base.model.neuron.model_dump(mode="json")
+    values["train"] |= {"quantize": {"weight_bits": bits}, "average": 0.0, "loss": "mean"}
+    return _changed(values, settings, f"stage of {bits} bits")
+
+
+def _changed(values: dict[str, Any], settings: Sequence[str], source: str) -> Recipe:
     for setting in settings:
         key = setting.partition("=")[0].strip()
         if key in _OWN:
             raise InputError(f"--set {key}: not here; {_OWN[key]}")
         override(values, setting)
-    return parse(values, source=f"stage T = {timesteps}")
+    return parse(values, source=source)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One retraining: at `timesteps`, in `folder`, starting from the file `source`."""
+    """One retraining: at `timesteps`, in `folder`, from the file `source`; weights of `bits`, if it quantizes."""
 
     timesteps: int
     recipe: Recipe
     folder: Path
     source: Path
     finished: bool
+    bits: int | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"T = {self.timesteps}" + ("" if self.bits is None else f", {self.bits} bits")
 
     @property
     def model(self) -> Path:
@@ -122,7 +155,8 @@ class Iir:
     Args:
         model: the trained network's model.pt, with T of at least 2.
         out: the folder of the run.
-        timesteps, step: T of the last stage, and by how much T falls from stage to stage.
+        timesteps, step: T of the last stage, and by how much T falls from stage to stage; None stays at the model's.
+        bits: quantize in one more stage at the end, to weights of so many bits.
         epochs: passes over the training set of every stage; default a tenth of the recipe's, at least 1.
         final_epochs: those of the last stage, if others.
         lr: largest learning rate of every stage; default half of the recipe's.
@@ -140,8 +174,9 @@ class Iir:
         model: Path,
         out: Path,
         *,
-        timesteps: int,
+        timesteps: int | None,
         step: int = 1,
+        bits: int | None = None,
         epochs: int | None = None,
         final_epochs: int | None = None,
         lr: float | None = None,
@@ -165,13 +200,27 @@ class Iir:
         self.known: dict[str, dict[str, Any]] = {}  # what an earlier run measured, by model.pt's SHA-256
         self.stages: list[Stage] = []
         source = model
-        steps = steps_of(start.network.timesteps, timesteps, step)
+        if base.model.integers:
+            raise InputError(f"'{model}' is in integers already; go on from the '{FLOAT}' that is written beside it")
+        if timesteps is None and bits is None:
+            raise InputError("nothing to retrain for: give --timesteps, --quantize or both")
+        now = start.network.timesteps
+        steps = [] if timesteps is None else steps_of(now, timesteps, step)
+        # --set of [train.quantize] is for the stage that quantizes alone
+        own = [setting for setting in settings if not setting.strip().startswith("train.quantize.")]
+        if bits is None and len(own) < len(settings):
+            raise InputError("--set train.quantize: there is no such stage; give --quantize")
+        last = steps[-1] if bits is None else None
         for t in steps:
-            passes = usual if t != timesteps or final_epochs is None else final_epochs
-            recipe = stage_recipe(base, t, passes, rate, settings)
-            folder = out / f"T{t}"
-            self.stages.append(Stage(t, recipe, folder, source, resume and (folder / "model.pt").exists()))
-            source = folder / "model.pt"
+            passes = usual if t != last or final_epochs is None else final_epochs
+            self._add(Stage(t, stage_recipe(base, t, passes, rate, own), out / f"T{t}", source, False))
+            source = self.stages[-1].model
+        if bits is not None:
+            base = self.stages[-1].recipe.model_copy(update={"name": base.name}) if self.stages else base
+            t = steps[-1] if steps else now
+            passes = usual if final_epochs is None else final_epochs
+            recipe = quantize_recipe(base, t, bits, passes, rate, settings)
+            self._add(Stage(t, recipe, out / f"T{t}-{bits}bit", source, False, bits))
         if resume:
             self._check()
         else:
@@ -179,18 +228,21 @@ class Iir:
             if model.resolve() in [path.resolve() for path in self._results()]:
                 raise InputError(f"--overwrite would delete '{model}', which all starts from; choose another --out")
 
+    def _add(self, stage: Stage) -> None:
+        self.stages.append(replace(stage, finished=self._resume and stage.model.exists()))
+
     def _results(self) -> list[Path]:
         """What another run would destroy."""
         return [self.out / "iir.json", *(folder / name for folder in self._there() for name in RESULTS)]
 
     def _there(self) -> list[Path]:
-        """Folders of `out` that hold a stage, by falling T."""
-        found = {
-            int(path.name[1:]): path
-            for path in self.out.glob("T*")
-            if path.name[1:].isdecimal() and any((path / name).exists() for name in ("model.pt", "checkpoint.pt"))
-        }
-        return [found[t] for t in sorted(found, reverse=True)]
+        """Folders of `out` that hold a stage, by falling T, the quantized after the others."""
+        found: dict[tuple[int, int], Path] = {}
+        for path in self.out.glob("T*"):
+            name = re.fullmatch(r"T(\d+)(?:-(\d)bit)?", path.name)
+            if name is not None and any((path / file).exists() for file in ("model.pt", "checkpoint.pt")):
+                found[-int(name[1]), -int(name[2] or 9)] = path
+        return [found[place] for place in sorted(found)]
 
     def _check(self) -> None:
         there = self._there()
@@ -205,8 +257,8 @@ class Iir:
             if path not in asked:
                 raise InputError(
                     f"'{path}' is no stage of this run, whose T are "
-                    f"{', '.join(str(stage.timesteps) for stage in self.stages)}; give the --timesteps and --step that "
-                    f"it was made with, or choose another --out"
+                    f"{', '.join(stage.folder.name[1:] for stage in self.stages)}; give the --timesteps and --step "
+                    f"that it was made with, or choose another --out"
                 )
         waiting: Stage | None = None
         for stage in self.stages:
@@ -220,9 +272,10 @@ class Iir:
                 )
             file = stage.model if stage.finished else stage.folder / "checkpoint.pt"
             recipe = model_file.recipe_of(model_file.load_tensors(file), file)
-            if lines := _differences(recipe.model_dump(mode="json"), stage.recipe.model_dump(mode="json")):
+            wanted = deployed(stage.recipe) if stage.finished and stage.bits else stage.recipe
+            if lines := _differences(recipe.model_dump(mode="json"), wanted.model_dump(mode="json")):
                 raise InputError(
-                    f"stage T = {stage.timesteps}: '{file}' was made with other options: {'; '.join(lines)}; resume "
+                    f"stage {stage.title}: '{file}' was made with other options: {'; '.join(lines)}; resume "
                     f"with the same ones, or choose another --out"
                 )
             if not stage.finished:
@@ -331,6 +384,7 @@ class Iir:
                 "dataset": test.name,
                 "epochs": model.metrics.get("epochs"),
                 "training_seconds": model.metrics.get("training_seconds"),
+                "weight_bits": None if stage is None else stage.bits,
                 **asdict(cost(network, test, device=device, progress=progress)),
                 "constants": neurons,
             }
@@ -342,6 +396,7 @@ class Iir:
 
 COLUMNS = (
     ("T", "timesteps", "{}"),
+    ("bits", "weight_bits", "{}"),
     ("test accuracy", "accuracy", "{:.2%}"),
     ("spikes", "spikes", "{:,.0f}"),
     ("spikes/neuron/step", "rate", "{:.4f}"),
@@ -357,7 +412,7 @@ def _is_row(row: Any) -> bool:
     """Whether `row` can stand in iir.json: what the table shows of it are numbers, or unknown."""
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("sha256", "dataset", "model")):
         return False
-    unknown = ("epochs", "training_seconds")
+    unknown = ("epochs", "training_seconds", "weight_bits")
     return all(
         (row.get(key) is None and key in unknown)
         or (isinstance(row.get(key), (int, float)) and math.isfinite(row[key]))
@@ -368,6 +423,6 @@ def _is_row(row: Any) -> bool:
 def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The rows as lines of text under a heading: means per sample."""
     cells = [[title for title, _, _ in COLUMNS]]
-    cells += [["-" if row[key] is None else form.format(row[key]) for _, key, form in COLUMNS] for row in rows]
+    cells += [["-" if row.get(key) is None else form.format(row[key]) for _, key, form in COLUMNS] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(COLUMNS))]
     return ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]

@@ -38,13 +38,14 @@ from snn2chip.train.allocator import keep_pages
 from snn2chip.train.balance import balance
 from snn2chip.train.checkpoint import Progress
 from snn2chip.train.optimization import make_optimizer, schedule
+from snn2chip.train.quantized import FLOAT, Quantized
 from snn2chip.train.start_from_model import shorten, start_from
 from snn2chip.train.surroundings import processor_name, whole
 from snn2chip.train.whiten import whiten
 
 CHECKPOINT_SECONDS = 60.0
 STATISTICS = 50  # batches that the statistics of an averaged network are taken from
-RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl")  # what another run would destroy
+RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl", FLOAT)  # what another run would destroy
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,13 @@ class Trainer:
                     self._balance()
         if fuse and (note := fuse_neurons(self.network, self.device)):
             self.notes.append(note)
+        self.quantized: Quantized | None = None
+        if recipe.model.integers:
+            raise InputError("model.integers is what retrain --quantize leaves, not to train; use [train.quantize]")
+        if recipe.train.quantize is not None:
+            if init is None and not resume:
+                raise InputError("train.quantize goes on from a trained network: give --init, or retrain --quantize")
+            self.quantized = Quantized(self.network, recipe, len(train.classes), fresh=not resume, fuse=fuse)
         self.optimizer = make_optimizer(self.network, recipe.train)
         # the running average of the weights; its buffers are taken anew whenever it is looked at
         self.average = copy.deepcopy(self.network) if recipe.train.average else None
@@ -295,8 +303,7 @@ class Trainer:
             group["lr"] = share * group["peak"]
         network.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            steps = network.body(network.encoder(images))
-            scores = network.readout(steps)
+            steps, scores = self._scores(images)
             taught = None if self.teacher is None else self._taught(images)
         loss = self._loss(steps, scores, labels, taught)
         right = int((scores.argmax(1) == classes).sum())
@@ -326,6 +333,16 @@ class Trainer:
         progress.seen += spec.batch_size
         progress.step += 1
         self._stopping = bool(stopping)
+
+    def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the loss is of: outputs (T, N, K) and their readout (N, K), which is all that integers give."""
+        spec, p, network = self.recipe.train, self.progress, self.network
+        if self.quantized is None or spec.quantize is None:
+            steps = network.body(network.encoder(images))
+            return steps, network.readout(steps)
+        exact = round((1 - spec.quantize.freeze) * spec.epochs * self.steps_per_epoch)  # from here on
+        scores = self.quantized(images, frozen=p.epoch * self.steps_per_epoch + p.step >= exact)
+        return scores.unsqueeze(0), scores
 
     def _batch(self, order: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """This process's part of a batch, augmented: images and labels (N,), or (N, K) where images are mixed.
@@ -383,10 +400,12 @@ class Trainer:
 
     @property
     def _kept(self) -> SpikingNetwork:
-        """The network to keep: the trained one, or the average of its weights with statistics of its own.
+        """The network to keep: the trained one, its integers, or the average of its weights with own statistics.
 
         Those are the means over `STATISTICS` batches, as the first of an epoch, of what batch normalization computes.
         """
+        if self.quantized is not None:
+            return self.quantized.deployed()
         if self.average is None:
             return self.network
         spec, network = self.recipe.train, self.average
@@ -438,7 +457,7 @@ class Trainer:
                 self._kept,
                 self.validation_set,
                 device=self.device,
-                precision=spec.precision,
+                precision=spec.precision if self.quantized is None else "float32",  # exact
                 stop=lambda: self._interrupt.asked,
             )
             found["validation_accuracy"] = round(accuracy, 6)
@@ -473,7 +492,9 @@ class Trainer:
         return processor_name()
 
     def _finish(self) -> None:
-        network = self._kept.eval().to("cpu")
+        network, recipe = self._kept.eval().to("cpu"), self.recipe
+        if self.quantized is not None:
+            recipe = self.quantized.recipe
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         accuracy = evaluate(network, self.test_set)
         metrics: dict[str, Any] = {
@@ -492,6 +513,8 @@ class Trainer:
             "hardware": f"{self._processor()}, {torch.get_num_threads()} threads"
             + (f", {parallel.size()} processes" if parallel.size() > 1 else ""),
         }
+        if self.quantized is not None:
+            metrics["quantized"] = self.quantized.figures()
         if any(isinstance(module, BNTT) for module in network.modules()):
             metrics["early_exit"] = self._early_exit(network)
         self.metrics = metrics
@@ -500,11 +523,15 @@ class Trainer:
         model_file.save(
             self.out / "model.pt",
             network,
-            self.recipe,
+            recipe,
             max_value=self.test_set.max_value,
             classes=self.test_set.classes,
             metrics=metrics,
         )
+        if self.quantized is not None:
+            self.quantized.save_float(
+                self.out / FLOAT, max_value=self.test_set.max_value, classes=self.test_set.classes
+            )
 
     def _validated(self, network: SpikingNetwork) -> dict[str, Any]:
         """The images that were set aside, and the accuracy on them, which choices are made by."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import ir, lava
-from snn2chip.chip.profile import INPUT_MAX
+from snn2chip.chip.profile import INPUT_MAX, UNIT
 from snn2chip.errors import InputError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
@@ -172,6 +172,15 @@ def _decisions(stages: Stages) -> Rung:
     return replace(made, passed=not stages.constant)
 
 
+def _exactly(stages: Stages) -> Rung:
+    """A network of integers in float64 and the chip's arithmetic: every spike of every layer, and the scores."""
+    wanted, found, readout = stages.folded_trace, stages.dense, stages.folded.readout
+    fired = stages.fired(found)
+    scores = found.scores / UNIT if readout.kind == "membrane" else found.scores
+    counted = with_scores(compare(spikes_of(wanted), fired), wanted.scores.numpy(), scores, readout.inputs[0])
+    return Rung.of(counted, "trained in integers: every spike, and the scores that decide", fired)
+
+
 def _graph(stages: Stages) -> Rung:
     """The rounded network as it branches, and the file's chain: proved for every input (see `snn2chip.verify.prove`);
     and run in the dense engine, every spike and voltage of every trained layer, and every relay's spikes those of its
@@ -250,6 +259,7 @@ RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung
     ("torch = captured", None, _captured),
     ("captured = folded", None, _folded),
     ("folded ~ integers", None, _decisions),
+    ("folded = integers", lambda stages: stages.folded.integers, _exactly),
     ("integers = file", None, lambda stages: stages.same_integers),
     ("graph = chain", None, _graph),
     ("reference = dense", None, _reference),

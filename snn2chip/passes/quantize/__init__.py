@@ -51,7 +51,17 @@ from snn2chip.passes.quantize.report import STRATEGIES, LayerReport, QuantizeRep
 from snn2chip.passes.quantize.rounding import Rounding
 from snn2chip.passes.schedule import Schedule
 
-__all__ = ["STRATEGIES", "LayerReport", "QuantizeReport", "StepsReport", "Strategy", "quantize", "quantize_at"]
+__all__ = [
+    "STRATEGIES",
+    "LayerReport",
+    "QuantizeReport",
+    "StepsReport",
+    "Strategy",
+    "least_square_scales",
+    "quantize",
+    "quantize_at",
+    "quantize_near",
+]
 
 
 _Job = LayerQuantizer | StepQuantizer
@@ -60,8 +70,10 @@ _Job = LayerQuantizer | StepQuantizer
 class _Walk:
     """Every neuron of a folded network in turn, with what drives it; and the quantized nodes so far."""
 
-    def __init__(self, network: ir.Network, chip: Chip, plan: Schedule | None) -> None:
-        self.network, self.chip, self.plan = network, chip, plan
+    def __init__(
+        self, network: ir.Network, chip: Chip, plan: Schedule | None, bits: Mapping[str, int] | None = None
+    ) -> None:
+        self.network, self.chip, self.plan, self.bits = network, chip, plan, bits or {}
         self.done: dict[str, ir.Node] = {network.input.name: network.input}
 
     def jobs(self) -> Iterator[tuple[ir.Node, _Job]]:
@@ -80,17 +92,19 @@ class _Walk:
         level = plan.level_of(node.name) if plan else None
         if isinstance(node, ir.LIF) and node.steps is not None:
             return StepQuantizer(synapses, bounds, node, node.inputs[0], shape, self.chip, level)
-        return LayerQuantizer(
+        made = LayerQuantizer(
             synapses,
             bounds,
             node if isinstance(node, ir.LIF) else None,
             node.inputs[0],
             shape,
             network.timesteps,
-            self.chip,
+            self.chip.with_weight_bits(self.bits.get(synapses[0].name)),
             level,
             plan.with_bias if plan else True,
         )
+        made.relay_chip = self.chip
+        return made
 
     def take(self, made: Candidate) -> None:
         """Keep a layer's integers."""
@@ -144,15 +158,20 @@ def quantize(
         walk = _Walk(network, chip, plan)
         layers = []
         for _, job in walk.jobs():
-            made = _plain(job, strategy)
-            if made is None:
+            made = _as_it_is(job) if network.integers else _plain(job, strategy)
+            if made is None or not made.proved:
                 raise job.refuse()
             walk.take(made)
             layers.append(_report(job, made))
         return walk.finish(), QuantizeReport(chip.name, chip.weight_bits, strategy, 0, tuple(layers))
     data = _Calibration(network, chip, plan, calibration)
-    calibrated, plain, alternatives = data.choose(strategy)
-    best, kept = data.best(calibrated, plain) if strategy in ("auto", "max") else (calibrated, ())
+    plain: _Outcome | None = None
+    kept: tuple[str, ...] = ()
+    if network.integers:
+        best, alternatives = data.as_it_is()
+    else:
+        calibrated, plain, alternatives = data.choose(strategy)
+        best, kept = data.best(calibrated, plain) if strategy in ("auto", "max") else (calibrated, ())
     walk = _Walk(network, chip, plan)
     layers = []
     for (node, job), result, others in zip(walk.jobs(), best.results, alternatives, strict=True):
@@ -168,6 +187,29 @@ def quantize(
 def _plain(job: _Job, strategy: Strategy) -> Candidate | None:
     """What is taken without calibration: the largest weight fills the range, rounded to the nearest, and proved."""
     return next((item for item in job.candidates(strategy, False) if item.proved), None)
+
+
+def _as_it_is(job: _Job) -> Candidate:
+    """A layer of a network of integers at scale 1; max pooling, which any scale is exact for, as without calibration.
+
+    Raises:
+        ChipLimitError: the chip cannot hold it.
+    """
+    assert isinstance(job, LayerQuantizer)  # integers have no tables
+    if job.neuron is not None and job.neuron.grain is None and (pooled := _plain(job, "auto")) is not None:
+        return pooled
+    made = job.candidate("trained", 1.0)
+    if made is None or any(
+        (new.weight != old.weight).any() for new, old in zip(made.synapses, job.synapses, strict=True)
+    ):
+        largest = max(float(np.abs(item.weight).max()) for item in job.synapses)
+        threshold = "" if job.neuron is None else f", threshold {job.neuron.threshold:g}"
+        beside = "" if job.level is None else " and these relays"
+        raise ChipLimitError(
+            f"layer '{job.synapses[0].name}': its integers (weights up to {largest:g}{threshold}) do not fit "
+            f"{job.chip.name} with {job.bits}{beside}; export it with the bits and relays that it was trained for"
+        )
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +289,15 @@ class _Calibration:
         whole = len(candidates) == len(plain)
         return calibrated, self._at(candidates) if whole else None, alternatives
 
+    def as_it_is(self) -> tuple[_Outcome, list[dict[str, float]]]:
+        """A network of integers, which must not overflow."""
+        jobs = [job for _, job in _Walk(self.network, self.chip, self.plan).jobs()]
+        made = self._at([_as_it_is(job) for job in jobs])
+        for job, result in zip(jobs, made.results, strict=True):
+            if not result.fits(self.chip.input_max):
+                raise job.refuse()
+        return made, [{result.candidate.rule: result.error} for result in made.results]
+
     def _at(self, candidates: Sequence[Candidate]) -> _Outcome:
         """The network of these candidates."""
         waiting = iter(candidates)
@@ -285,7 +336,11 @@ def _report(
     largest = max(int(np.abs(weight).max(initial=0)) for weight in weights)
     even = not any((weight % 2).any() for weight in weights)
     shares = [int(np.abs(weight).max(initial=0)) / n for weight, n in zip(weights, job.reads, strict=True)]
-    step = 2 if max(shares) > job.chip.weight_odd_max or (even and job.level is not None) else 1
+    step = (
+        2
+        if max(shares) > job.chip.weight_odd_max or (even and (job.level is not None or made.rule == "trained"))
+        else 1
+    )
     neurons = int(np.prod(job.shape))
     fan_in = sum(int(weight[0].size) for weight in weights)
     bias = made.synapses[0].bias
@@ -328,17 +383,19 @@ def quantize_at(
     rounding: Mapping[str, Rounding],
     *,
     bias_max: int | None = None,
+    bits: Mapping[str, int] | None = None,
 ) -> ir.Network:
     """The integers of a 'folded' network at given scales and roundings, by conv or dense layer: what a file made with
     them must hold.
 
     Layers of time-varying neurons have one scale a channel. A layer that `rounding` does not name is rounded to the
-    nearest. `bias_max` lets biases exceed the chip's, for a comparison that is to name them.
+    nearest. `bias_max` lets biases exceed the chip's, for a comparison that is to name them; `bits` holds the weights
+    of single layers to fewer than the chip's.
 
     Raises:
         InputError: a layer has no scale, or its integers exceed the chip.
     """
-    walk = _Walk(network, chip, plan)
+    walk = _Walk(network, chip, plan, bits)
     for _, job in walk.jobs():
         name = job.synapses[0].name
         if name not in scales:
@@ -358,3 +415,57 @@ def quantize_at(
             raise job.refuse()
         walk.take(made)
     return walk.finish()
+
+
+def quantize_near(
+    network: ir.Network, chip: Chip, plan: Schedule | None, scales: Mapping[str, float], bits: Mapping[str, int]
+) -> tuple[ir.Network, dict[str, float]]:
+    """What training computes with: the integers of a 'folded' network, rounded to the nearest at the largest scale up
+    to the given one that fits the chip and is proved not to overflow; and those scales.
+
+    `scales` (infinite: as large as fits) and `bits` of a weight are by the first conv or dense layer of each neuron;
+    max pooling, which has none, is as `quantize` has it.
+
+    Raises:
+        ChipLimitError: a layer fits at no scale.
+        UnsupportedError: a layer whose weights are all zero.
+    """
+    walk = _Walk(network, chip, plan, bits)
+    found: dict[str, float] = {}
+    for _, job in walk.jobs():
+        assert isinstance(job, LayerQuantizer)  # training refuses the others
+        name = job.synapses[0].name
+        if name in scales:
+            made = job.fitting(scales[name] if np.isfinite(scales[name]) else job.full)
+        else:
+            made = _plain(job, "auto")
+        if made is None:
+            raise job.refuse()
+        assert isinstance(made.scale, float)
+        found[name] = made.scale
+        walk.take(made)
+    return walk.finish(), found
+
+
+def least_square_scales(
+    network: ir.Network, chip: Chip, plan: Schedule | None, bits: Mapping[str, int]
+) -> dict[str, float]:
+    """By the first conv or dense layer of each neuron, the scale at which rounding changes its weights least, in
+    squares: with few bits far above the one at which none is clipped."""
+    found: dict[str, float] = {}
+    for _, job in (walk := _Walk(network, chip, plan, bits)).jobs():
+        assert isinstance(job, LayerQuantizer)
+        tried = [job.fitting(job.full * 2 ** (octave / 8)) for octave in range(33)]
+        made = [item for item in tried if item is not None]
+        if not made:
+            raise job.refuse()
+        best = min(made, key=lambda item: _square_error(job, item))
+        assert isinstance(best.scale, float)
+        found[job.synapses[0].name] = best.scale
+        walk.take(best)
+    return found
+
+
+def _square_error(job: LayerQuantizer, made: Candidate) -> float:
+    pairs = zip(made.synapses, job.synapses, strict=True)
+    return float(sum(np.square(new.weight / made.scale - old.weight).sum() for new, old in pairs))

@@ -19,6 +19,7 @@ from snn2chip.passes.schedule import Level
 
 ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
 _PERCENTILES = (99.9, 99.99)
+_STEP_DOWN = 0.97  # from scale to scale that does not fit
 _GRID = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
@@ -39,6 +40,7 @@ class LayerQuantizer:
     ) -> None:
         self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
         self.shape, self.steps, self.chip = shape, steps, chip
+        self.relay_chip = chip  # of the relays, where the neurons' weights are held to fewer bits
         self.level = level if level is not None and level.relays else None
         self.reads = (1,) * len(synapses) if level is None else level.reads
         self.with_bias = with_bias
@@ -104,7 +106,7 @@ class LayerQuantizer:
         """Whether the relays of the same chain layer are exact at this threshold and kind of weights."""
         if self.level is None:
             return True
-        made = choose(threshold, self.decay, self.level.copies, self.chip, even=even, with_bias=self.with_bias)
+        made = choose(threshold, self.decay, self.level.copies, self.relay_chip, even=even, with_bias=self.with_bias)
         return made is not None
 
     def _largest_bias(self) -> float:
@@ -121,6 +123,23 @@ class LayerQuantizer:
             if self.level is not None and self.level.limit is not None:
                 limits.append((self.level.limit + 0.49) / self.neuron.threshold)
         return float(min(limits))
+
+    @property
+    def full(self) -> float:
+        """The scale at which the largest weight fills the range."""
+        return self.chip.weight_max / float(self.size.max())
+
+    def fitting(self, scale: float) -> Candidate | None:
+        """The largest candidate at or below `scale`, rounded to the nearest, that fits the registers and is proved not
+        to overflow; None where all of the weights round to 0 before."""
+        scale = min(scale, self.scale_limit())
+        while scale * float(self.size.max()) > 0.25:
+            made = self.candidate("trained", scale)
+            if made is not None and made.proved:
+                return made
+            room = 1.0 if made is None else self.chip.input_max / max(1, made.bound)
+            scale *= min(_STEP_DOWN, room)
+        return None
 
     def _proved_scale(self, scale: float) -> float:
         """The largest scale up to `scale` whose sums are proved, found by bisection.
