@@ -1,11 +1,13 @@
-"""What fits the chip: one profile a chip, read from deploy/chips/."""
+"""What fits the chip: one profile a chip, read from deploy/chips/ or from a user's own file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from snn2chip import files, places
 from snn2chip.errors import InputError
+from snn2chip.text import one_line
 
 DECAY_ONE = 4096  # 12-bit decays: the value that takes everything away
 STATE_SHIFT = 6  # inputs, biases and thresholds are shifted left by this against u and v
@@ -15,8 +17,42 @@ INPUT_MAX = 2**17 - 1  # the largest |sum w s| that leaves u unwrapped when u ho
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A number of a chip, 1 or more, and where it is from."""
+
+    value: int
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.value < 1:
+            raise ValueError(f"value {self.value} is below 1")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a core holds, and how the compiler lays synapses into its memory (`snn2chip.fit.words`).
+
+    cores           a chip
+    neurons, axons_in, axons_out, synaptic_words (of 64 bits)  a core
+    list_bits       header of a list of synapses; list_synapses: the longest list
+    index_bits      beside each weight of a dense layer
+    reckoned_bits   of a dense synapse while the compiler divides a layer, before it knows the weights' bits
+    """
+
+    cores: Figure
+    neurons: Figure
+    axons_in: Figure
+    axons_out: Figure
+    synaptic_words: Figure
+    list_bits: Figure
+    list_synapses: Figure
+    index_bits: Figure
+    reckoned_bits: Figure
+
+
+@dataclass(frozen=True)
 class Chip:
-    """Register widths of one chip.
+    """Register widths of one chip, and what its cores hold.
 
     Weights of `weight_bits` = N: any integer of magnitude up to 2^(N-1) - 1, or even ones up to 2^N - 2 (the
     chip then stores half of them and a shift). `programmable_neurons`: constants of a neuron may be tables over time.
@@ -30,6 +66,7 @@ class Chip:
     state_bits: int
     message_bits: int
     programmable_neurons: bool
+    capacity: Capacity
 
     @property
     def weight_odd_max(self) -> int:
@@ -71,16 +108,44 @@ class Chip:
             return self
         if not 2 <= bits <= self.weight_bits:
             raise InputError(f"--weight-bits {bits} is outside 2..{self.weight_bits} ({self.name})")
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return Chip(**{**values, "weight_bits": bits})
+        return replace(self, weight_bits=bits)
 
 
 def load(name: str) -> Chip:
-    """The profile of a chip by name.
+    """The profile of a chip by name, or from a file of one: a path that ends with .toml.
 
     Raises:
-        InputError: there is no such profile; the message lists those there are.
+        InputError: there is no such profile (the message lists those there are), or the file is not one.
     """
+    if name.endswith(".toml"):
+        return _read(Path(name))
     if name not in places.chip_names():
-        raise InputError(f"unknown chip '{name}': expected one of {', '.join(places.chip_names())}")
-    return Chip(**files.read(places.deploy_file("chips", f"{name}.toml"), "TOML"))
+        known = ", ".join(places.chip_names())
+        raise InputError(f"unknown chip '{name}': expected one of {known}, or a path to a profile, NAME.toml")
+    return _read(places.deploy_file("chips", f"{name}.toml"))
+
+
+def _read(path: Path) -> Chip:
+    from pydantic import TypeAdapter, ValidationError  # slow, and not needed for --help
+
+    try:
+        values = files.read(path, "TOML")
+    except FileNotFoundError:
+        raise InputError(f"no chip profile '{path}'; copy one of deploy/chips and change its numbers") from None
+    expected = {name for kind in (Chip, Capacity, Figure) for name in kind.__dataclass_fields__}
+    unknown = sorted(_keys(values) - expected)
+    if unknown:
+        raise InputError(f"'{path}': unknown key '{one_line(unknown[0])}'; copy one of deploy/chips")
+    try:
+        return TypeAdapter(Chip).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"'{path}': '{one_line(where)}': {one_line(first['msg'])}; copy one of deploy/chips") from None
+
+
+def _keys(values: object) -> set[str]:
+    """All keys of tables in tables."""
+    if not isinstance(values, dict):
+        return set()
+    return set(values).union(*map(_keys, values.values()))

@@ -16,12 +16,11 @@ from snn2chip.chip.profile import Chip
 from snn2chip.errors import InputError
 from snn2chip.formats import netx
 from snn2chip.formats.netx import read
-from snn2chip.formats.netx.look import Entry, Look, look, span
+from snn2chip.formats.netx.look import COMPUTING, Entry, Look, look, span
 from snn2chip.formats.netx.read import Finding
 from snn2chip.ir import IntArray, Shape
 from snn2chip.report import findings
 
-COMPUTING = ("conv", "dense", "dense_rec")
 LABELS = {
     "fails": "stock netx fails",
     "told": "to be told",

@@ -25,6 +25,7 @@ from snn2chip.ir.netlist import ChipLayer
 from snn2chip.text import first_line, one_line
 
 _T = TypeVar("_T")
+COMPUTING = ("conv", "dense", "dense_rec")  # types of layers with neurons and synapses
 _CUT = ("weight", "weight_rec", "bias", "delay")  # netx makes integers of them: astype(int)
 _GEOMETRY = ("stride", "padding", "dilation", "groups")
 _NUMBERS = ("iDecay", "vDecay", "vThMant", "refDelay", "wgtExp", "messageBits")
@@ -158,7 +159,7 @@ def _look(root: Reader, size: int, message_bits: int | None, input_shape: Shape)
         log.append(Finding("fails", text))
     walk = Walk(input_shape)
     entries = tuple(_entry(group, place, walk) for place in places)
-    if not any(entry.kind in ("conv", "dense", "dense_rec") for entry in entries):
+    if not any(entry.kind in COMPUTING for entry in entries):
         kind: FindingKind = "refused" if walk.stock.made else "fails"
         log.append(Finding(kind, "no conv or dense layer"))
     if walk.stock.to_tell:

@@ -1,0 +1,36 @@
+"""How synapses lie in a core's memory: 64-bit words, fitted to what the compiler printed.
+
+A source of spikes has a list of the synapses that it drives: a header of ``list_bits``, then the weights. A
+convolution has one list for each input channel and tap of the kernel, ``list(C_out b)``, which all positions of a core
+share; a dense layer one for each source, ``list(outputs (b + index_bits))``, each weight with an index. A list takes
+whole words. Zero weights are stored like others.
+"""
+
+from __future__ import annotations
+
+from snn2chip.chip.profile import Capacity
+from snn2chip.fit.demand import Demand
+
+WORD = 64
+
+
+def list_words(synapses: int, bits: int, capacity: Capacity) -> int:
+    """Words of a list of synapses of `bits` each, headers included; longer lists than a chip has are several."""
+    most = capacity.list_synapses.value
+    whole, rest = divmod(synapses, most)
+    return whole * _words(most, bits, capacity) + (_words(rest, bits, capacity) if rest else 0)
+
+
+def _words(synapses: int, bits: int, capacity: Capacity) -> int:
+    return -(-(synapses * bits + capacity.list_bits.value) // WORD)
+
+
+def synaptic_words(layer: Demand, channels: int, capacity: Capacity, bits: int | None = None) -> int:
+    """Words that a core takes for so many output channels (or features) of a layer; `bits` of a dense synapse."""
+    if layer.kind == "input":
+        return 0
+    if layer.kind == "dense":
+        each = layer.weight_bits + capacity.index_bits.value if bits is None else bits
+        return layer.fan_in * list_words(channels, each, capacity)
+    taps = layer.kernel[0] * layer.kernel[1]
+    return layer.inputs[0] // layer.groups * taps * list_words(channels, layer.weight_bits, capacity)

@@ -1,0 +1,69 @@
+"""The table of cores, for terminals, pages and cards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from snn2chip.fit.table import Fit
+
+COLUMNS = ("layer", "tile", "cores", "neurons", "axons in", "out", "words", "free", "bound by")
+
+
+def rows(found: Fit) -> list[list[str]]:
+    """One a layer, and the whole; figures of a core are the fullest's, tiles W x H x C."""
+    most = found.chip.capacity.synaptic_words.value
+    cells = []
+    for each in found.layers:
+        use, placed = each.use, each.placed
+        tile = "-" if placed is None else "x".join(map(str, placed.tile))
+        if placed is not None and each.layer.kind == "dense":
+            tile = str(placed.tile[2])
+        cells.append(
+            [
+                *(each.layer.name, tile, f"{each.cores:,}" if each.fits else "does not fit", f"{use.neurons:,}"),
+                *(f"{use.axons_in:,}", f"{use.axons_out:,}", f"{use.synaptic_words:,}"),
+                *(f"{max(0, most - use.synaptic_words):,}", each.binding.replace("_", " ").replace("synaptic ", "")),
+            ]
+        )
+    return cells
+
+
+def table(found: Fit) -> Table:
+    """The rows as a terminal shows them."""
+    shown = Table(title=f"cores of {found.chip.name}; of a core, the fullest", **_STYLE)
+    for index, column in enumerate(COLUMNS):
+        shown.add_column(column, justify="left" if index in (0, len(COLUMNS) - 1) else "right", overflow="fold")
+    for row in rows(found):
+        shown.add_row(*row)
+    return shown
+
+
+def verdict(found: Fit) -> str:
+    """One line: whether it fits, on how many cores and chips, and how many the fewest are."""
+    name = found.chip.name
+    if not found.fits:
+        count = len(found.problems)
+        return f"does not fit {name}: {count} layer{'' if count == 1 else 's'} cannot be placed"
+    chips = f"{found.chips} chip{'' if found.chips == 1 else 's'}"
+    cores = f"{found.cores:,} core{'' if found.cores == 1 else 's'}"
+    fewer = found.cores - found.fewest_cores
+    saved = f"; {found.fewest_cores:,} cores by search" if fewer else ""
+    return f"fits {name}: {cores}, {chips}{saved}"
+
+
+def lines(found: Fit) -> Iterator[str]:
+    """The verdict, what does not fit, and what would halve the cores of the largest layers."""
+    yield verdict(found)
+    for problem in found.problems:
+        yield f"! {problem}"
+    largest = sorted((each for each in found.layers if each.halving), key=lambda each: -each.cores)
+    for each in largest[:_MOST]:
+        yield f"half the cores: {each.halving}"
+
+
+_MOST = 5
+_STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}

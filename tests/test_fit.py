@@ -1,0 +1,331 @@
+"""What fits a chip: every number that the compiler printed, limits that hold, and nothing placed twice or nowhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fit_page
+import h5py
+import numpy as np
+import pytest
+from conftest import ROOT, Command
+from foreign import random_network
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snn2chip import chip as chips
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.fit import compiler, demand, search, table
+from snn2chip.fit.demand import Demand, stored_bits
+from snn2chip.fit.placement import Placement, use_of
+from snn2chip.formats import netx
+from snn2chip.report import fit as shown
+
+from helpers import chains, rng_of  # isort: skip
+
+PRINTED = ROOT.parent / "shared" / "data" / "loihi2" / "published.json"
+LOIHI1, LOIHI2 = chips.load("loihi1"), chips.load("loihi2")
+UNEXPLAINED = {("pilotnet_snn", 2): (648, 864), ("pilotnet_snn", 3): (1296, 1620)}  # ours, printed: see docs/fit.md
+
+
+def printed() -> dict[str, Any]:
+    """The compiler's printed tables, or a skip."""
+    if not PRINTED.is_file():
+        pytest.skip("no printed tables at ../shared/data/loihi2")
+    tables: dict[str, Any] = json.loads(PRINTED.read_text())
+    return tables["networks"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["mnist", "pilotnet_snn", "pilotnet_sdnn"])
+def test_every_printed_number(name: str) -> None:
+    """From the netx file alone: cores, tiles, axons in and out, neurons and synaptic words of every layer."""
+    network = printed()[name]
+    found = table.fit(demand.of_file(PRINTED.with_name(network["file"])), LOIHI2)
+    assert found.fits and found.chips == 1
+    assert found.cores == network["cores"]
+    assert len(found.layers) == len(network["layers"])
+    capacity = LOIHI2.capacity
+    for place, (layer, said) in enumerate(zip(found.layers, network["layers"], strict=True)):
+        assert layer.placed is not None
+        assert layer.cores == said["cores"]
+        uses = layer.placed.uses(capacity)
+        if "tile" in said:
+            assert list(layer.placed.tile) == said["tile"]
+            assert list(layer.placed.layer.shape) == said["shape"][::-1]
+        if network["as"].startswith("share"):  # of the capacity, in percent with two digits
+            for key, value, limit in (
+                ("axon_in", layer.use.axons_in, capacity.axons_in),
+                ("neurons", layer.use.neurons, capacity.neurons),
+                ("synapses", layer.use.synaptic_words, capacity.synaptic_words),
+                ("axon_map", layer.use.axons_out, capacity.axons_out),
+            ):
+                assert round(100 * value / limit.value, 2) == said[key]
+            continue
+        # a layer that is cut unevenly prints the mean of its cores, but of a map's neurons the fullest's
+        mean = {key: sum(getattr(use, key) for use in uses) // len(uses) for key in ("synaptic_words", "axons_out")}
+        ours, theirs = UNEXPLAINED.get((name, place), (said["synapses"], said["synapses"]))
+        assert (mean["synaptic_words"], said["synapses"]) == (ours, theirs)
+        assert layer.use.axons_in == said.get("axon_in", layer.use.axons_in)
+        assert mean["axons_out"] == said.get("axon_map", mean["axons_out"])
+        neurons = layer.use.neurons if "tile" in said else sum(use.neurons for use in uses) // len(uses)
+        assert neurons == said["neurons"]
+
+
+def test_what_would_explain_the_two_counts_that_are_not() -> None:
+    """One bit a weight more, in layers of stride 2 and channels that are no power of two, contradicts no count."""
+    network = printed()["pilotnet_snn"], printed()["pilotnet_sdnn"]
+    for about in network:
+        layers = demand.of_file(PRINTED.with_name(about["file"]))
+        for layer, said in zip(layers, about["layers"], strict=True):
+            if layer.kind == "conv":
+                odd = layer.stride[1] == 2
+                assert odd == bool(layer.shape[0] & (layer.shape[0] - 1))  # in these files they cannot be told apart
+                more = replace(layer, weight_bits=layer.weight_bits + odd)
+                assert use_of(more, (1, 1, layer.shape[0]), LOIHI2.capacity).synaptic_words == said["synapses"]
+
+
+def test_the_page_says_what_the_files_give() -> None:
+    """docs/fit.md's table is what `python bench/fit_page.py` writes."""
+    printed()
+    page = (ROOT / "docs" / "fit.md").read_text()
+    assert page == fit_page.filled(page, PRINTED)
+
+
+@pytest.mark.parametrize(
+    ("weights", "dense", "bits"),
+    [
+        ([-2, 2], False, 2), ([-1, 1], False, 2), ([-16, 14], False, 5), ([-14, 10], False, 4), ([-126, 2], False, 7),
+        ([-126, 2], True, 8), ([-127, 127], False, 8), ([-254, 254], False, 8), ([-256, 2], False, 8),
+        ([0, 255], True, 8), ([-5, 0], True, 3), ([0, 0], True, 1),
+    ],
+)  # fmt: skip
+def test_bits_of_a_weight(weights: list[int], dense: bool, bits: int) -> None:
+    assert stored_bits(np.array(weights), dense) == bits
+
+
+SIZES = st.integers(1, 40) | st.sampled_from([64, 100, 128, 200])
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Demand:
+    """A layer of any kind, most too large for one core."""
+    bits = draw(st.integers(1, 8))
+    feeds = draw(st.sampled_from(["conv", "dense"]))
+    kind = draw(st.sampled_from(["input", "conv", "dense"]))
+    if kind == "dense":
+        inputs, neurons = draw(st.integers(1, 20000)), draw(st.integers(1, 300) | st.integers(4000, 9000))
+        recurrent = draw(st.booleans())
+        return Demand("dense1", "dense", (inputs,), (neurons,), bits, recurrent=recurrent, feeds=feeds)
+    shape = draw(SIZES | st.integers(1, 5000)), draw(SIZES), draw(SIZES)
+    if kind == "input":
+        return Demand("input1", "input", (), shape, feeds=feeds)
+    kernel, stride = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    inputs, groups = draw(st.integers(1, 1200)), 1
+    if draw(st.booleans()):
+        groups = math.gcd(inputs, shape[0])
+    return Demand(
+        "conv1", "conv", (inputs, 1, 1), shape, bits, (kernel, kernel), (stride, stride), (0, 0), (1, 1), groups,
+        feeds=feeds,
+    )  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(layers(), st.sampled_from([LOIHI1, LOIHI2]))
+def test_no_plan_exceeds_a_limit_and_the_search_never_takes_more(layer: Demand, chip: chips.Chip) -> None:
+    """Every neuron stands on exactly one core, no core holds more than it can, the search takes the fewest cores."""
+    capacity = chip.capacity
+    ruled, best = compiler.place(layer, capacity), search.place(layer, capacity)
+    assert (ruled is None) == (best is None)
+    if ruled is None or best is None:
+        assert use_of(layer, (1, 1, 1), capacity).exceeded(capacity)
+        return
+    assert best.cores <= ruled.cores
+    for placed in (ruled, best):
+        if placed.cores > 3000:  # counted by arithmetic alone, or a day would pass
+            continue
+        seen = np.zeros(layer.extent, dtype=np.int64)
+        uses = placed.uses(capacity)
+        for region, use in zip(placed.regions(), uses, strict=True):
+            seen[region] += 1
+            assert use.neurons == seen[region].size
+            assert use.exceeded(capacity) is None
+        assert (seen == 1).all()
+        assert len(uses) == placed.cores
+        # lists of a core hold the synapses of its own output channels: of a dense layer, all of them once
+        if layer.kind == "dense":
+            assert sum(use.neurons * layer.fan_in for use in uses) == layer.neurons * layer.fan_in
+    # nothing smaller than what the search found: the limits themselves ask for so many
+    assert best.cores * capacity.neurons.value >= layer.neurons
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 40))
+def test_the_search_is_as_good_as_trying_every_tile(w: int, h: int, c: int, most: int, inputs: int) -> None:
+    words = replace(LOIHI2.capacity.synaptic_words, value=60)
+    capacity = replace(LOIHI2.capacity, neurons=replace(words, value=most), synaptic_words=words)
+    layer = Demand("conv1", "conv", (inputs, 1, 1), (c, h, w), 8)
+    tiles = [(x, y, z) for x in range(1, w + 1) for y in range(1, h + 1) for z in range(1, c + 1)]
+    fitting = [Placement(layer, tile) for tile in tiles if not use_of(layer, tile, capacity).exceeded(capacity)]
+    best = search.place(layer, capacity)
+    assert (best is None) == (not fitting)
+    if best is not None:
+        assert best.cores == min(placed.cores for placed in fitting)
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains())
+def test_a_chain_and_its_file_ask_for_the_same(chain: Any) -> None:
+    with pytest.MonkeyPatch.context():
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.net"
+            netx.save(path, chain)
+            assert demand.of_file(path) == demand.of_chain(chain)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_networks_from_elsewhere(seed: int, tmp_path: Path) -> None:
+    """Every neuron of the simulator's reading is placed."""
+    path = tmp_path / "foreign.net"
+    random_network(rng_of(seed), path)
+    found = demand.of_file(path)
+    from snn2chip.formats.netx import read
+
+    net = read.load(path)
+    assert [layer.shape for layer in found] == [layer.shape for layer in net.layers]
+    assert [layer.kind for layer in found] == [layer.kind.removesuffix("_rec") for layer in net.layers]
+    assert [layer.recurrent for layer in found] == [layer.recurrent is not None for layer in net.layers]
+
+
+def _dense_behind_maps(path: Path, channels: int, side: int) -> None:
+    """A convolution to (channels, side, side) and a dense layer of 10 behind it."""
+    rng = np.random.default_rng(0)
+    shape = (channels, side, side)
+    with h5py.File(path, "w") as file:
+        for number, kind in enumerate(("input", "conv", "flatten", "dense")):
+            group = file.create_group(f"layer/{number}")
+            group["type"] = np.array([kind.encode()])
+            if kind == "flatten":
+                group["shape"] = np.array([math.prod(shape)])
+                continue
+            group["shape"] = np.array({"input": (2, side, side), "conv": shape, "dense": (10,)}[kind])
+            if kind == "input":
+                continue
+            size = (channels, 2, 3, 3) if kind == "conv" else (10, math.prod(shape))
+            group["weight"] = rng.integers(-100, 100, size)
+            for name, value in (("stride", 1), ("padding", 1), ("dilation", 1), ("groups", 1)):
+                if kind == "conv":
+                    group[name] = value
+            neuron = group.create_group("neuron")
+            neuron["type"] = b"CUBA"
+            for name, value in (("iDecay", 4096), ("vDecay", 128), ("vThMant", 100)):
+                neuron[name] = value
+
+
+def test_a_fan_in_that_no_core_takes_is_named_with_what_would_fit(tmp_path: Path, cli: Command) -> None:
+    path, report = tmp_path / "wide.net", tmp_path / "fit.json"
+    _dense_behind_maps(path, 256, 8)
+    found = cli("fit", path, "--json", report)
+    assert found.code == 1 and not found.err
+    words = " ".join(found.out.split())
+    assert "dense1: fan-in 16,384 exceeds 16,000 axons: stride 2 in conv1, or pool 2x2 before it (4,096)" in words
+    assert "or 250 channels instead of 256" in words and "does not fit loihi2" in words
+    value = json.loads(report.read_text())
+    assert set(value) == {"chip", "fits", "cores", "chips", "layers"}
+    assert (value["chip"], value["fits"], value["cores"], value["chips"]) == ("loihi2", False, 8, 1)
+    conv, dense = value["layers"]
+    assert set(conv) == {"name", "fits", "cores", "tile", "neurons", "axons_in", "synaptic_words", "binding"}
+    assert (conv["name"], conv["fits"], conv["cores"], conv["tile"]) == ("conv1", True, 8, [1, 8, 256])
+    assert (dense["name"], dense["fits"], dense["tile"], dense["binding"]) == ("dense1", False, None, "axons_in")
+    _dense_behind_maps(path, 250, 8)  # what was named does fit
+    alone = cli("fit", path, "--json")
+    assert alone.code == 0
+    assert json.loads(alone.out)["layers"][1]["fits"]
+
+
+def test_31_channels_take_half_the_cores_of_32() -> None:
+    layer = Demand("conv1", "conv", (3, 32, 32), (32, 32, 32), 8, (3, 3), (1, 1), (1, 1), feeds="conv")
+    (found,) = table.fit([layer], LOIHI2).layers
+    assert found.cores == 16 and found.binding == "neurons"
+    assert found.halving == "conv1: 31 channels instead of 32: 8 cores instead of 16"
+
+
+def test_words_bind_where_the_compiler_reckons_with_more_than_there_are() -> None:
+    layer = Demand("dense1", "dense", (8001,), (2,), 8)
+    (found,) = table.fit([layer], LOIHI2).layers
+    assert (found.cores, found.binding, found.use.synaptic_words) == (2, "synaptic_words", 8001)
+    assert found.searched is not None and found.searched.cores == 1
+
+
+def test_too_many_input_channels_for_one_list_each() -> None:
+    layer = Demand("conv1", "conv", (2000, 4, 4), (8, 4, 4), 8, (3, 3), padding=(1, 1))
+    found = table.fit([layer], LOIHI2)
+    assert not found.fits and found.cores == 0
+    assert found.problems == (
+        "conv1: 2,000 input channels with 9 taps take 18,000 synaptic words, over 16,000: at most 1,777 input "
+        "channels, or more groups",
+    )
+    (placed,) = table.fit([replace(layer, inputs=(1777, 4, 4))], LOIHI2).layers
+    assert placed.fits
+
+
+def test_what_loihi_1_cannot_do_at_all() -> None:
+    graded = Demand("conv1", "conv", (3, 8, 8), (8, 8, 8), 8, (3, 3), padding=(1, 1), graded_bits=9)
+    steps = Demand("dense1", "dense", (512,), (10,), 8, steps=True)
+    assert table.fit([graded, steps], LOIHI2).fits
+    found = table.fit([graded, steps], LOIHI1)
+    assert len(found.problems) == 2 and "only spikes" in found.problems[0] and "collapse" in found.problems[1]
+
+
+def test_a_chip_of_ones_own(tmp_path: Path, cli: Command) -> None:
+    net, own = tmp_path / "wide.net", tmp_path / "mine.toml"
+    _dense_behind_maps(net, 8, 8)
+    text = (ROOT / "deploy" / "chips" / "loihi2.toml").read_text()
+    own.write_text(text.replace('"loihi2"', '"mine"').replace("value = 4095", "value = 64"))
+    found = json.loads(cli("fit", net, "--chip", own, "--json").ok())
+    assert found["chip"] == "mine" and found["layers"][0]["cores"] == 8
+    for old, new, word in (
+        ("value = 128", "value = 0", "below 1"),
+        ("value = 128", "value = 'many'", "capacity.cores.value"),
+        ("[capacity.cores]", "[capacity.kernels]", "kernels"),
+        ('name = "loihi2"', "", "'name'"),
+    ):
+        own.write_text(text.replace(old, new))
+        cli("fit", net, "--chip", own).refused(word)
+    cli("fit", net, "--chip", tmp_path / "none.toml").refused("no chip profile")
+    cli("fit", net, "--chip", "loihi3").refused("unknown chip")
+    cli("fit", tmp_path / "none.net").refused("none.net")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "word"),
+    [
+        (lambda file: file["layer/1"].pop("weight"), InputError, "weight"),
+        (lambda file: file["layer/1/shape"].__setitem__(0, 9), InputError, "weights"),
+        (lambda file: file["layer/1/shape"].__setitem__(2, 3), InputError, "it computes"),
+        (lambda file: file["layer/0/shape"].__setitem__(0, 3), InputError, "do not fit"),
+        (lambda file: file.move("layer/1/type", "layer/1/kind"), UnsupportedError, "type"),
+    ],
+)
+def test_damaged_files_are_refused(change: Any, error: type[InputError], word: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.net"
+    _dense_behind_maps(path, 8, 8)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(error, match=word):
+        demand.of_file(path)
+
+
+def test_the_table_is_narrow(tmp_path: Path) -> None:
+    path = tmp_path / "wide.net"
+    _dense_behind_maps(path, 256, 8)
+    from rich.console import Console
+
+    with Console(width=80, record=True, file=(tmp_path / "out").open("w")) as console:
+        console.print(shown.table(table.fit(demand.of_file(path), LOIHI2)))
+    assert max(map(len, console.export_text().splitlines())) <= 80
