@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -326,6 +327,6 @@ def test_the_table_is_narrow(tmp_path: Path) -> None:
     _dense_behind_maps(path, 256, 8)
     from rich.console import Console
 
-    with Console(width=80, record=True, file=(tmp_path / "out").open("w")) as console:
+    with Console(width=80, record=True, file=io.StringIO()) as console:
         console.print(shown.table(table.fit(demand.of_file(path), LOIHI2)))
     assert max(map(len, console.export_text().splitlines())) <= 80

@@ -57,6 +57,7 @@ def fold_and_export(
     sensor: Annotated[
         str | None, typer.Option(help="NIR of recordings: HEIGHT,WIDTH where their files do not say it.")
     ] = None,
+    no_fit: Annotated[bool, typer.Option("--no-fit", help="Write a network that does not fit the chip, too.")] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
@@ -71,9 +72,13 @@ def fold_and_export(
 
     from snn2chip import chip as chips
     from snn2chip.data import at_hand
+    from snn2chip.errors import ChipLimitError
+    from snn2chip.fit import demand
+    from snn2chip.fit import table as fits
     from snn2chip.formats import netx
     from snn2chip.nn import model_file
     from snn2chip.passes import pipeline
+    from snn2chip.report import fit as cores
     from snn2chip.report import tables
 
     profile = chips.load(chip).with_weight_bits(weight_bits)
@@ -110,6 +115,9 @@ def fold_and_export(
     else:
         assert graph is not None
         export = pipeline.export_network(graph, profile, name=model.stem, dataset=dataset, events=events, **options)
+    found = fits.fit(demand.of_chain(export.chain), profile)
+    if not (found.fits or no_fit):
+        raise ChipLimitError(f"{'; '.join(found.problems)}; --no-fit writes it all the same")
     netx.save(output, export.chain)
     if json_file is not None:
         write_json(
@@ -120,10 +128,14 @@ def fold_and_export(
                 "lower": asdict(export.lower_report),
                 "notes": export.notes,
                 "made": export.chain.made,
+                "fit": found.as_json(),
             },
         )
     console.print(tables.export_table(export))
     console.print(tables.layout_table(export))
+    console.print(cores.table(found))
+    for line in cores.lines(found):
+        console.print(line)
     for line in tables.export_notes(export):
         console.print(line)
     console.print(f"wrote {output}")

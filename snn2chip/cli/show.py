@@ -9,6 +9,7 @@ import typer
 
 from snn2chip.cli.chip import input_sides
 from snn2chip.cli.common import JsonOption, app, console_of, guarded
+from snn2chip.errors import InputError
 
 
 @app.command()
@@ -29,14 +30,29 @@ def show(
 
     from snn2chip import chip as chips
     from snn2chip.files import write_json
+    from snn2chip.fit import demand
+    from snn2chip.fit import table as fits
+    from snn2chip.report import fit as cores
     from snn2chip.report import show as showing
 
-    shown = showing.describe(net, chips.load(chip), message_bits, input_sides(input_shape))
+    profile = chips.load(chip)
+    shown = showing.describe(net, profile, message_bits, input_sides(input_shape))
+    try:
+        found = fits.fit(demand.of_file(net), profile)
+    except InputError as error:
+        found, unplaced = None, str(error)
     if json_file is not None:
-        write_json(json_file, {**asdict(shown), "totals": shown.totals})
+        fit = {"fit": found.as_json()} if found is not None else {}
+        write_json(json_file, {**asdict(shown), "totals": shown.totals, **fit})
     console = console_of()
     console.print(showing.layers_table(shown))
     console.print(showing.tree(shown), soft_wrap=False)  # or long lines would be cut
+    if found is None:
+        console.print(f"not placed on cores: {unplaced}")
+    else:
+        console.print(cores.table(found))
+        for line in cores.lines(found):
+            console.print(line)
     count = len(shown.all_findings)
     console.print(f"{count} finding{'' if count == 1 else 's'}" if count else "nothing to warn of")
     if json_file is not None:
