@@ -16,6 +16,8 @@ from conftest import ROOT
 
 from snn2chip import chip, data, recipe
 from snn2chip.errors import DataError
+from snn2chip.fit import demand
+from snn2chip.fit import table as fits
 from snn2chip.formats import netx
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
@@ -122,3 +124,20 @@ def test_a_model_exports_and_shows_its_accuracy(folder: Path, request: pytest.Fi
 def test_the_readme_shows_the_zoo() -> None:
     """The README's table is the one that `python tools/zoo.py readme` writes."""
     assert zoo.results_table(ROOT / "models") in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", EXPORTED, ids=lambda path: path.name)
+def test_a_card_shows_the_cores(folder: Path) -> None:
+    """Card and network say the same of cores; where it does not fit the card says so, and exports with --no-fit."""
+    metrics = metrics_of(folder)
+    export = pipeline.export(model_file.load(folder / "model.pt"), chip.load(metrics["chip"]))
+    found = fits.fit(demand.of_chain(export.chain), chip.load(metrics["chip"]))
+    card = (folder / "card.md").read_text()
+    section = card.split(zoo.CORES)[1]
+    assert ("oes not fit" in section) == (not found.fits) == ("fold-and-export" in card and " --no-fit" in card)
+    assert [row.split(" | ")[0] for row in section.splitlines()[-len(found.layers) :]] == [
+        f"| {layer.layer.name}" for layer in found.layers
+    ]
+    if found.fits:
+        assert f"{found.cores:,} cores, {found.chips} chip" in section
+    assert zoo.with_fit(card, export.chain).split(zoo.CORES)[0] == card.split(zoo.CORES)[0]

@@ -1,6 +1,7 @@
 """A folder of the zoo: evidence that a recipe works, written from a run's own files, no figure by hand.
 
     python tools/zoo.py publish RUN models/NAME [--data-option '--data DIR']
+    python tools/zoo.py fit models/NAME
     python tools/zoo.py readme [README.md]
 
 Run by the package's own Python, from a checkout.
@@ -16,12 +17,18 @@ from typing import Annotated, Any
 
 import typer
 
+from snn2chip import chip as chips
 from snn2chip import recipe as recipes
 from snn2chip.cli.common import guarded
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, read, write_json, write_text
+from snn2chip.fit import demand
+from snn2chip.fit import table as fits
 from snn2chip.formats import netx
+from snn2chip.ir import Chain
 from snn2chip.nn import model_file
+from snn2chip.passes import pipeline
+from snn2chip.report import fit as cores
 
 MODEL_BYTES_MAX = 5_000_000
 
@@ -87,9 +94,52 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
     except KeyError as error:
         raise InputError(f"'{run}' was made by an older snn2chip: {error} is missing; finish it again") from None
     write_json(target / "metrics.json", metrics)
-    write_text(target / "card.md", card)
+    write_text(target / "card.md", with_fit(card, chain))
     with atomic_path(target / "model.pt") as part:
         shutil.copyfile(run / "model.pt", part)
+
+
+CORES = "\nOn its cores"
+
+
+def with_fit(card: str, chain: Chain, note: str = "") -> str:
+    """A card with the table of cores at its end, the one that was there replaced; says so where nothing fits."""
+    found = fits.fit(demand.of_chain(chain), chips.load(chain.made["chip"]))
+    rule = "| --- " + "| ---: " * (len(cores.COLUMNS) - 2) + "| --- |"
+    rows = [cores.COLUMNS, *cores.rows(found)]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    said = [
+        f"**{cores.verdict(found)[0].upper()}{cores.verdict(found)[1:]}.**" if not found.fits else cores.verdict(found)
+    ]
+    said += [f"- {problem}" for problem in found.problems]
+    card = card.split(CORES)[0].replace(" --no-fit", "")
+    if not found.fits:
+        card = re.sub(r"(snn2chip fold-and-export \S+)", r"\1 --no-fit", card)
+    lines = [
+        f"{CORES} (`snn2chip fit`, docs/fit.md; of a core, the fullest{note}):",
+        "",
+        *said,
+        "",
+        table[0],
+        rule,
+        *table[1:],
+    ]
+    return card + "\n".join(lines) + "\n"
+
+
+def refit(target: Path) -> None:
+    """Write the table of cores anew into the card of a published network.
+
+    Raises:
+        InputError: `target` holds no published network.
+    """
+    metrics = _json(target / "metrics.json", "python tools/zoo.py publish", "chip", "weight_bits")
+    card = target / "card.md"
+    if not card.is_file():
+        raise InputError(f"'{target}' has no card.md; run: python tools/zoo.py publish")
+    profile = chips.load(metrics["chip"]).with_weight_bits(metrics["weight_bits"])
+    export = pipeline.export(model_file.load(target / "model.pt"), profile)
+    write_text(card, with_fit(card.read_text(encoding="utf-8"), export.chain, "; scaled without calibration images"))
 
 
 def _complete(run: Path, model: model_file.Model, simulated: dict[str, Any], verified: dict[str, Any]) -> None:
@@ -364,6 +414,14 @@ def _publish(
     """Write a zoo folder's model.pt, metrics.json and card.md from a finished, verified run."""
     publish(run, target, data_option)
     print(f"wrote {target / 'model.pt'}, metrics.json, card.md")
+
+
+@app.command("fit")
+@guarded
+def _fit(target: Annotated[Path, typer.Argument(help="The zoo's folder, models/NAME.")]) -> None:
+    """Write the table of cores anew into a card."""
+    refit(target)
+    print(f"wrote {target / 'card.md'}")
 
 
 @app.command("readme")

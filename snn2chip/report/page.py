@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from snn2chip import ir
+from snn2chip import chip, ir, places
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError, reading
 from snn2chip.files import read, write_text
+from snn2chip.fit import demand
+from snn2chip.fit.table import fit
 from snn2chip.formats import netx
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import model_file
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
+from snn2chip.report import fit as cores
 from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
 from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
@@ -163,6 +166,10 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             parts.append(f'<h2>Verified: <span class="{style}">{verdict}</span></h2>')
             parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
             parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
+    found = fit(demand.of_chain(chain), chip.load(_chip_of(chain)))
+    parts.append(f"<h2>On the cores of {in_html(found.chip.name)}</h2>")
+    parts += [f"<p>{in_html(line)}</p>" for line in cores.lines(found)]
+    parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
     parts.append("<h2>Spikes</h2>")
     if images is None:
         parts.append(f"<p>No pictures: {in_html(why)}</p>")
@@ -182,6 +189,12 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
         f"<style>{_STYLE}</style><body>{page}</body></html>\n",
     )
     return target
+
+
+def _chip_of(chain: ir.Chain) -> str:
+    """The chip that a file was made for, or the usual one where the file does not name one that there is."""
+    name = str(chain.made.get("chip"))
+    return name if name in places.chip_names() else "loihi2"
 
 
 class _Row:
