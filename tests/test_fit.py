@@ -13,16 +13,18 @@ import fit_page
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, Quickstart
 from foreign import random_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn2chip import chip as chips
+from snn2chip import recipe
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.fit import compiler, demand, search, table
 from snn2chip.fit.demand import Demand, stored_bits
 from snn2chip.fit.placement import Placement, use_of
+from snn2chip.fit.recipe import of_recipe
 from snn2chip.formats import netx
 from snn2chip.report import fit as shown
 
@@ -330,3 +332,25 @@ def test_the_table_is_narrow(tmp_path: Path) -> None:
     with Console(width=80, record=True, file=io.StringIO()) as console:
         console.print(shown.table(table.fit(demand.of_file(path), LOIHI2)))
     assert max(map(len, console.export_text().splitlines())) <= 80
+
+
+def test_a_recipe_says_what_it_takes_before_training(cli: Command) -> None:
+    assert "fits loihi2: 7 cores" in cli("recipe", "digits-tdbn", "--fit").ok()
+    narrow = cli("recipe", "digits-tdbn", "--target-cores", 5)
+    assert narrow.code == 0 and "on 5 cores: widths times 0." in narrow.out
+    wide = cli("recipe", "cifar10-vgg-tdbn-start", "--fit")
+    assert wide.code == 1 and "fan-in 16,384 exceeds 16,000 axons" in " ".join(wide.out.split())
+    cli("recipe", "--fit").refused("name it")
+    cli("recipe", "digits-tdbn", "--fit", "--classes", 3).refused("--shape")
+    cli("recipe", "digits-tdbn", "--target-cores", 1).refused("--target-cores 1")
+
+
+def test_a_recipe_takes_what_the_trained_network_takes(quickstart: Quickstart) -> None:
+    """Weights change nothing but their bits."""
+    chosen = recipe.load("digits-tdbn")
+    trained = table.fit(demand.of_file(quickstart.net), LOIHI2)
+    before = of_recipe(chosen, LOIHI2)
+    assert [(x.layer.name, x.layer.shape, x.cores) for x in before.layers] == [
+        (x.layer.name, x.layer.shape, x.cores) for x in trained.layers
+    ]
+    assert f"on loihi2: {shown.verdict(before)}" in quickstart.printed

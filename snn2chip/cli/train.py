@@ -16,6 +16,7 @@ from snn2chip.parallel import is_leader, leader_first, local, together
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from snn2chip.nn import SpikingNetwork
     from snn2chip.train.loop import Trainer
 
 
@@ -112,6 +113,8 @@ def train(
     )
     for note in trainer.notes:
         console.print(f"note: {note}")
+    if is_leader():
+        console.print(_cores(trainer.network, len(training.classes)))
     try:
         follow(trainer, console)
     except KeyboardInterrupt:
@@ -125,3 +128,16 @@ def train(
     )
     if line := exit_line(trainer):
         console.print(line)
+
+
+def _cores(network: SpikingNetwork, classes: int) -> str:
+    """What the network will take on a chip: hours of training later is too late to hear that it does not fit."""
+    from snn2chip import chip
+    from snn2chip.fit import recipe as takes
+    from snn2chip.report import fit as shown
+
+    try:
+        found = takes.of_network(network, classes, chip.load("loihi2"))
+    except InputError as error:
+        return f"on loihi2: not placed before it is trained: {error}"
+    return "; ".join((f"on loihi2: {shown.verdict(found)}", *found.problems))

@@ -1,0 +1,83 @@
+"""What a recipe will take before it is trained: its network with random weights, lowered as a trained one would be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from snn2chip import recipe as recipes
+from snn2chip.chip.profile import Chip
+from snn2chip.errors import InputError, RecipeError
+from snn2chip.fit.demand import of_chain
+from snn2chip.fit.table import Fit, fit
+from snn2chip.nn import SpikingNetwork, model_file
+from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
+
+Given = tuple[tuple[int, int, int], int, int]
+KNOWN: Mapping[str, Given] = {  # of a data set: shape of a sample (before binning shrinks it), classes, largest value
+    "digits": ((1, 8, 8), 10, 16),
+    "fashion-mnist": ((1, 28, 28), 10, 255),
+    "cifar10": ((3, 32, 32), 10, 255),
+    "cifar100": ((3, 32, 32), 100, 255),
+    "nmnist": ((2, 34, 34), 10, 1),
+    "dvs-gesture": ((2, 128, 128), 11, 1),
+    "cifar10-dvs": ((2, 128, 128), 10, 1),
+}
+
+
+def of_network(network: SpikingNetwork, classes: int, chip: Chip) -> Fit:
+    """The table of a network with whatever weights it has; scales are chosen without images.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported at all.
+    """
+    training = network.training
+    network.eval()
+    try:
+        captured = capture(network, tuple(map(str, range(classes))))
+    finally:
+        network.train(training)
+    return fit(of_chain(pipeline.export_network(captured, chip, name="untrained").chain), chip)
+
+
+def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) -> Fit:
+    """The table of a recipe; `given` where its data set is not one of `KNOWN`.
+
+    Raises:
+        InputError: nothing says the shape of its samples; and as `of_network`.
+    """
+    given = given or KNOWN.get(recipe.data.name)
+    if given is None:
+        raise InputError(
+            f"recipe '{recipe.name}': its data set '{recipe.data.name}' is not known; give --shape, --classes"
+        )
+    (channels, *sides), classes, most = given
+    if recipe.data.image_size is not None:
+        sides = [recipe.data.image_size] * 2
+    if recipe.binning is not None:
+        channels, *sides = recipe.binning.shape((sides[0], sides[1]))
+        most = recipe.binning.max_count
+    network = model_file.build_network(recipe, (channels, sides[0], sides[1]), classes, most)
+    return of_network(network, classes, chip)
+
+
+def narrowed(recipe: recipes.Recipe, share: float) -> recipes.Recipe:
+    """The recipe with all widths times `share`."""
+    model = recipe.model.model_copy(update={"width": recipe.model.width * share})
+    return recipe.model_copy(update={"model": model})
+
+
+def for_cores(recipe: recipes.Recipe, chip: Chip, most: int, given: Given | None = None) -> tuple[float, Fit]:
+    """The largest share of all widths, in 32nds, with which the recipe fits `most` cores, and its table.
+
+    Raises:
+        InputError: not even a 32nd does; and as `of_recipe`.
+    """
+    for part in range(32, 0, -1):
+        try:
+            found = of_recipe(narrowed(recipe, part / 32), chip, given)
+        except RecipeError:
+            continue
+        if found.fits and found.cores <= most:
+            return part / 32, found
+    raise InputError(f"--target-cores {most}: a 32nd of the widths of '{recipe.name}' takes more; give more cores")
