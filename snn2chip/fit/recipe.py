@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+
+import torch
+from torch import nn
 
 from snn2chip import recipe as recipes
 from snn2chip.chip.profile import Chip
@@ -24,19 +28,21 @@ KNOWN: Mapping[str, Given] = {  # of a data set: shape of a sample (before binni
     "cifar10-dvs": ((2, 128, 128), 10, 1),
 }
 
+_LARGER = 16
+
 
 def of_network(network: SpikingNetwork, classes: int, chip: Chip) -> Fit:
-    """The table of a network with whatever weights it has; scales are chosen without images.
+    """The table of a network as its layers are, whatever its weights; scales are chosen without images.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported at all.
     """
-    training = network.training
-    network.eval()
-    try:
-        captured = capture(network, tuple(map(str, range(classes))))
-    finally:
-        network.train(training)
+    alive = copy.deepcopy(network).eval()
+    with torch.no_grad():  # neurons that cannot fire are refused, as some are before the first epoch: larger weights
+        for module in alive.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.mul_(_LARGER)
+    captured = capture(alive, tuple(map(str, range(classes))))
     return fit(of_chain(pipeline.export_network(captured, chip, name="untrained").chain), chip)
 
 
