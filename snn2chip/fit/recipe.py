@@ -10,7 +10,7 @@ from torch import nn
 
 from snn2chip import recipe as recipes
 from snn2chip.chip.profile import Chip
-from snn2chip.errors import InputError, RecipeError
+from snn2chip.errors import InputError
 from snn2chip.fit.demand import of_chain
 from snn2chip.fit.table import Fit, fit
 from snn2chip.nn import SpikingNetwork, model_file
@@ -63,7 +63,9 @@ def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) ->
     if recipe.binning is not None:
         channels, *sides = recipe.binning.shape((sides[0], sides[1]))
         most = recipe.binning.max_count
-    network = model_file.build_network(recipe, (channels, sides[0], sides[1]), classes, most)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        network = model_file.build_network(recipe, (channels, sides[0], sides[1]), classes, most)
     return of_network(network, classes, chip)
 
 
@@ -82,7 +84,7 @@ def for_cores(recipe: recipes.Recipe, chip: Chip, most: int, given: Given | None
     for part in range(32, 0, -1):
         try:
             found = of_recipe(narrowed(recipe, part / 32), chip, given)
-        except RecipeError:
+        except InputError:  # so narrow that some neuron cannot fire, or that the recipe is none
             continue
         if found.fits and found.cores <= most:
             return part / 32, found
