@@ -5,7 +5,6 @@
     compiler  one layer cut into cores as the compiler of lava-loihi cuts it
     search    the same with the fewest cores that the limits allow
     table     the whole network: cores, chips, what binds, what does not fit and what would
-    traffic   between which cores spikes go
 
 Fitted to tables that the closed compiler printed; docs/fit.md holds every prediction beside its print.
 """

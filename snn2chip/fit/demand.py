@@ -82,8 +82,9 @@ def of_chain(chain: Chain) -> tuple[Demand, ...]:
     shape = chain.input_shape
     for layer in chain.layers:
         bits = stored_bits(layer.weight, layer.kind == "dense")
-        demand = Demand(layer.kind, layer.kind, shape, layer.shape, bits, steps=layer.steps is not None)
-        if layer.kind == "conv":
+        kind: Literal["conv", "dense"] = "conv" if layer.kind == "conv" else "dense"  # a chain has no others
+        demand = Demand(kind, kind, shape, layer.shape, bits, steps=layer.steps is not None)
+        if kind == "conv":
             demand = replace(
                 demand,
                 kernel=_pair(layer.weight.shape),
