@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from snn2chip import data, ir, recipe
 from snn2chip.chip import neuron as arith
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.formats import netx
+from snn2chip.formats import netx, nir, onnx
 from snn2chip.ir.encode import encoder_of
 from snn2chip.nn import LIF, TDBatchNorm, model_file
 from snn2chip.nn.neuron import fuse_neurons
@@ -319,6 +320,23 @@ def test_integers_are_neither_trained_nor_exported_with_fewer_bits(start: Path, 
     state.data[0, 0, 0, 0] = 0.5
     with pytest.raises(InputError, match=r"layer 'conv1': weight 0.5 is not whole"):
         capture(model.network)
+
+
+@pytest.mark.parametrize("tau", [0.25, 0.3])
+def test_a_format_of_real_numbers_takes_what_rounding_leaves_alone(tau: float, start: Path, tmp_path: Path) -> None:
+    """tau = 1/4 loses nothing of 64ths in four steps: float ONNX and NIR say all of it. 0.3 does, and is refused."""
+    plain = fold(capture(model_file.load(start).network))[0]
+    nodes = [replace(node, tau=tau, grain=1 / 64) if isinstance(node, ir.LIF) else node for node in plain.nodes]
+    folded = plain.with_nodes("folded", nodes)
+    assert folded.integers and folded.timesteps == 4
+    for save in (onnx.save, nir.save):
+        if tau == 0.25:
+            save(tmp_path / "out", folded)
+        else:
+            with pytest.raises(
+                UnsupportedError, match=r"layer 'lif1': its membrane is rounded .* its model\.net as ONNX"
+            ):
+                save(tmp_path / "out", folded)
 
 
 def test_the_command(start: Path, tmp_path: Path, cli: Command) -> None:

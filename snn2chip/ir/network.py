@@ -189,6 +189,19 @@ class Network:
         """Whether its numbers are the chip's own already: whole weights, biases and thresholds, see `LIF.grain`."""
         return any(node.grain is not None for node in self.of(LIF))
 
+    def require_real_decay(self, form: str) -> None:
+        """Refuse a network of integers that rounds what it keeps of a membrane, for a format that does not.
+
+        Raises:
+            UnsupportedError: as said, naming the layer.
+        """
+        rounding = next((node for node in self.of(LIF) if node.rounds(self.timesteps)), None)
+        if rounding is not None:
+            raise UnsupportedError(
+                f"layer '{rounding.name}': its membrane is rounded as it decays, as on the chip, which a "
+                f"{form} cannot say: spikes could differ; export its model.net as ONNX, or the float.pt beside it"
+            )
+
     def with_nodes(self, stage: Stage, nodes: list[Node]) -> Network:
         """The same network at another stage."""
         return replace(self, stage=stage, nodes=tuple(nodes), _shapes={}, _by_name={})

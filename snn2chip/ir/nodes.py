@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, TypeVar, get_args
@@ -196,6 +197,13 @@ class LIF(Node):
     steps: StepConstants | None = None
     ties: bool = False
     grain: float | None = None
+
+    def rounds(self, timesteps: int) -> bool:
+        """Whether `grain` can change a membrane within so many steps: not if tau is 2^-k and a whole number, halved
+        k (T - 1) times, is one of grains."""
+        mantissa, exponent = math.frexp(self.tau)
+        left = 2.0 ** ((exponent - 1) * (timesteps - 1))
+        return self.grain is not None and timesteps > 1 and (mantissa != 0.5 or left < self.grain)
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,6 +204,7 @@ def build(network: ir.Network, *, dt: float = DT, integrator: bool = False, unit
         )
     if network.stage != "folded":
         raise InputError(f"a {network.stage} network cannot be written as NIR, which has no batch norm; fold it first")
+    network.require_real_decay("NIR graph")
     source = network.input
     if (source.scale != 1).any() or (source.shift != 0).any():
         raise InputError(f"layer '{source.name}': a scale or shift of the input is left; fold the network first")

@@ -31,6 +31,7 @@ def build_float(
     """
     if network.stage != "folded":
         raise InputError(f"a float ONNX file is made of a folded network, not of a {network.stage} one; fold it first")
+    network.require_real_decay("float ONNX file")
     dtype: DTypeLike = np.float64 if double else np.float32
     graph, entry, steps = Graph(), network.input, network.timesteps
     given = input_port(entry.coding, entry.low, entry.high, entry.shape, steps)
