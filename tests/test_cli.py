@@ -25,7 +25,7 @@ from snn2chip.formats import netx
 
 COMMANDS = (
     "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "stream", "chip", "encode", "verify",
-    "lava", "lava setup", "lava run", "show", "import", "report", "recipe", "doctor",
+    "lava", "lava setup", "lava run", "show", "fit", "import", "report", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 

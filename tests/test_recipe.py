@@ -106,8 +106,10 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     scores.sum().backward()
     gradients = {key: value.grad for key, value in network.named_parameters()}
     assert all(value is not None and bool(torch.isfinite(value).all()) for value in gradients.values())
-    network.eval()
-    captured = capture(network)
+    assert recipe.parse(made.model_dump(mode="json")) == made
+    if model.neuron.kind == "relu":  # to teach, and to start from
+        return
+    captured = capture(network.eval())
     folded, _ = fold(captured)
     raw = encoder_of(captured)(images)
     mine, theirs = evaluate(folded, raw), evaluate(captured, raw)
@@ -115,7 +117,6 @@ def test_every_shipped_recipe_parses_builds_and_folds(name: str) -> None:
     for lif, spikes in theirs.spikes.items():
         assert torch.equal(mine.spikes[lif], spikes), lif
         assert 0.02 < float(spikes.double().mean()) < 0.5, lif
-    assert recipe.parse(made.model_dump(mode="json")) == made
 
 
 @pytest.mark.parametrize("name", ["vgg9-bntt", "vgg11-bntt", "vgg16-bntt"])
