@@ -354,3 +354,26 @@ def test_a_recipe_takes_what_the_trained_network_takes(quickstart: Quickstart) -
         (x.layer.name, x.layer.shape, x.cores) for x in trained.layers
     ]
     assert f"on loihi2: {shown.verdict(before)}" in quickstart.printed
+
+
+def test_a_network_that_no_core_takes_is_written_when_asked(
+    cli: Command, quickstart: Quickstart, tmp_path: Path
+) -> None:
+    """Cores of 500 axons in refuse the layer behind the flatten, by name and with the nearest that fits;
+    with --no-fit the same file is written as for a chip that takes it."""
+    text = (ROOT / "deploy" / "chips" / "loihi2.toml").read_text()
+    small, out = tmp_path / "loihi2.toml", tmp_path / "small.net"
+    small.write_text(text.replace("[capacity.axons_in]\nvalue = 16000", "[capacity.axons_in]\nvalue = 500"))
+    options = ("fold-and-export", quickstart.model, "--chip", small, "-o", out, "--json", tmp_path / "small.json")
+    cli(*options).refused("dense1: fan-in 1,024 exceeds 500 axons", "pool 2x2 before it (256)", "--no-fit")
+    assert not out.exists() and not (tmp_path / "small.json").exists()
+    done = cli(*options, "--no-fit").ok()
+    assert (
+        "does not fit loihi2: 1 layer cannot be placed" in done
+        and "does not fit" in cli("fit", out, "--chip", small).out
+    )
+    assert json.loads((tmp_path / "small.json").read_text())["fit"]["fits"] is False
+    chains = [netx.load(path) for path in (out, quickstart.net)]
+    assert [layer.weight.tobytes() for layer in chains[0].layers] == [
+        layer.weight.tobytes() for layer in chains[1].layers
+    ]

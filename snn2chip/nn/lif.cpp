@@ -4,8 +4,8 @@
 // (0: the same row at every step). Arithmetic is that of the plain loop, operation for operation: no contraction into
 // fused multiply-adds, no reordering. A block of neurons passes all its steps while it is in the cache, so that memory
 // is read and written once. With `whole` what is left of a membrane is rounded toward zero to 64ths, as the chip does:
-// exact in doubles, where the product of 24 and 12 bits fits. Sums (of trainable constants) are one a block, added up by the caller in one order: the
-// same bits with any number of threads.
+// exact in doubles, where the product of 24 and 12 bits fits. Sums (of trainable constants) are one a block, added up
+// by the caller in one order: the same bits with any number of threads.
 
 #include <algorithm>
 #include <cmath>
