@@ -8,6 +8,7 @@ from pathlib import Path
 from snn2chip.errors import InputError
 
 CACHE_VARIABLE = "SNN2CHIP_CACHE"
+CHIPS_VARIABLE = "SNN2CHIP_CHIPS"
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the data inside the package; an editable install reads the checkout beside it.
 _ROOT = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent
@@ -45,6 +46,16 @@ def recipe_file(name: str) -> Path:
     return path
 
 
-def chip_names() -> list[str]:
-    """Names of the chip profiles that ship with the package, sorted."""
-    return sorted(path.stem for path in (_ROOT / "deploy" / "chips").glob("*.toml"))
+def chip_files() -> dict[str, Path]:
+    """Chip profiles by name: those that ship with the package, and NAME.toml in the folder $SNN2CHIP_CHIPS.
+
+    Raises:
+        InputError: a profile there has the name of one that ships.
+    """
+    found = {path.stem: path for path in sorted((_ROOT / "deploy" / "chips").glob("*.toml"))}
+    if folder := os.environ.get(CHIPS_VARIABLE):
+        for path in sorted(Path(folder).expanduser().glob("*.toml")):
+            if path.stem in found:
+                raise InputError(f"{CHIPS_VARIABLE}: '{path}' has the name of a chip that ships; give it another")
+            found[path.stem] = path
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -377,3 +378,28 @@ def test_a_network_that_no_core_takes_is_written_when_asked(
     assert [layer.weight.tobytes() for layer in chains[0].layers] == [
         layer.weight.tobytes() for layer in chains[1].layers
     ]
+
+
+def test_a_chip_in_a_folder_of_ones_own_is_known_by_name(
+    cli: Command, quickstart: Quickstart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exported for it, verified and reported; a name that ships, and one that is not the file's, are refused."""
+    text = (ROOT / "deploy" / "chips" / "loihi2.toml").read_text()
+    own, run = tmp_path / "chips", tmp_path / "run"
+    own.mkdir()
+    shutil.copytree(quickstart.folder, run)
+    mine = own / "mine.toml"
+    mine.write_text(text.replace('"loihi2"', '"mine"').replace("value = 4095", "value = 1024"))
+    monkeypatch.setenv("SNN2CHIP_CHIPS", str(own))
+    assert "fits mine" in cli("fold-and-export", run / "model.pt", "--chip", "mine").ok()
+    assert "every exact rung holds" in cli("verify", run / "model.pt", run / "model.net", "--no-lava").ok()
+    cli("report", run).ok()
+    assert "fits mine" in (run / "report.html").read_text()
+    mine.write_text(text)
+    cli("fit", run / "model.net", "--chip", "mine").refused("name = 'loihi2', but the file is mine.toml")
+    mine.rename(own / "loihi1.toml")
+    cli("fit", run / "model.net").refused("has the name of a chip that ships")
+    monkeypatch.delenv("SNN2CHIP_CHIPS")
+    cli("verify", run / "model.pt", run / "model.net", "--no-lava").refused("unknown chip 'mine'", "SNN2CHIP_CHIPS")
+    cli("report", run).ok()
+    assert "profile is not in the folder SNN2CHIP_CHIPS" in (run / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""What fits the chip: one profile a chip, read from deploy/chips/ or from a user's own file."""
+"""What fits the chip: one profile a chip, from deploy/chips/, the folder $SNN2CHIP_CHIPS or a user's own file."""
 
 from __future__ import annotations
 
@@ -119,10 +119,16 @@ def load(name: str) -> Chip:
     """
     if name.endswith(".toml"):
         return _read(Path(name))
-    if name not in places.chip_names():
-        known = ", ".join(places.chip_names())
-        raise InputError(f"unknown chip '{name}': expected one of {known}, or a path to a profile, NAME.toml")
-    return _read(places.deploy_file("chips", f"{name}.toml"))
+    known = places.chip_files()
+    if name not in known:
+        raise InputError(
+            f"unknown chip '{one_line(name)}': expected one of {', '.join(known)}, or a path to a profile, NAME.toml; "
+            f"profiles in the folder {places.CHIPS_VARIABLE} are known by name"
+        )
+    chip = _read(known[name])
+    if chip.name != name:
+        raise InputError(f"'{known[name]}': name = '{one_line(chip.name)}', but the file is {name}.toml; make them one")
+    return chip
 
 
 def _read(path: Path) -> Chip:

@@ -45,7 +45,7 @@ def examine() -> Iterator[str]:
     lacking = unavailable()
     yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
     yield f"recipes   {', '.join(places.recipe_names())}"
-    yield f"chips     {', '.join(places.chip_names())}"
+    yield f"chips     {', '.join(places.chip_files())}"
     for full, name in ((False, "light"), (True, "full")):
         environment = lava.find(full)
         if environment is not None:

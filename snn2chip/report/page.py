@@ -166,10 +166,14 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             parts.append(f'<h2>Verified: <span class="{style}">{verdict}</span></h2>')
             parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
             parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
-    found = fit(demand.of_chain(chain), chip.load(_chip_of(chain)))
-    parts.append(f"<h2>On the cores of {in_html(found.chip.name)}</h2>")
-    parts += [f"<p>{in_html(line)}</p>" for line in cores.lines(found)]
-    parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
+    made_for = str(chain.made.get("chip"))
+    parts.append(f"<h2>On the cores of {in_html(made_for)}</h2>")
+    if made_for in places.chip_files():
+        found = fit(demand.of_chain(chain), chip.load(made_for))
+        parts += [f"<p>{in_html(line)}</p>" for line in cores.lines(found)]
+        parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
+    else:
+        parts.append(f"<p>No table: the chip's profile is not in the folder {places.CHIPS_VARIABLE}.</p>")
     parts.append("<h2>Spikes</h2>")
     if images is None:
         parts.append(f"<p>No pictures: {in_html(why)}</p>")
@@ -189,12 +193,6 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
         f"<style>{_STYLE}</style><body>{page}</body></html>\n",
     )
     return target
-
-
-def _chip_of(chain: ir.Chain) -> str:
-    """The chip that a file was made for, or the usual one where the file does not name one that there is."""
-    name = str(chain.made.get("chip"))
-    return name if name in places.chip_names() else "loihi2"
 
 
 class _Row:
