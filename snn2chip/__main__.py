@@ -21,12 +21,11 @@ def main() -> None:
         from snn2chip import cli
 
         cli.main()
-    except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # a signal that comes late must not change the exit code
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise
     except BaseException as error:
-        sys.exit(report(error))
+        code = error.code if isinstance(error, SystemExit) else report(error)
+        if code == INTERRUPTED:  # a signal that comes late must not change the exit code
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -500,3 +500,24 @@ def test_ctrl_c_within_a_destructor_is_heard() -> None:
     """Python drops an exception there, with a traceback on stderr; the command still ends, in one line."""
     done = Child(SWALLOWED).finish(25)
     assert (done.code, done.err) == (130, "interrupted\n")
+
+
+LATE = """
+import os, signal, threading
+from snn2chip import __main__, cli
+
+def interrupted():
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # as boundary.unraisable does
+    raise KeyboardInterrupt
+
+cli.main = interrupted
+__main__.main()
+"""
+
+
+def test_a_ctrl_c_while_the_program_leaves_changes_nothing() -> None:
+    """A second one, after the first was reported: the exit code stays, and nothing more is said."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], env=child_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
