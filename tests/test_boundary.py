@@ -503,11 +503,17 @@ def test_ctrl_c_within_a_destructor_is_heard() -> None:
 
 
 LATE = """
-import os, signal, threading
+import os, subprocess, time
 from snn2chip import __main__, cli
 
+class Slow:  # as libraries that are taken down after Python has given up its signal handlers
+    def __del__(self, sleep=time.sleep):
+        sleep(1.0)
+
+slow = Slow()
+
 def interrupted():
-    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # as boundary.unraisable does
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -INT {os.getpid()}"])
     raise KeyboardInterrupt
 
 cli.main = interrupted

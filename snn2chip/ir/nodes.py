@@ -199,11 +199,15 @@ class LIF(Node):
     grain: float | None = None
 
     def rounds(self, timesteps: int) -> bool:
-        """Whether `grain` can change a membrane within so many steps: not if tau is 2^-k and a whole number, halved
-        k (T - 1) times, is one of grains."""
-        mantissa, exponent = math.frexp(self.tau)
-        left = 2.0 ** ((exponent - 1) * (timesteps - 1))
-        return self.grain is not None and timesteps > 1 and (mantissa != 0.5 or left < self.grain)
+        """Whether `grain` can change a membrane within so many steps."""
+        return self.grain is not None and loses(self.tau, timesteps, self.grain)
+
+
+def loses(tau: float, timesteps: int, grain: float) -> bool:
+    """Whether a whole number that decays by tau from step to step stops being one of grains: not if tau is 2^-k and
+    k (T - 1) halvings leave a grain or more."""
+    mantissa, exponent = math.frexp(tau)
+    return timesteps > 1 and (mantissa != 0.5 or 2.0 ** ((exponent - 1) * (timesteps - 1)) < grain)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snn2chip.chip.profile import UNIT
 from snn2chip.errors import InputError
+from snn2chip.ir.nodes import loses
 from snn2chip.nn import blocks, kernels
 from snn2chip.nn.constants import number
 from snn2chip.nn.surrogate import SURROGATES
@@ -252,17 +254,12 @@ class LIF(nn.Module):
             current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
             *(current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset),
-            self.whole and self._rounds(current.shape[0]),
+            self.whole and loses(float(self.tau.detach()), current.shape[0], 1 / UNIT),
             fuse,
         )
         if fuse:
             kernels.mark_spikes(spikes)
         return spikes
-
-    def _rounds(self, timesteps: int) -> bool:
-        """Whether 64ths of a membrane can be lost within so many steps: not if tau is 2^-k and k (T - 1) at most 6."""
-        mantissa, exponent = math.frexp(float(self.tau.detach()))
-        return mantissa != 0.5 or (1 - exponent) * (timesteps - 1) > 6
 
     def extra_repr(self) -> str:
         tau, threshold = float(self.tau.detach()), float(self.threshold.detach())
