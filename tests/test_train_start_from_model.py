@@ -306,3 +306,22 @@ def test_training_from_a_relu_network_says_which_thresholds_it_set(
     assert kept.metrics["init"] == "relu"
     if not neuron:  # fixed ones stay as balanced
         assert float(kept.network.body.lif1.threshold) == float(again.network.body.lif1.threshold)  # type: ignore[arg-type, union-attr]
+
+
+def test_a_balanced_run_with_an_average_resumes_to_the_same_bits(
+    digits: tuple[ImageSet, ImageSet], tmp_path: Path
+) -> None:
+    """Thresholds that balancing set are those of the average too, after --resume as before it."""
+    list(Trainer(recipe_of("tdbn", 1, kind="relu"), *digits, tmp_path / "relu", fuse=False).run())
+    recipe = recipe_of("tdbn", 1)
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"average": 0.5})})
+    init = tmp_path / "relu" / "model.pt"
+    list(Trainer(recipe, *digits, tmp_path / "whole", fuse=False, init=init).run())
+    events = Trainer(recipe, *digits, tmp_path / "broken", fuse=False, init=init).run()
+    for _ in range(4):
+        next(events)
+    events.close()
+    list(Trainer(recipe, *digits, tmp_path / "broken", fuse=False, init=init, resume=True).run())
+    whole, broken = (model_file.load(tmp_path / name / "model.pt").network.state_dict() for name in ("whole", "broken"))
+    assert float(whole["body.lif1.fixed_threshold"]) != 0.5
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())

@@ -105,12 +105,13 @@ def restore(
         progress = _progress(content.get("progress"), recipe, steps_per_epoch)
         state = _tensors(content.get("state"), network.state_dict(), "state")
         averaged = {} if average is None else {name: value.detach() for name, value in average.named_parameters()}
-        for name, value in _tensors(content.get("average"), averaged, "average").items():
-            averaged[name].copy_(value)
+        averaged = _tensors(content.get("average"), averaged, "average")
         kept = _optimizer(content.get("optimizer"), optimizer, progress.epoch * steps_per_epoch + progress.step)
     except ValueError as error:
         raise InputError(f"'{path}' is damaged: {error}; start again with --overwrite") from None
     network.load_state_dict(state)
+    if average is not None:  # thresholds that balancing set are buffers, the same in both
+        average.load_state_dict(state | averaged)
     model_file.check_values(network, path)
     optimizer.load_state_dict(kept)
     return progress
