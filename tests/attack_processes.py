@@ -39,7 +39,7 @@ from snn2chip.nn import kernels, model_file
 from snn2chip.simulate import events
 
 OURS = (
-    *("cli", "formats.onnx", "passes.pipeline", "simulate.run", "train.fewer_steps", "train.loop", "verify.ladder"),
+    *("cli", "formats.onnx", "passes.pipeline", "simulate.run", "train.retrain", "train.loop", "verify.ladder"),
     *(f"report.{name}" for name in ("curves", "page", "recording", "show", "tables")),
 )
 for _name in ("matplotlib.pyplot", "nir", "onnx", "sklearn.datasets", *(f"snn2chip.{name}" for name in OURS)):

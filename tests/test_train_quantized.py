@@ -31,9 +31,9 @@ from snn2chip.passes.quantize import quantize
 from snn2chip.passes.schedule import schedule
 from snn2chip.recipe import Recipe
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.train.fewer_steps import Iir
 from snn2chip.train.loop import Trainer
 from snn2chip.train.quantized import Quantized
+from snn2chip.train.retrain import Iir
 from snn2chip.verify import ladder
 
 Sets = tuple[ImageSet, ImageSet]

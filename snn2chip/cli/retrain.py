@@ -1,4 +1,4 @@
-"""`retrain`: a network at fewer and fewer time steps, and in the chip's integers."""
+"""`retrain`: a network at other time steps, stage by stage, and in the chip's integers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snn2chip.errors import InputError
 from snn2chip.parallel import one_process_only
 
 if TYPE_CHECKING:
-    from snn2chip.train.fewer_steps import Stage
+    from snn2chip.train.retrain import Stage
 
 
 @app.command()
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 def retrain(
     model: Annotated[Path, typer.Argument(help="model.pt of the trained network to start from.")],
     timesteps: Annotated[
-        int | None, typer.Option(help="Time steps T of the last stage, fewer than the model's; default as the model.")
+        int | None, typer.Option(help="Time steps T of the last stage, fewer or more; default as the model.")
     ] = None,
-    step: Annotated[int, typer.Option(help="By how much T falls from stage to stage.")] = 1,
+    step: Annotated[
+        int | None, typer.Option(help="By how much T changes from stage to stage; default down by 1, up twofold.")
+    ] = None,
     quantize: Annotated[
         bool, typer.Option("--quantize", help="Train around the chip's rounding, in a stage of its own, the last.")
     ] = False,
@@ -42,6 +44,9 @@ def retrain(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value of every stage's recipe. May be repeated.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Learn from this model.pt's answers too (train.distill, train.temperature).")
+    ] = None,
     data: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the stages; default runs/RECIPE-iir.")] = None,
     device: DeviceOption = "auto",
@@ -50,7 +55,7 @@ def retrain(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Lower a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out.
+    """Lower or raise a network's time steps stage by stage, retraining at each: T1/model.pt and so on in --out.
 
     With --quantize the last stage rounds at every step as the exporter does: what it leaves, T1-8bit/model.pt say, is
     the chip's integers, spike for spike. Bits of single layers: --set 'train.quantize.layers.conv1=8'.
@@ -59,7 +64,7 @@ def retrain(
     from snn2chip.data import load
     from snn2chip.nn import model_file
     from snn2chip.report import curves
-    from snn2chip.train.fewer_steps import Iir, table
+    from snn2chip.train.retrain import Iir, table
 
     one_of(resume, overwrite)
     if weight_bits is not None and not quantize:
@@ -76,6 +81,7 @@ def retrain(
         final_epochs=final_epochs,
         lr=lr,
         settings=settings or [],
+        teacher=teacher,
         resume=resume,
         overwrite=overwrite,
     )
@@ -83,8 +89,8 @@ def retrain(
     spec = run.stages[0].recipe.data
     if spec.events is not None and timesteps is not None:
         raise InputError(
-            f"{base.name}: retraining for fewer time steps is for images, whose steps repeat; for recordings, train "
-            f"with fewer model.timesteps, a longer data.events.dt_us and --init '{model}'"
+            f"{base.name}: retraining for other time steps is for images, whose steps repeat; for recordings, train "
+            f"with other model.timesteps, another data.events.dt_us and --init '{model}'"
         )
     binning = run.stages[0].recipe.binning
     training = load(spec.name, "train", data, image_size=spec.image_size, events=binning)

@@ -21,8 +21,8 @@ from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.nn import LIF, SpikingNetwork, model_file
 from snn2chip.train.cost import Cost, cost, fan_out
-from snn2chip.train.fewer_steps import Iir, stage_recipe, steps_of, table
 from snn2chip.train.loop import Trainer, evaluate
+from snn2chip.train.retrain import Iir, stage_recipe, steps_of, table
 
 Sets = tuple[ImageSet, ImageSet]
 RESIDUAL = [
@@ -79,20 +79,21 @@ def state_of(path: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("begin", "end", "step", "way"),
-    [(5, 1, 1, [4, 3, 2, 1]), (5, 1, 3, [2, 1]), (5, 2, 9, [2]), (2, 1, 1, [1]), (25, 5, 10, [15, 5])],
+    [
+        *[(5, 1, None, [4, 3, 2, 1]), (5, 1, 3, [2, 1]), (5, 2, 9, [2]), (2, 1, 1, [1]), (25, 5, 10, [15, 5])],
+        *[(1, 4, None, [2, 4]), (1, 6, None, [2, 4, 6]), (3, 5, None, [5]), (1, 4, 1, [2, 3, 4]), (2, 7, 3, [5, 7])],
+    ],
 )
-def test_the_way_down_ends_exactly_at_the_last_t(begin: int, end: int, step: int, way: list[int]) -> None:
-    """By --step, whatever is left in the last stage."""
+def test_the_way_ends_exactly_at_the_last_t(begin: int, end: int, step: int | None, way: list[int]) -> None:
+    """By --step, whatever is left in the last stage; else down by one, up twofold."""
     assert steps_of(begin, end, step) == way
 
 
 @pytest.mark.parametrize(
     ("begin", "end", "step", "message"),
     [
-        (4, 4, 1, "--timesteps 4: the model has T = 4; choose 1 to 3"),
-        (4, 7, 1, "--timesteps 7: the model has T = 4; choose 1 to 3"),
-        (4, 0, 1, "--timesteps 0: the model has T = 4; choose 1 to 3"),
-        (1, 1, 1, "--timesteps 1: the model has T = 1, there are no fewer steps to go to"),
+        (4, 4, 1, "--timesteps 4: the model has T = 4; choose another, of at least 1"),
+        (4, 0, None, "--timesteps 0: the model has T = 4; choose another, of at least 1"),
         (4, 1, 0, "--step 0 is not at least 1"),
     ],
 )
@@ -103,7 +104,7 @@ def test_ways_that_lead_nowhere_are_refused(begin: int, end: int, step: int, mes
     assert str(caught.value) == message
 
 
-def test_a_stage_is_the_models_recipe_at_fewer_steps() -> None:
+def test_a_stage_is_the_models_recipe_at_other_steps() -> None:
     """Leak and threshold are learnt, the warm-up fits the stage, --set comes last; all else is the model's."""
     base = tiny_recipe(model__timesteps=4, train__epochs=30, train__warmup_epochs=5.0, train__weight_decay=0.3)
     made = stage_recipe(base, 2, 3, 1e-3, ["train.weight_decay=0.1"])
@@ -132,12 +133,15 @@ def test_defaults_are_a_tenth_of_the_epochs_and_half_of_the_rate(start: dict[str
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", ["tdbn", "bntt", "residual"])
-def test_every_stage_goes_on_from_the_last(kind: str, start: dict[str, Path], digits: Sets, tmp_path: Path) -> None:
-    """Down to one step: a model for every T, rows for every T, the first with the start's own accuracy."""
-    run = Iir(start[kind], tmp_path, timesteps=1, step=2, lr=1e-6)
+@pytest.mark.parametrize(("kind", "last"), [("tdbn", 1), ("bntt", 1), ("residual", 1), ("tdbn", 8), ("bntt", 8)])
+def test_every_stage_goes_on_from_the_last(
+    kind: str, last: int, start: dict[str, Path], digits: Sets, tmp_path: Path
+) -> None:
+    """Down to one step, or up: a model for every T, rows for every T, the first with the start's own accuracy."""
+    way = {1: [4, 2, 1], 8: [4, 6, 8]}[last]
+    run = Iir(start[kind], tmp_path, timesteps=last, step=2, lr=1e-6)
     rows = work(run, digits)
-    assert [row["timesteps"] for row in rows] == [4, 2, 1]
+    assert [row["timesteps"] for row in rows] == way
     first = model_file.load(start[kind])
     assert rows[0]["accuracy"] == first.metrics["float_accuracy"]
     assert json.loads((tmp_path / "iir.json").read_text())["rows"] == rows
@@ -154,9 +158,20 @@ def test_every_stage_goes_on_from_the_last(kind: str, start: dict[str, Path], di
         assert {path.name for path in stage.folder.iterdir()} == {"model.pt", "checkpoint.pt", "metrics.jsonl"}
     lines = table(rows)
     assert lines[0].split()[0] == "T"
-    assert [line.split()[0] for line in lines[1:]] == ["4", "2", "1"]
+    assert [line.split()[0] for line in lines[1:]] == [str(t) for t in way]
     if kind == "bntt":
         assert model_file.load(run.stages[0].model).metrics["early_exit"]["layers"].keys() == {"norm1", "norm2"}
+
+
+def test_every_stage_learns_from_the_teacher(start: dict[str, Path], digits: Sets, tmp_path: Path) -> None:
+    """Its weights are others than without, and its model.pt says from whom."""
+    found = []
+    for teacher in (None, start["residual"]):
+        run = Iir(start["tdbn"], tmp_path / str(len(found)), timesteps=3, teacher=teacher)
+        work(run, digits)
+        found.append(model_file.load(run.stages[0].model))
+    assert [model.metrics["teacher"] for model in found] == [None, start["residual"].parent.name]
+    assert not torch.equal(*(model.network.get_parameter("body.conv1.weight") for model in found))
 
 
 def test_early_exit_is_evaluated_with_that_many_steps(digits: Sets, tmp_path: Path) -> None:
@@ -220,9 +235,7 @@ def test_what_was_measured_is_not_measured_again(
     options: dict[str, Any] = {"timesteps": 2, "step": 2}
     rows = work(Iir(start["tdbn"], tmp_path, **options), digits)
     calls: list[int] = []
-    monkeypatch.setattr(
-        "snn2chip.train.fewer_steps.cost", lambda network, *_a, **_k: calls.append(1) or cost(network, *_a)
-    )
+    monkeypatch.setattr("snn2chip.train.retrain.cost", lambda network, *_a, **_k: calls.append(1) or cost(network, *_a))
     assert work(Iir(start["tdbn"], tmp_path, **options, resume=True), digits) == rows
     assert calls == []
     fewer = digits[0], digits[1].subset(30)
@@ -298,8 +311,8 @@ def test_a_stage_that_is_not_of_this_run_is_named(done: Path, start: dict[str, P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--timesteps", "4"), ("--timesteps 4", "choose 1 to 3")),
-        (("--timesteps", "0"), ("--timesteps 0", "choose 1 to 3")),
+        (("--timesteps", "4"), ("--timesteps 4", "choose another")),
+        (("--timesteps", "0"), ("--timesteps 0", "choose another")),
         (("--timesteps", "1", "--step", "0"), ("--step 0", "at least 1")),
         (("--timesteps", "1", "--epochs", "0"), ("--epochs 0", "at least 1")),
         (("--timesteps", "1", "--final-epochs", "-1"), ("--final-epochs -1", "at least 1")),

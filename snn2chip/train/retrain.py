@@ -1,8 +1,9 @@
-"""Iterative initialization and retraining (IIR): fewer and fewer time steps, each network starting from the last.
+"""Iterative initialization and retraining (IIR): other time steps stage by stage, each network starting from the last.
 
 Chowdhury, Rathi and Roy 2021, "One timestep is all you need": a network trained at T goes on at T-1 with the weights,
-leaks and thresholds that it has, is trained briefly, and so on down to a single step. What a stage changes in the
-recipe, and what it takes over, is in `stage_recipe` and in `snn2chip.train.start_from_model.start_from`.
+leaks and thresholds that it has, is trained briefly, and so on down to a single step. The same way leads up: one step
+is trained in the time of a network of ReLUs, and more steps, which cost more, start from it. What a stage changes in
+the recipe, and what it takes over, is in `stage_recipe` and in `snn2chip.train.start_from_model.start_from`.
 
     OUT/iir.json    where the run started, and what was measured for every T
     OUT/T<t>/       one stage: model.pt, metrics.jsonl, checkpoint.pt as `snn2chip train` writes them
@@ -43,22 +44,22 @@ _OWN = {
 }
 
 
-def steps_of(start: int, timesteps: int, step: int) -> list[int]:
-    """The T of every stage: from `start` down by `step`, the last one exactly `timesteps`.
+def steps_of(start: int, timesteps: int, step: int | None = None) -> list[int]:
+    """The T of every stage from `start` down or up to exactly `timesteps`: by `step`, else down by 1, up twofold.
 
     Raises:
-        InputError: timesteps is not in 1..start-1, or step is not at least 1.
+        InputError: timesteps is less than 1 or is `start`, or step is not at least 1.
     """
-    if step < 1:
+    if step is not None and step < 1:
         raise InputError(f"--step {step} is not at least 1")
-    if not 1 <= timesteps < start:
-        reason = (
-            f"the model has T = {start}, there are no fewer steps to go to"
-            if start == 1
-            else f"the model has T = {start}; choose 1 to {start - 1}"
-        )
-        raise InputError(f"--timesteps {timesteps}: {reason}")
-    return [*range(start - step, timesteps, -step), timesteps]
+    if timesteps < 1 or timesteps == start:
+        raise InputError(f"--timesteps {timesteps}: the model has T = {start}; choose another, of at least 1")
+    if timesteps < start:
+        return [*range(start - (step or 1), timesteps, -(step or 1)), timesteps]
+    way = [start]
+    while way[-1] < timesteps:
+        way.append(min(timesteps, way[-1] + (step or way[-1])))
+    return way[1:]
 
 
 def stage_recipe(base: Recipe, timesteps: int, epochs: int, lr: float, settings: Sequence[str] = ()) -> Recipe:
@@ -147,20 +148,22 @@ def _differences(kept: Any, asked: Any, where: str = "") -> list[str]:
 
 
 class Iir:
-    """The stages from a trained model down to `timesteps` steps, in the folder `out`.
+    """The stages from a trained model down or up to `timesteps` steps, in the folder `out`.
 
     `stages` are to be worked off in order: `trainer` gives the run of one, or None when it is finished. A stage that
     was broken off goes on from its checkpoint. Nothing but the folder says where the run stands.
 
     Args:
-        model: the trained network's model.pt, with T of at least 2.
+        model: the trained network's model.pt.
         out: the folder of the run.
-        timesteps, step: T of the last stage, and by how much T falls from stage to stage; None stays at the model's.
+        timesteps, step: T of the last stage, and by how much T changes from stage to stage (see `steps_of`); None
+            stays at the model's.
         bits: quantize in one more stage at the end, to weights of so many bits.
         epochs: passes over the training set of every stage; default a tenth of the recipe's, at least 1.
         final_epochs: those of the last stage, if others.
         lr: largest learning rate of every stage; default half of the recipe's.
         settings: further changes, ``key=value``.
+        teacher: a model.pt whose answers every stage learns from too, as `Trainer` does.
         resume: go on with what is in `out`, be it nothing.
         overwrite: delete the stages in `out` first, which `hold` does.
 
@@ -175,15 +178,17 @@ class Iir:
         out: Path,
         *,
         timesteps: int | None,
-        step: int = 1,
+        step: int | None = None,
         bits: int | None = None,
         epochs: int | None = None,
         final_epochs: int | None = None,
         lr: float | None = None,
         settings: Sequence[str] = (),
+        teacher: Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> None:
+        self.teacher = teacher
         start = model_file.load(model)
         self._resume, self._overwrite = resume, overwrite
         self.source, self.out, self.start = model, out, start
@@ -350,6 +355,7 @@ class Iir:
             resume=going,
             overwrite=not going,  # a row without its checkpoint, should there be one
             init=stage.source,
+            teacher=self.teacher,
             fuse=fuse,
         )
 
