@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,8 @@ def reading(path: str | Path, kind: str, *, error: type[InputError] = InputError
     """Turn whatever a library raises over the file `path` into one line that names it.
 
     Libraries raise nearly anything over damaged files: HDF5's OSError and RuntimeError, zipfile's NotImplementedError,
-    Rust's PanicException, which is no Exception. What says that memory ran out says nothing of the file.
+    Rust's PanicException, which is no Exception. What says that memory ran out says nothing of the file. What they warn
+    of, odd metadata or the text of a header, is no news: the file is read or refused.
 
     Args:
         kind: what else may be wrong: "no NIR graph".
@@ -114,7 +116,9 @@ def reading(path: str | Path, kind: str, *, error: type[InputError] = InputError
         NotEnoughMemoryError: memory ran out.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (Snn2ChipError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as found:

@@ -338,6 +338,10 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: _zip(path, {"input.npy": b"\x93NUMPY\x01\x00\x76\x00" + CLAIM.ljust(117).encode() + b"\n"}),
         "claims .* values of int64, 128 bytes are there",
     ),
+    "escape": (  # Python warns of such a text
+        lambda path: _zip(path, {"input.npy": _array(GOOD).replace(b"'descr'", b"'\\Desc'")}),
+        "does not contain the correct keys",
+    ),
     "short": (lambda path: _zip(path, {"input.npy": _array(GOOD)[:-8]}), "claims"),
     "nested": (lambda path: _zip(path, {"input.npy": b"\x93NUMPY\x01\x00\x10\x27" + b"(" * 10_000}), "damaged"),
     "folder": (lambda path: path.mkdir(), "cannot read .*Is a directory"),

@@ -559,6 +559,7 @@ DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "loop": (loop, "groups that hold themselves"),
     "no node": (lambda file: file.pop("node"), "no NIR graph"),
     "type": (put("node/nodes/lif1/type", "Banana"), "no NIR graph"),
+    "axes": (put("node/nodes/conv1/stride", np.ones(65, int)), "conv1/stride: 65 sizes, of at most 64 axes"),
     "field": (put("node/nodes/lif1/colour", 3), "no NIR graph"),
     "weight of text": (
         put("node/nodes/dense1/weight", "heavy"),
@@ -594,6 +595,17 @@ def test_damage_is_named(good: Path, what: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load(good)
     assert "good.nir" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_heap_of_texts_that_claims_more_than_it_has_is_refused(good: Path) -> None:
+    """HDF5 would read on behind it, and for ever where it finds zeros."""
+    content = bytearray(good.read_bytes())
+    heap = content.index(b"GCOL") + 8
+    assert content[heap : heap + 8] == (4096).to_bytes(8, "little")
+    content[heap : heap + 8] = (65536).to_bytes(8, "little")
+    good.write_bytes(content + bytes(65536))
+    with pytest.raises(InputError, match=r"good\.nir/.*damaged: free space of \d+ bytes in a heap of 65536"):
+        load(good)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:

@@ -308,6 +308,15 @@ def test_what_a_graph_cannot_say_is_said(cli: Command, tmp_path: Path) -> None:
     assert "assumed" not in cli("fold-and-export", tmp_path / "own.nir").ok()
 
 
+def test_a_threshold_at_the_end_of_float64_is_refused_by_name(tmp_path: Path) -> None:
+    """What is divided by it is infinite."""
+    graph = small()
+    graph.nodes["n2"].v_threshold[1] = 1e-320
+    nir.write(tmp_path / "net.nir", graph)
+    with pytest.raises(InputError, match=r"layer 'n2': IF with thresholds from 9\.\d+e-321 to 4 above"):
+        load(tmp_path / "net.nir", timesteps=3, high=16)
+
+
 def test_a_graph_that_cannot_fire_is_refused(cli: Command, tmp_path: Path) -> None:
     """With the default step no IF of R = 1 reaches its threshold; the remedy is named, and nothing is written."""
     nir.write(tmp_path / "net.nir", small())

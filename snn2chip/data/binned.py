@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from snn2chip.data.files import cache_folder
 from snn2chip.data.recordings import BinSettings, Events, Faults, Tally, bin_events
-from snn2chip.errors import DataError, InputError, out_of_memory
+from snn2chip.errors import DataError, InputError, out_of_memory, reading
 from snn2chip.files import atomic_path, read, write_text
 
 VERSION = 1
@@ -173,7 +173,8 @@ def _load(frames_file: Path, said_file: Path, count: int, settings: BinSettings)
         said = read(said_file, "JSON")
         labels, notes = np.array(said["labels"], np.int64), str(said["notes"])
         # copy on write: whoever changes the frames changes their own copy
-        frames = np.load(frames_file, mmap_mode="c", allow_pickle=False)
+        with reading(frames_file, "no .npy"):
+            frames = np.load(frames_file, mmap_mode="c", allow_pickle=False)
     except Exception as error:  # of json or numpy, over a file of any making; it is made again
         if out_of_memory(error):
             raise

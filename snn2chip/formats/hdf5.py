@@ -41,6 +41,8 @@ _OBJECTS = 200_000  # groups and arrays; a file of the largest networks has some
 _DEPTH = 8
 _FREE = 2**26  # as FREE, for a whole NIR file: kernels of groups are mostly zeros, and cost nothing in the file
 _TEXT = 2**20  # bytes
+_AXES = {"dilation", "input_shape", "input_type", "kernel_size", "output_type", "padding", "shape", "stride"}
+_LISTED = 64  # sizes in one of these, each of which nir makes an object of
 _SQUEEZED = 1100  # deflate, the best that NIR files are compressed with, makes 1032 bytes of one
 
 
@@ -142,7 +144,9 @@ def variable_texts(item: h5py.Dataset, where: str, data: BinaryIO, longest: int)
         at = heap + _HEAP.size
         while at + _OBJECT.size <= heap + extent:
             index, _, held = read(_OBJECT, at)
-            if index == 0:  # the free space ends it, whatever it says
+            if index == 0:  # the free space; the library goes on behind it, and for ever if it has no size
+                if at + held != heap + extent:
+                    raise InputError(f"{where}: damaged: free space of {held} bytes in a heap of {extent}")
                 break
             at += _OBJECT.size
             if held > heap + extent - at:
@@ -214,6 +218,8 @@ def _walk(file: Any, path: str, content: BinaryIO, budget: Budget) -> None:
             elif isinstance(item, h5py.Dataset):
                 # whatever the type, it becomes numbers of 8 bytes
                 budget.spend(max(_claimed(item, inside) // 8, int(item.size)), inside)
+                if name in _AXES and item.size > _LISTED:
+                    raise InputError(f"{inside}: {item.size:,} sizes, of at most {_LISTED} axes; the file is damaged")
                 if item.dtype.kind == "O":  # HDF5 follows a damaged reference to a text into the void
                     variable_texts(item, inside, content, _TEXT)
             else:

@@ -142,9 +142,7 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
             _check_pickle(path, content)
             source = io.BytesIO(content)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is said of odd pickles is no news once they are refused
-                content = torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if _holds_code(path, str(error)):
                 raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -80,8 +79,7 @@ def load(path: str | Path, **asked: Unpack[Asked]) -> ir.Network:
     content = checked(path)
     try:
         # nir divides by strides that may be anything
-        with reading(path, "no NIR graph"), warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with reading(path, "no NIR graph"), np.errstate(all="ignore"):
             graph = nir.read(content, type_check=False)  # shapes are checked here, with names
     except InputError as error:
         if isinstance(error, MemoryError) or (version := version_of(content)) in (None, nir.version):

@@ -149,10 +149,15 @@ def neuron(given: Given) -> list[ir.Node]:
     gain = gain if given.factor is None else gain * given.factor
     # a single step has nothing before it that could leak
     leak = float(leaks.flat[0]) if given.timesteps == 1 else one_of(called, "the leak 1 - dt / tau", leaks)
-    with np.errstate(over="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         levels = level / gain
-    threshold = float(abs(levels.flat[0])) if np.isfinite(levels.flat[0]) else 1.0
-    factor, shift = threshold / levels, drift * (threshold / level)
+        threshold = float(abs(levels.flat[0])) if np.isfinite(levels.flat[0]) else 1.0
+        factor, shift = threshold / levels, drift * (threshold / level)
+    if not (np.isfinite(factor).all() and np.isfinite(shift).all()):
+        raise InputError(
+            f"layer '{called}': {kind} with thresholds from {level.min():g} to {level.max():g} above v_reset, which "
+            f"cannot be made one threshold; give them one scale"
+        )
     made: list[ir.Node] = []
     driver = given.driver
     if (factor != 1).any() or shift.any():
