@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ from snn2chip.nn.norm import BNTT, TDBatchNorm
 if TYPE_CHECKING:
     from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, NormName, ResidualLayer
 
+STEPPED = (BNTT, LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
+_OF_SAMPLES = {  # torch's layers that take samples (N, ...) alone, not all steps at once
+    *(nn.Conv2d.forward, nn.BatchNorm1d.forward, nn.BatchNorm2d.forward, nn.Flatten.forward),
+    *(nn.AvgPool2d.forward, nn.MaxPool2d.forward, nn.AdaptiveAvgPool2d.forward),
+}
 MEETING = 1 / math.sqrt(2)  # alpha of the two tdBNs that meet in an add (Zheng et al. 2021)
 
 
@@ -26,6 +32,10 @@ class SpikingNetwork(nn.Module):
 
     `body` is an `nn.Sequential` of named multi-step layers; their names (conv1, norm1, lif1, ...) are the
     names that every later stage reports. `input_shape` is (C, H, W).
+
+    A body may have torch's own layers too (Conv2d, BatchNorm2d, Flatten, ...). They take samples (N, ...); then all
+    steps and samples are given to the body in one axis, (T N, C, H, W), and layers of snn2chip.nn in it, its neurons
+    say, see them apart, (T, N, ...). A batch norm's statistics are so those of all steps, as tdBN's are.
 
     Raises:
         InputError: `input_shape` is not three sizes, or its channels are not the encoder's; in forward, input of
@@ -52,6 +62,7 @@ class SpikingNetwork(nn.Module):
             )
         self.encoder, self.body, self.readout = encoder, body, readout
         self.input_shape = input_shape
+        self.merged = any(type(module).forward in _OF_SAMPLES for module in body.modules())
 
     @property
     def timesteps(self) -> int:
@@ -65,8 +76,35 @@ class SpikingNetwork(nn.Module):
                 f"SpikingNetwork: input of shape {tuple(images.shape)}; expected (N, "
                 f"{', '.join(map(str, (*steps, *self.input_shape)))}){', one frame a time step' if steps else ''}"
             )
-        scores: Tensor = self.readout(self.body(self.encoder(images)))
+        scores: Tensor = self.readout(self.steps(self.encoder(images)))
         return scores
+
+    def steps(self, x: Tensor) -> Tensor:
+        """What the body gives at every step, (T, N, ...) of input over time (T, N, C, H, W)."""
+        if not self.merged:
+            return self.body(x)  # type: ignore[no-any-return]
+        with self.apart():
+            y: Tensor = self.body(x.flatten(0, 1))
+        return y.reshape(self.timesteps, -1, *y.shape[1:])
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """In a `merged` body, let the layers of snn2chip.nn see steps and samples apart while the block runs."""
+
+        def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+            return inputs[0].reshape(self.timesteps, -1, *inputs[0].shape[1:])
+
+        def after(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            return output.flatten(0, 1)
+
+        layers = [module for module in self.body.modules() if self.merged and isinstance(module, STEPPED)]
+        hooks = [layer.register_forward_pre_hook(before) for layer in layers]
+        hooks += [layer.register_forward_hook(after) for layer in layers]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def unwrapped(network: nn.Module) -> SpikingNetwork:

@@ -338,7 +338,7 @@ class Trainer:
         """What the loss is of: outputs (T, N, K) and their readout (N, K), which is all that integers give."""
         spec, p, network = self.recipe.train, self.progress, self.network
         if self.quantized is None or spec.quantize is None:
-            steps = network.body(network.encoder(images))
+            steps = network.steps(network.encoder(images))
             return steps, network.readout(steps)
         exact = round((1 - spec.quantize.freeze) * spec.epochs * self.steps_per_epoch)  # from here on
         scores = self.quantized(images, frozen=p.epoch * self.steps_per_epoch + p.step >= exact)

@@ -156,7 +156,7 @@ def module_spikes(network: nn.Module, raw: ir.IntArray) -> tuple[dict[str, NDArr
     x = torch.from_numpy(raw).transpose(0, 1)
     # direct coding has an affine part of its own; a Poisson encoder's output is its spikes
     x = network.encoder(x[0]) if network.encoder.coding == "direct" else x.double()
-    scores = network.readout(network.body(x)) * network.timesteps
+    scores = network.readout(network.steps(x)) * network.timesteps
     for handle in handles:
         handle.remove()
     return spikes, scores.numpy()

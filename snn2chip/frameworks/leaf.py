@@ -1,0 +1,46 @@
+"""What a module is written down as, whoever made it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from snn2chip import ir
+
+Layout = Literal["image", "steps", "merged", "step", "total", "state"]
+"""How a tensor holds time, see `snn2chip.passes.record`."""
+
+Make = Callable[[str, tuple[str, ...], ir.Shape], "list[ir.Node]"]
+
+_HERE = {"snn2chip": "own", "torch": "torch_layers", "spikingjelly": "spikingjelly", "snntorch": "snntorch"}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A module that is written down and not run: its nodes, for a name, its sources and the shape that it reads.
+
+    layouts  how it takes time
+    states   how many values it hands to itself, after its output
+    """
+
+    make: Make
+    layouts: tuple[Layout, ...]
+    states: int = 0
+
+
+def leaf_of(path: str, module: nn.Module) -> Leaf | None:
+    """The leaf that a module is; None for one whose forward function is to be followed.
+
+    Raises:
+        UnsupportedError: a module of a known framework that no chip has, by its path, with what would work.
+    """
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    name = _HERE.get(owner.__module__.partition(".")[0])
+    if name is None:
+        return None
+    found: Leaf | None = importlib.import_module(f"snn2chip.frameworks.{name}").leaf(path, module)
+    return found

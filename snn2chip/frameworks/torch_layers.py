@@ -1,0 +1,175 @@
+"""torch's own layers, which take samples (N, ...) of one step, or steps and samples in one axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+
+from snn2chip import ir
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.frameworks.leaf import Layout, Leaf
+
+SAMPLES: tuple[Layout, ...] = ("merged", "image", "step")
+ANY: tuple[Layout, ...] = ("steps", *SAMPLES)
+
+# What people try to export that has no counterpart on the chip, and the nearest thing that has.
+_INSTEAD: dict[type[nn.Module], str] = {
+    nn.GroupNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
+    nn.LayerNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
+    nn.ReLU: "snn2chip.nn.LIF",
+    nn.Sigmoid: "snn2chip.nn.LIF",
+    nn.Tanh: "snn2chip.nn.LIF",
+    nn.DataParallel: "what it holds, its .module; wrap the whole network, not a part of it",
+}
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Flatten, nn.Unflatten)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # once trained
+
+
+def array(tensor: Tensor) -> ir.FloatArray:
+    """A parameter in float64."""
+    return tensor.detach().cpu().double().numpy().copy()
+
+
+def optional(tensor: Tensor | None) -> ir.FloatArray | None:
+    """The same of one that may be absent."""
+    return None if tensor is None else array(tensor)
+
+
+def pair(value: int | tuple[int, ...]) -> ir.Pair:
+    """Height and width of what may be one number."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
+
+
+def convolution(name: str, source: str, module: nn.Conv2d) -> ir.Conv:
+    """A convolution in two dimensions.
+
+    Raises:
+        UnsupportedError: padding by name, or by other values than zero.
+    """
+    if isinstance(module.padding, str):
+        raise UnsupportedError(f"layer '{name}': padding '{module.padding}' is not a number; give padding=(h, w)")
+    if module.padding_mode != "zeros" and pair(module.padding) != (0, 0):
+        raise UnsupportedError(
+            f"layer '{name}': padding_mode '{module.padding_mode}' has no counterpart on the chip; use 'zeros'"
+        )
+    return ir.Conv(
+        name,
+        (source,),
+        array(module.weight),
+        optional(module.bias),
+        pair(module.stride),
+        pair(module.padding),
+        pair(module.dilation),
+        module.groups,
+    )
+
+
+def normalization(name: str, source: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> ir.Norm:
+    """Batch normalization by its running statistics.
+
+    Raises:
+        UnsupportedError: it keeps none.
+    """
+    if module.running_mean is None or module.running_var is None:
+        raise UnsupportedError(
+            f"layer '{name}': {type(module).__name__} without running statistics normalizes by the batch that it sees, "
+            f"which cannot be folded; train it with track_running_stats=True"
+        )
+    mean, var = array(module.running_mean), array(module.running_var)
+    gamma = np.ones_like(mean) if module.weight is None else array(module.weight)
+    beta = np.zeros_like(mean) if module.bias is None else array(module.bias)
+    return ir.Norm(name, (source,), gamma, beta, mean, var, module.eps, 1.0, 1.0)
+
+
+def average(name: str, source: str, module: nn.AvgPool2d) -> ir.AvgPool:
+    """Average pooling whose windows lie side by side.
+
+    Raises:
+        UnsupportedError: other windows.
+    """
+    kernel, stride = pair(module.kernel_size), pair(module.stride)
+    if stride != kernel or pair(module.padding) != (0, 0) or module.ceil_mode or module.divisor_override is not None:
+        raise UnsupportedError(
+            f"layer '{name}': AvgPool2d of kernel {kernel}, stride {stride}, padding {pair(module.padding)}; only "
+            f"windows side by side can be folded: stride = kernel, no padding, no ceil_mode, no divisor_override"
+        )
+    return ir.AvgPool(name, (source,), kernel)
+
+
+def adaptive(name: str, source: str, module: nn.AdaptiveAvgPool2d, shape: ir.Shape) -> ir.AvgPool:
+    """Average pooling to a given size, where that has windows side by side.
+
+    Raises:
+        UnsupportedError: it has not.
+    """
+    size = module.output_size
+    wanted = (size, size) if isinstance(size, int) else tuple(size or ())
+    sides = tuple(side if given is None else given for side, given in zip(shape[1:], wanted, strict=True))
+    if len(shape) != 3 or any(side % given for side, given in zip(shape[1:], sides, strict=True)):
+        raise UnsupportedError(
+            f"layer '{name}': AdaptiveAvgPool2d from {shape[1:]} to {sides}: its windows overlap; choose a size that "
+            f"divides"
+        )
+    return ir.AvgPool(name, (source,), (shape[1] // sides[0], shape[2] // sides[1]))
+
+
+def maximum(name: str, source: str, module: nn.MaxPool2d) -> ir.MaxPool:
+    """Maximum over windows of spikes.
+
+    Raises:
+        UnsupportedError: dilation, ceil_mode, or indices.
+    """
+    if pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
+        raise UnsupportedError(f"layer '{name}': MaxPool2d with dilation, ceil_mode or return_indices; leave them out")
+    return ir.MaxPool(name, (source,), pair(module.kernel_size), pair(module.stride), pair(module.padding))
+
+
+def nodes(module: nn.Module, name: str, source: str, shape: ir.Shape) -> list[ir.Node] | None:
+    """The nodes of a layer that computes as torch's does; None for another."""
+    if isinstance(module, nn.Conv2d):
+        return [convolution(name, source, module)]
+    if isinstance(module, nn.Linear):
+        return [ir.Dense(name, (source,), array(module.weight), optional(module.bias))]
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+        return [normalization(name, source, module)]
+    if isinstance(module, nn.AvgPool2d):
+        return [average(name, source, module)]
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return [adaptive(name, source, module, shape)]
+    if isinstance(module, nn.MaxPool2d):
+        return [maximum(name, source, module)]
+    return [] if isinstance(module, _NOTHING) else None
+
+
+def refuse(path: str, module: nn.Module) -> None:
+    """Refuse a module that no chip has.
+
+    Raises:
+        UnsupportedError: always, with the nearest thing that can be exported.
+    """
+    instead = next((said for kind, said in _INSTEAD.items() if type(module) is kind), None)
+    raise UnsupportedError(
+        f"layer '{path}': {type(module).__name__} cannot be exported; "
+        + (f"use {instead}" if instead else "build the network from the layers of snn2chip.nn")
+    )
+
+
+_KNOWN = (
+    *(nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d),
+    *_NOTHING,
+)
+
+
+def leaf(path: str, module: nn.Module) -> Leaf | None:
+    """A layer of torch; containers, and what only moves values, are followed."""
+    if isinstance(module, _CONTAINERS):
+        return None
+    if not isinstance(module, _KNOWN):
+        return Leaf(lambda name, *_: refuse(name, module), ANY)  # type: ignore[arg-type]
+
+    def make(name: str, sources: tuple[str, ...], shape: ir.Shape) -> list[ir.Node]:
+        if isinstance(module, nn.BatchNorm1d) and len(shape) != 1:
+            raise InputError(f"layer '{name}': BatchNorm1d reads {shape}, not features")
+        return nodes(module, name, sources[0], shape) or []
+
+    return Leaf(make, ANY if isinstance(module, (nn.Linear, *_NOTHING)) else SAMPLES)

@@ -1,0 +1,464 @@
+"""What a network's forward function does, written down while it runs on tensors that have shapes and no values.
+
+The function really runs, so that its branches on attributes, its loops over time steps and whatever containers it is
+built from need no rules of their own. Modules that a `Leaf` is known for do not run: what they are is written down, and
+they give a tensor of the shape that they would. Between them stands what moves values and does not change them (view,
+flatten, stack), additions, and averages; all else is refused by name, and so is any look at a value.
+
+How a tensor holds time is its `Layout`; everything that is written down is of one time step:
+
+    image    (N, ...)       no time yet: the same at every step
+    steps    (T, N, ...)
+    merged   (T N, ...)     the same values in the same order, as layers of torch take them
+    step     (N, ...)       one step of a loop over time
+    total    (N, ...)       a sum over all steps, or up to `step` while a loop adds them up, times `factor`
+    state    (N, ...)       what a neuron hands to itself
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn2chip import ir
+from snn2chip.errors import Snn2ChipError, UnsupportedError, out_of_memory
+from snn2chip.frameworks import Layout, Leaf, leaf_of
+from snn2chip.text import first_line
+
+
+class OtherTimeError(UnsupportedError):
+    """A layer was given a tensor that holds time in another way than it takes; the network may take its input so."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """Which node gives a tensor, and how the tensor holds time."""
+
+    name: str
+    layout: Layout
+    step: int = 0
+    factor: float = 1.0
+
+
+@dataclass
+class _Memory:
+    """What tensors that may be views of each other share: how often it was changed in place, and by which addition."""
+
+    changes: int = 0
+    said: str = ""
+
+
+class Seen(torch.Tensor):
+    """A tensor of a forward function that is being recorded."""
+
+    value: Value
+    memory: _Memory
+    changes: int
+    recorder: Recorder
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {} if kwargs is None else kwargs
+        return next(_seen((args, given))).recorder.call(func, args, given)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.recorder.taken_apart(self))
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+
+def _seen(values: Any) -> Iterator[Seen]:
+    if isinstance(values, Seen):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _seen(value)
+    elif isinstance(values, dict):
+        yield from _seen(list(values.values()))
+
+
+def _plain(values: Any) -> Any:
+    """The same arguments without their records."""
+    if isinstance(values, Seen):
+        return values.as_subclass(torch.Tensor)
+    if isinstance(values, (list, tuple)) and not isinstance(values, torch.Size):
+        return type(values)(_plain(value) for value in values)
+    if isinstance(values, dict):
+        return {name: _plain(value) for name, value in values.items()}
+    return values
+
+
+_QUESTIONS = {
+    *("__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point"),
+    *("get_device", "element_size", "type", "zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones"),
+    *("__repr__", "is_complex", "storage_offset", "result_type", "__format__", "__hash__"),
+}
+_VIEWS = {
+    *("flatten", "reshape", "view", "view_as", "unflatten", "squeeze", "unsqueeze", "expand", "repeat"),
+    *("detach", "contiguous", "to", "float", "double", "half", "bfloat16", "cpu", "cuda", "type_as", "requires_grad_"),
+}
+_ADDS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+_SCALES = {"mul": 1, "__mul__": 1, "__rmul__": 1, "div": -1, "__truediv__": -1, "true_divide": -1}
+
+
+class Recorder:
+    """One recording: `nodes` so far, the Input first, and the shape that each gives."""
+
+    def __init__(self, node: ir.Input, timesteps: int) -> None:
+        self.timesteps = timesteps
+        self.batch = 2 if timesteps != 2 else 3  # neither 1 nor T, so that shapes say which side is which
+        self.nodes: list[ir.Node] = [node]
+        self.shapes: dict[str, ir.Shape] = {node.name: node.shape}
+        self._uses: Counter[str] = Counter()  # of a name
+        self._made: dict[tuple[str, tuple[str, ...]], str] = {}  # nodes of a loop's first step, by path and sources
+        self._calls: Counter[str] = Counter()  # of a neuron's path in a loop
+        self._inside: list[str] = []  # paths of the modules that are running
+        self._parameters: dict[int, str] = {}
+
+    # ------------------------------------------------------------------------------------------------- the run
+
+    def input(self, layout: Layout) -> Seen:
+        """The network's input."""
+        return self.tensor(Value(self.nodes[0].name, layout))
+
+    def run(self, network: nn.Module, layout: Layout) -> Any:
+        """What the forward function gives for the input in that layout.
+
+        Raises:
+            UnsupportedError: what no chip has, by layer.
+        """
+        self._parameters = {id(value): name for name, value in network.named_parameters()}
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for path, module in network.named_modules():
+                found = leaf_of(path, module)
+                if found is None:
+                    stack.enter_context(self._followed(path, module))
+                elif "forward" not in vars(module):
+                    stack.enter_context(self._replaced(path, module, found))
+            try:
+                return network(self.input(layout))
+            except Snn2ChipError:
+                raise
+            except Exception as error:  # the function is the user's
+                if out_of_memory(error):
+                    raise
+                raise UnsupportedError(
+                    f"network: its forward function cannot be followed ({type(error).__name__}: {first_line(error)}); "
+                    f"build it from known layers, additions, and what moves values without changing them"
+                ) from None
+
+    @contextlib.contextmanager
+    def _followed(self, path: str, module: nn.Module) -> Iterator[None]:
+        def enter(*_: object) -> None:
+            self._inside.append(path)
+
+        def leave(*_: object) -> None:
+            self._inside.pop()
+
+        hooks = [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextlib.contextmanager
+    def _replaced(self, path: str, module: nn.Module, leaf: Leaf) -> Iterator[None]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen = list(_seen((args, kwargs)))
+            given = [x for x in seen if x.value.layout != "state"]
+            if len(given) != 1:
+                raise UnsupportedError(f"layer '{path}': {len(given)} inputs; expected one")
+            return self.layer(path, leaf, given[0])
+
+        module.forward = forward
+        try:
+            yield
+        finally:
+            del module.forward
+
+    # ------------------------------------------------------------------------------------------------- tensors
+
+    def lead(self, layout: Layout) -> tuple[int, ...]:
+        """The sides of a tensor before those of one sample and step."""
+        if layout == "steps":
+            return (self.timesteps, self.batch)
+        return (self.timesteps * self.batch if layout == "merged" else self.batch,)
+
+    def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
+        """A tensor that holds `value`, in `memory` or in some of its own."""
+        sides = (*self.lead(value.layout), *self.shapes[value.name])
+        made: Seen = torch.empty(sides, device="meta").as_subclass(Seen)
+        made.value, made.recorder, made.memory = value, self, memory or _Memory()
+        made.changes = made.memory.changes
+        return made
+
+    def read(self, tensor: Seen) -> Value:
+        """What a tensor holds.
+
+        Raises:
+            UnsupportedError: what it may share memory with was changed since.
+        """
+        if tensor.changes != tensor.memory.changes:
+            said, held = tensor.memory.said, tensor.value.name
+            raise UnsupportedError(
+                f"{said}, while '{held}', flattened or not, may hold the same memory and is read later; write y = y + x"
+            )
+        return tensor.value
+
+    def taken_apart(self, tensor: Seen) -> list[Tensor]:
+        """The steps of a sequence, for a loop over them."""
+        value = self.read(tensor)
+        if value.layout != "steps":
+            raise UnsupportedError(f"{self._where()}: a loop over samples or features in its forward function")
+        return [self.tensor(replace(value, layout="step", step=t), tensor.memory) for t in range(self.timesteps)]
+
+    # -------------------------------------------------------------------------------------------------- layers
+
+    def _name(self, path: str) -> str:
+        self._uses[path] += 1
+        return path if self._uses[path] == 1 else f"{path}:{self._uses[path]}"
+
+    def _write(self, nodes: Sequence[ir.Node]) -> str:
+        for node in nodes:
+            self.shapes[node.name] = ir.output_shape(node, *(self.shapes[source] for source in node.inputs))
+        self.nodes += nodes
+        return nodes[-1].name
+
+    def _at(self, what: str) -> str:
+        """The path of what a forward function does without a module."""
+        inside = self._inside[-1] if self._inside else ""
+        return f"{inside}.{what}" if inside else what
+
+    def _where(self) -> str:
+        inside = self._inside[-1] if self._inside else ""
+        return f"layer '{inside}'" if inside else "network"
+
+    def layer(self, path: str, leaf: Leaf, given: Seen) -> Any:
+        """A leaf's call."""
+        value = self.read(given)
+        if value.layout not in leaf.layouts:
+            raise OtherTimeError(
+                f"layer '{path}': takes {_SIDES[leaf.layouts[0]]}, but is given {_SIDES[value.layout]}"
+            )
+        loop = value.layout in ("image", "step")
+        known = self._made.get((path, (value.name,))) if loop else None
+        if known is None:
+            name = self._name(path)
+            nodes = leaf.make(name, (value.name,), self.shapes[value.name])
+            if not nodes:
+                return given
+            known = self._write(nodes)
+            fires = isinstance(nodes[-1], ir.LIF)
+            if loop:
+                if fires and self._calls[path]:
+                    raise UnsupportedError(f"layer '{path}': one state for two neurons; give each a module of its own")
+                self._made[path, (value.name,)] = known
+        else:
+            fires = isinstance(next(node for node in self.nodes if node.name == known), ir.LIF)
+        found = replace(value, name=known)
+        if loop and fires:
+            found = Value(known, "step", self._calls[path])
+            self._calls[path] += 1
+            if value.layout == "step" and value.step != found.step:
+                raise UnsupportedError(f"layer '{path}': step {value.step} of its input at its step {found.step}")
+        view = isinstance(self._node(known), ir.Flatten)
+        made = self.tensor(found, given.memory if view else None)
+        if not leaf.states:
+            return made
+        return (made, *(self.tensor(Value(known, "state")) for _ in range(leaf.states)))
+
+    def _node(self, name: str) -> ir.Node:
+        return next(node for node in reversed(self.nodes) if node.name == name)
+
+    # ---------------------------------------------------------------------------------------------- operations
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An operation between the layers."""
+        name = str(getattr(func, "__name__", func))
+        if name in _QUESTIONS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return _plain(func(*_plain(args), **_plain(kwargs)))
+        if name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "__contains__"):
+            raise UnsupportedError(
+                f"{self._where()}: its forward function does what a chip cannot (branches on values, loops over them): "
+                f"'{name}'; build it from known layers and additions"
+            )
+        if name in _ADDS:
+            return self._add(name, args, kwargs)
+        tensor = args[0] if args and isinstance(args[0], Seen) else None
+        if tensor is not None and name in _VIEWS:
+            return self._view(func, name, tensor, args, kwargs)
+        if tensor is not None and name in ("mean", "sum"):
+            return self._mean(func, name, tensor, args, kwargs)
+        if tensor is not None and (name == "clone" or (name == "dropout" and not _training(args, kwargs))):
+            return self.tensor(self.read(tensor), None if name == "clone" else tensor.memory)
+        if tensor is not None and name == "__getitem__" and isinstance(args[1], int):
+            return self.taken_apart(tensor)[args[1]]
+        if tensor is not None and name == "unbind" and not any(args[1:]) and not kwargs.get("dim"):
+            return tuple(self.taken_apart(tensor))
+        if name in ("stack", "cat") and (stacked := self._stack(name, args, kwargs)) is not None:
+            return stacked
+        if name in _SCALES and (scaled := self._scale(name, args)) is not None:
+            return scaled
+        raise UnsupportedError(
+            f"{self._where()}: '{name.strip('_')}' in its forward function cannot be exported; use "
+            f"snn2chip.nn's layers and their sums"
+        )
+
+    def _add(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        left, right = (args[0], args[1]) if len(args) == 2 and not kwargs else (None, None)
+        numbers = [x for x in (left, right) if not isinstance(x, Seen)]
+        seen = [x for x in (left, right) if isinstance(x, Seen)]
+        if len(seen) == 1 and _zero(numbers[0]):  # where a loop starts to add up
+            return self.tensor(self.read(seen[0]))
+        if len(seen) != 2:
+            what = self._parameters.get(id(numbers[0]) if numbers else 0, name.strip("_"))
+            raise UnsupportedError(
+                f"{self._where()}: '{what}' in its forward function cannot be exported; use snn2chip.nn's layers and "
+                f"their sums"
+            )
+        first, second = (self.read(x) for x in seen)
+        later = first.step + 1 if first.layout in ("step", "total") else -1
+        if first.name == second.name and second.layout == "step" and second.step == later:
+            return self.tensor(Value(first.name, "total", later))
+        pair = {first.layout, second.layout}
+        layout = first.layout if len(pair) == 1 else _JOINED.get(frozenset(pair))
+        steps = {value.step for value in (first, second) if value.layout == "step"}
+        if layout is None or layout in ("total", "state") or len(steps) > 1:
+            raise UnsupportedError(
+                f"{self._where()}: an addition of {_SIDES[first.layout]} and {_SIDES[second.layout]}, or of different "
+                f"steps, in its forward function"
+            )
+        path, sources = self._at("add"), (first.name, second.name)
+        known = self._made.get((path, sources)) if layout in ("image", "step") else None
+        if known is None:
+            known = self._write([ir.Add(self._name(path), sources)])
+            if layout in ("image", "step"):
+                self._made[path, sources] = known
+        found = Value(known, layout, max(steps, default=0))
+        if name not in ("add_", "__iadd__"):
+            return self.tensor(found)
+        target = seen[0]  # whoever holds it holds the sum from here on; views of it are not to be read again
+        target.memory.changes += 1
+        target.memory.said = f"layer '{known}': an addition in place to '{first.name}'"
+        target.value, target.changes = found, target.memory.changes
+        return target
+
+    def _view(self, func: Any, name: str, tensor: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        value = self.read(tensor)
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = tensor.as_subclass(torch.Tensor)
+            rest = [plain.device if isinstance(x, torch.device) else x for x in _plain(args[1:])]
+            kept = name in ("to", "cpu", "cuda", "type_as", "requires_grad_")
+            sides = plain.shape if kept else func(plain, *rest, **_plain(kwargs)).shape
+        found = self._held(value, tuple(sides))
+        if found is None:
+            raise UnsupportedError(
+                f"{self._where()}: '{name}' of '{value.name}', from {tuple(tensor.shape)} to {tuple(sides)} at T = "
+                f"{self.timesteps} and {self.batch} samples, moves values between samples, steps or features"
+            )
+        return self.tensor(found, tensor.memory)
+
+    def _held(self, value: Value, sides: tuple[int, ...]) -> Value | None:
+        """`value` in a tensor of other sides; None if it is no longer one of samples of steps."""
+        shape = self.shapes[value.name]
+        flat = (math.prod(shape),)
+        layouts: tuple[Layout, ...] = (value.layout,)
+        if value.layout in ("steps", "merged"):
+            layouts = ("steps", "merged")
+        elif value.layout == "image":  # unsqueeze and repeat, or repeat alone, make the steps of an image
+            layouts = ("image", "steps", "merged")
+            if sides == (1, self.batch, *shape):
+                return value
+        for layout in layouts:
+            if sides == (*self.lead(layout), *shape):
+                return replace(value, layout=layout)
+        for layout in layouts:
+            if sides == (*self.lead(layout), *flat):
+                path = self._at("flatten")
+                known = self._made.get((path, (value.name,))) if layout in ("image", "step") else None
+                if known is None:
+                    known = self._write([ir.Flatten(self._name(path), (value.name,))])
+                    self._made[path, (value.name,)] = known
+                return replace(value, name=known, layout=layout)
+        return None
+
+    def _mean(self, func: Any, name: str, tensor: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        value = self.read(tensor)
+        given = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
+        lead, shape = len(self.lead(value.layout)), self.shapes[value.name]
+        dims = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+        axes = {int(axis) % tensor.ndim for axis in dims}
+        if value.layout == "steps" and axes == {0} and not keep:
+            return self.tensor(
+                Value(value.name, "total", self.timesteps - 1, 1 / self.timesteps if name == "mean" else 1)
+            )
+        if name == "mean" and len(shape) == 3 and axes == {lead + 1, lead + 2}:
+            pooled = self._name(self._at("mean"))
+            nodes: list[ir.Node] = [ir.AvgPool(pooled, (value.name,), (shape[1], shape[2]))]
+            nodes += [] if keep else [ir.Flatten(f"{pooled}_flatten", (pooled,))]
+            return self.tensor(replace(value, name=self._write(nodes)))
+        raise UnsupportedError(
+            f"{self._where()}: '{name}' over axes {sorted(axes)} of {tuple(tensor.shape)} in its forward function; the "
+            f"mean over height and width, and the sum or mean over time at the end, can be exported"
+        )
+
+    def _stack(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """All steps of a loop, or an image T times, as a sequence; None for anything else."""
+        parts, axis = args[0], kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        if axis != 0 or len(parts) != self.timesteps or not all(isinstance(part, Seen) for part in parts):
+            return None
+        values = [self.read(part) for part in parts]
+        same = len({value.name for value in values}) == 1
+        steps = [value.layout for value in values] == ["step"] * self.timesteps
+        if steps and [value.step for value in values] != list(range(self.timesteps)):
+            return None
+        if not same or not (steps or all(value.layout == "image" for value in values)):
+            return None
+        return self.tensor(Value(values[0].name, "steps" if name == "stack" else "merged"))
+
+    def _scale(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """A sum over time, times or by a number."""
+        numbers = [x for x in args if isinstance(x, (int, float))]
+        seen = [x for x in args if isinstance(x, Seen)]
+        if len(numbers) != 1 or len(seen) != 1 or (value := self.read(seen[0])).layout != "total":
+            return None
+        return self.tensor(replace(value, factor=value.factor * float(numbers[0]) ** _SCALES[name]))
+
+
+_SIDES: dict[Layout, str] = {
+    "image": "one image (N, ...)",
+    "steps": "steps (T, N, ...)",
+    "merged": "steps and samples in one axis (T N, ...)",
+    "step": "one step (N, ...)",
+    "total": "a sum over time",
+    "state": "a neuron's state",
+}
+_JOINED: dict[frozenset[Layout], Layout] = {
+    frozenset(("image", "step")): "step",
+    frozenset(("image", "steps")): "steps",
+}
+
+
+def _training(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call of torch.nn.functional.dropout drops."""
+    return bool(kwargs.get("training", args[2] if len(args) > 2 else True))
+
+
+def _zero(value: Any) -> bool:
+    """Whether nothing is added: the number 0, or zeros."""
+    if isinstance(value, (int, float)):
+        return value == 0
+    return isinstance(value, Tensor) and value.device.type != "meta" and not bool(value.any())

@@ -1,0 +1,137 @@
+"""Forward functions, recorded: torch's own layers between our neurons, loops over time, and what is refused."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip import ir
+from snn2chip.errors import UnsupportedError
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.nn import LIF, DirectInput, MembraneReadout, Residual, SpikeCountReadout, SpikingNetwork, TDBatchNorm
+from snn2chip.passes.capture import capture
+from snn2chip.passes.fold import fold
+from snn2chip.verify.compare import module_spikes
+
+
+def network_of(body: nn.Module, timesteps: int = 3, shape: tuple[int, int, int] = (2, 8, 8), **other: Any) -> Any:
+    """A network with statistics as training leaves them, in eval mode."""
+    encoder = DirectInput(timesteps, 255, [0.4] * shape[0], [0.3] * shape[0])
+    network = SpikingNetwork(encoder, body, other.get("readout", MembraneReadout()), shape)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, TDBatchNorm)) and module.running_mean is not None:
+            for value in (module.weight.data, module.running_var):
+                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
+            for value in (module.bias.data, module.running_mean):
+                value.copy_(torch.rand(value.shape, generator=generator) - 0.5)
+    return network.eval()
+
+
+def same(network: Any, samples: int = 4) -> ir.Network:
+    """torch = captured = folded, spike for spike; returns the captured network."""
+    captured = capture(network)
+    images = torch.randint(0, 256, (samples, *network.input_shape), generator=torch.Generator().manual_seed(2))
+    raw = encoder_of(captured)(images)
+    spikes, scores = module_spikes(network, raw)
+    for stage in (captured, fold(captured)[0]):
+        trace = evaluate(stage, raw)
+        assert spikes and {node.name for node in stage.of(ir.LIF) if node.name in spikes} == set(spikes)
+        for name, values in spikes.items():
+            assert 0 < values.mean() < 1, name
+            np.testing.assert_array_equal(values, trace.spikes[name].numpy())
+        np.testing.assert_allclose(trace.scores.numpy(), scores, rtol=1e-9, atol=1e-9)
+    return captured
+
+
+class Plain(nn.Module):
+    """What a user of torch writes."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.conv1, self.bn1, self.lif1 = nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), LIF(0.5, 0.4)
+        self.conv2, self.bn2, self.lif2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), LIF(0.25, 0.3)
+        self.pool, self.drop, self.flat = nn.AvgPool2d(2), nn.Dropout(0.3), nn.Flatten()
+        self.gap = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(6 if way in ("mean", "gap") else 6 * 16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif1(self.bn1(self.conv1(x)))
+        x = x + self.lif2(self.bn2(self.conv2(x)))
+        if self.way in ("mean", "gap"):
+            x = x.mean((2, 3)) if self.way == "mean" else self.gap(x).flatten(1)
+        else:
+            x = self.drop(self.pool(x))
+            x = {
+                "module": lambda: self.flat(x),
+                "flatten": lambda: torch.flatten(x, 1),
+                "view": lambda: x.view(x.size(0), -1),
+                "reshape": lambda: x.reshape(x.shape[0], 6 * 4 * 4),
+                "dropout": lambda: F.dropout(x, 0.5, self.training).flatten(1),
+            }[self.way]()
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("way", ["module", "flatten", "view", "reshape", "dropout", "mean", "gap"])
+def test_torchs_own_layers_are_captured_as_they_are(way: str) -> None:
+    """Between our neurons, in a forward function of the user's: every spike and score, T as one axis with samples."""
+    torch.manual_seed(0)
+    captured = same(network_of(Plain(way)))
+    assert [node.name for node in captured.of(ir.LIF)] == ["lif1", "lif2"]
+    assert captured.of(ir.Norm)[0].alpha == 1.0
+
+
+def test_layers_of_both_kinds_in_one_body() -> None:
+    """Ours see steps and samples apart, torch's together, spikes are pooled by either; one module in two networks."""
+    torch.manual_seed(3)
+    lif = LIF(0.5, 0.3)
+    layers: list[tuple[str, nn.Module]] = [
+        *[("conv", nn.Conv2d(2, 4, 3, padding=1)), ("norm", TDBatchNorm(4)), ("lif", lif), ("max", nn.MaxPool2d(2))],
+        *[("block", Residual(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))), ("lif2", LIF(0.5, 0.2))],
+        *[("flat", nn.Flatten()), ("fc", nn.Linear(64, 3)), ("bn", nn.BatchNorm1d(3)), ("last", LIF(0.9, 0.1))],
+    ]
+    network = network_of(nn.Sequential(OrderedDict(layers)), readout=SpikeCountReadout())
+    same(network)
+    x = torch.rand(3, 2, 5)
+    assert torch.equal(lif(x), LIF(0.5, 0.3)(x))  # nothing is left behind in it
+    names = {name for name, _ in network.state_dict().items()}
+    assert "body.conv.weight" in names
+
+
+def test_batch_statistics_are_those_of_all_steps_and_samples() -> None:
+    """A BatchNorm2d trains as tdBN does: one mean a channel over steps and samples."""
+    torch.manual_seed(4)
+    norm = nn.BatchNorm2d(3)
+    network = network_of(nn.Sequential(nn.Conv2d(2, 3, 3), norm, LIF(), nn.Flatten(), nn.Linear(108, 2)))
+    images = torch.randint(0, 256, (5, 2, 8, 8))
+    norm.momentum = 1.0
+    network.train()(images)
+    x = network.encoder(images).flatten(0, 1)
+    torch.testing.assert_close(norm.running_mean, network.body[0](x).mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (nn.AvgPool2d(2, stride=1), r"layer '1': AvgPool2d of kernel \(2, 2\), stride \(1, 1\).*stride = kernel"),
+        (nn.AvgPool2d(3, ceil_mode=True), "side by side"),
+        (nn.AdaptiveAvgPool2d(3), r"layer '1': AdaptiveAvgPool2d from \(8, 8\) to \(3, 3\): its windows overlap"),
+        (nn.MaxPool2d(2, dilation=2), r"layer '1': MaxPool2d with dilation"),
+        (nn.BatchNorm2d(2, track_running_stats=False), "without running statistics.*track_running_stats=True"),
+        (nn.Conv2d(2, 2, 3, padding="same"), r"layer '1': padding 'same' is not a number"),
+        (nn.ConvTranspose2d(2, 2, 3), r"layer '1': ConvTranspose2d cannot be exported"),
+    ],
+)
+def test_what_no_chip_has_of_torchs_layers_is_named(module: nn.Module, message: str) -> None:
+    """With what would work."""
+    body = nn.Sequential(nn.Identity(), module, LIF(), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(UnsupportedError, match=message):
+        capture(network_of(body))
