@@ -7,3 +7,4 @@ modules are leaves of a recording (`snn2chip.passes.record`), and refuses by nam
 from snn2chip.frameworks.leaf import Layout as Layout
 from snn2chip.frameworks.leaf import Leaf as Leaf
 from snn2chip.frameworks.leaf import leaf_of as leaf_of
+from snn2chip.frameworks.leaf import reset as reset

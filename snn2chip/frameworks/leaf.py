@@ -32,6 +32,13 @@ class Leaf:
     states: int = 0
 
 
+def reset(network: nn.Module) -> None:
+    """Let the neurons of every framework that has modules in `network` start anew."""
+    roots = {kind.__module__.partition(".")[0] for module in network.modules() for kind in type(module).__mro__}
+    for name in roots & {"spikingjelly", "snntorch"}:
+        importlib.import_module(f"snn2chip.frameworks.{_HERE[name]}").reset(network)
+
+
 def leaf_of(path: str, module: nn.Module) -> Leaf | None:
     """The leaf that a module is; None for one whose forward function is to be followed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
@@ -64,7 +65,7 @@ def convolution(name: str, source: str, module: nn.Conv2d) -> ir.Conv:
     )
 
 
-def normalization(name: str, source: str, module: nn.BatchNorm1d | nn.BatchNorm2d) -> ir.Norm:
+def normalization(name: str, source: str, module: _BatchNorm) -> ir.Norm:
     """Batch normalization by its running statistics.
 
     Raises:
@@ -130,7 +131,7 @@ def nodes(module: nn.Module, name: str, source: str, shape: ir.Shape) -> list[ir
         return [convolution(name, source, module)]
     if isinstance(module, nn.Linear):
         return [ir.Dense(name, (source,), array(module.weight), optional(module.bias))]
-    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+    if isinstance(module, _BatchNorm):
         return [normalization(name, source, module)]
     if isinstance(module, nn.AvgPool2d):
         return [average(name, source, module)]
@@ -154,7 +155,7 @@ def refuse(path: str, module: nn.Module) -> None:
     )
 
 
-_KNOWN = (
+KNOWN = (
     *(nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d),
     *_NOTHING,
 )
@@ -164,7 +165,7 @@ def leaf(path: str, module: nn.Module) -> Leaf | None:
     """A layer of torch; containers, and what only moves values, are followed."""
     if isinstance(module, _CONTAINERS):
         return None
-    if not isinstance(module, _KNOWN):
+    if not isinstance(module, KNOWN):
         return Leaf(lambda name, *_: refuse(name, module), ANY)  # type: ignore[arg-type]
 
     def make(name: str, sources: tuple[str, ...], shape: ir.Shape) -> list[ir.Node]:

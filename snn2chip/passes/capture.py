@@ -36,7 +36,7 @@ def _input(network: SpikingNetwork) -> ir.Input:
     return ir.Input("input", (), network.input_shape, encoder.coding, encoder.max_value, 0, high, center, scale, shift)
 
 
-def _check_ending(last: ir.Node, kind: ir.ReadoutKind) -> None:
+def check_ending(last: ir.Node, kind: ir.ReadoutKind) -> None:
     """A membrane readout accumulates currents, a spike count counts spikes: the chip has no other mix."""
     if kind == "membrane" and isinstance(last, ir.LIF):
         raise UnsupportedError(
@@ -98,7 +98,7 @@ def capture(network: nn.Module, classes: Sequence[str] = ()) -> ir.Network:
         raise UnsupportedError("network: its body must return scores at every step; the readout sums them up")
     nodes = recorder.nodes
     by_name = {node.name: node for node in nodes}
-    _check_ending(by_name[ending.name], network.readout.kind)
+    check_ending(by_name[ending.name], network.readout.kind)
     nodes.append(ir.Readout("readout", (ending.name,), network.readout.kind))
     captured = ir.Network("captured", network.timesteps, tuple(classes), tuple(nodes))
     if captured.integers:

@@ -77,24 +77,24 @@ def export_network(
     name: str,
     dataset: str | None = None,
     events: BinSettings | None = None,
-    calibration: ImageSet | None = None,
+    calibration: ImageSet | ir.IntArray | None = None,
     strategy: Strategy = "auto",
     relays: Relays = "auto",
 ) -> Export:
     """Take a captured or folded network, one that `snn2chip.formats.nir` read say, to a chain for `chip`; see `export`.
 
     `name`, `dataset` and `events` (the data that `simulate` takes without being told, and how recordings are binned)
-    go into the file.
+    go into the file. `calibration` may be raw input (N, T, ...) too.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
         InputError: calibration images that are not this network's input.
     """
-    given = network.input
-    if calibration is not None and (calibration.shape != given.shape or calibration.max_value != given.pixel_max):
+    given, images = network.input, calibration if isinstance(calibration, ImageSet) else None
+    if images is not None and (images.shape != given.shape or images.max_value != given.pixel_max):
         raise InputError(
-            f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
-            f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
+            f"the network takes {given.shape} of 0..{given.pixel_max}, but {images.name} has "
+            f"{images.shape} of 0..{images.max_value}; choose the data set it was trained on"
         )
     binned = {} if events is None else {"events": events.as_json()}
     made = {"model": name, "dataset": dataset, "image_size": None, **binned}
@@ -138,12 +138,12 @@ def _to_chain(
     fold_report: FoldReport,
     chip: Chip,
     about: dict[str, Any],
-    calibration: ImageSet | None,
+    calibration: ImageSet | ir.IntArray | None,
     strategy: Strategy,
     relays: Relays,
 ) -> Export:
     """The stages behind the fold; `about` is what the file says of its source."""
-    raw = None if calibration is None else encoder_of(captured)(calibration.images)
+    raw = encoder_of(captured)(calibration.images) if isinstance(calibration, ImageSet) else calibration
     notes = (*folded.notes, *reach.check(folded))
     plan = schedule(folded, chip, relays)
     quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
@@ -158,7 +158,9 @@ def _to_chain(
         "weight_bits": chip.weight_bits,
         "strategy": strategy,
         "relays": relays,
-        "calibration": "none" if calibration is None else f"{calibration.name}, {len(calibration)} images",
+        "calibration": "none"
+        if calibration is None
+        else f"{calibration.name if isinstance(calibration, ImageSet) else 'given'}, {len(calibration)} images",
         "route": "steps" if not chain.stock else "static",
         # those of time-varying neurons are one a channel, and stand beside their tables
         "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},

@@ -249,7 +249,7 @@ class Recorder:
         value = self.read(given)
         if value.layout not in leaf.layouts:
             raise OtherTimeError(
-                f"layer '{path}': takes {_SIDES[leaf.layouts[0]]}, but is given {_SIDES[value.layout]}"
+                f"layer '{path}': takes {_SIDES[leaf.layouts[-1]]}, but is given {_SIDES[value.layout]}"
             )
         loop = value.layout in ("image", "step")
         known = self._made.get((path, (value.name,))) if loop else None
@@ -305,8 +305,12 @@ class Recorder:
             return self.tensor(self.read(tensor), None if name == "clone" else tensor.memory)
         if tensor is not None and name == "__getitem__" and isinstance(args[1], int):
             return self.taken_apart(tensor)[args[1]]
+        if tensor is not None and name == "select" and args[1:2] == (0,):
+            return self.taken_apart(tensor)[int(args[2])]
         if tensor is not None and name == "unbind" and not any(args[1:]) and not kwargs.get("dim"):
             return tuple(self.taken_apart(tensor))
+        if name == "stack" and len(args[0]) != self.timesteps:
+            raise UnsupportedError(f"{self._where()}: stacks {len(args[0])} time steps, T is {self.timesteps}")
         if name in ("stack", "cat") and (stacked := self._stack(name, args, kwargs)) is not None:
             return stacked
         if name in _SCALES and (scaled := self._scale(name, args)) is not None:
@@ -366,7 +370,8 @@ class Recorder:
         if found is None:
             raise UnsupportedError(
                 f"{self._where()}: '{name}' of '{value.name}', from {tuple(tensor.shape)} to {tuple(sides)} at T = "
-                f"{self.timesteps} and {self.batch} samples, moves values between samples, steps or features"
+                f"{self.timesteps} and {self.batch} samples, moves values between samples, steps or features, or runs "
+                f"for another T"
             )
         return self.tensor(found, tensor.memory)
 
@@ -422,10 +427,12 @@ class Recorder:
             return None
         values = [self.read(part) for part in parts]
         same = len({value.name for value in values}) == 1
-        steps = [value.layout for value in values] == ["step"] * self.timesteps
-        if steps and [value.step for value in values] != list(range(self.timesteps)):
+        layouts = {value.layout for value in values}
+        if not same or len(layouts) > 1 or not layouts <= {"image", "step", "state"}:
             return None
-        if not same or not (steps or all(value.layout == "image" for value in values)):
+        if layouts == {"state"}:
+            return self.tensor(values[0])  # which nothing but a neuron can read
+        if layouts == {"step"} and [value.step for value in values] != list(range(self.timesteps)):
             return None
         return self.tensor(Value(values[0].name, "steps" if name == "stack" else "merged"))
 

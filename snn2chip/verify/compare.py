@@ -17,6 +17,7 @@ from snn2chip.errors import InputError
 from snn2chip.ir.interpreter import FloatTrace
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, in_float64, unwrapped
+from snn2chip.passes.adapt import Adapted
 from snn2chip.passes.schedule import Relay
 
 ROUNDING = 1e-9  # what float64 may add to a membrane or score, relative to the largest of its layer
@@ -133,9 +134,11 @@ def spikes_of(trace: FloatTrace) -> dict[str, NDArray[Any]]:
 
 
 @torch.no_grad()
-def module_spikes(network: nn.Module, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+def module_spikes(network: nn.Module | Adapted, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
     """Spikes (N, T, ...) of every LIF of a torch network run in float64, by name, and scores (N, K) summed
     over time; `raw` is (N, T, C, H, W)."""
+    if isinstance(network, Adapted):
+        return network.run(raw)
     network = in_float64(unwrapped(network))
     spikes: dict[str, NDArray[Any]] = {}
     uses: Counter[str] = Counter()

@@ -22,9 +22,11 @@ from snn2chip.errors import InputError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.ir.trace import Trace
+from snn2chip.nn import SpikingNetwork
 from snn2chip.nn.model_file import Model
 from snn2chip.passes import fold as folding
 from snn2chip.passes import pipeline
+from snn2chip.passes.adapt import Adapted
 from snn2chip.passes.capture import capture
 from snn2chip.passes.quantize.layer import ACCUMULATOR
 from snn2chip.simulate import activity, reference, trace
@@ -59,7 +61,7 @@ class Stages:
         InputError: model, file and images do not belong together.
     """
 
-    model: Model
+    model: Model | Adapted | SpikingNetwork
     chain: ir.Chain
     images: InitVar[NDArray[Any]]
     labels: NDArray[Any] | None
@@ -69,7 +71,12 @@ class Stages:
     fast_convolution: bool
 
     def __post_init__(self, images: NDArray[Any]) -> None:
-        chain, captured = self.chain, capture(self.model.network, self.model.classes)
+        chain, model = self.chain, self.model
+        self.trained = model.network if isinstance(model, Model) else model
+        if isinstance(self.trained, Adapted):
+            captured = self.trained.captured
+        else:
+            captured = capture(self.trained, model.classes if isinstance(model, Model) else chain.classes)
         if (chain.raw_shape, chain.timesteps) != (captured.input.shape, captured.timesteps):
             raise InputError(
                 f"the .net file takes {chain.timesteps} x {chain.raw_shape}, the model {captured.timesteps} x "
@@ -132,7 +139,7 @@ class Stages:
 def _captured(stages: Stages) -> Rung:
     """The trained module and the captured network, both float64: the same spikes and scores."""
     network, found = stages.captured, stages.captured_trace
-    spikes, scores = module_spikes(stages.model.network, stages.raw)
+    spikes, scores = module_spikes(stages.trained, stages.raw)
     fired, ours = spikes_of(found), found.scores.numpy()
     counted = with_scores(compare(spikes, fired), scores, ours, network.readout.inputs[0])
     detail = f"largest score difference {float(np.abs(scores - ours).max()):.1e}"
@@ -271,7 +278,7 @@ RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung
 
 
 def verify(
-    model: Model,
+    model: Model | Adapted | SpikingNetwork,
     chain: ir.Chain,
     images: NDArray[Any],
     *,
@@ -283,6 +290,8 @@ def verify(
     say: Callable[[str], None] = lambda _message: None,
 ) -> Verdict:
     """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`.
+
+    `model` is a trained model, its network alone, or a module of any framework as `snn2chip.passes.adapt` has it.
 
     `fast_convolution` lets exact matrix products stand in for Lava's own convolution (see `snn2chip.lava.run`); the
     verdict says so. `say` is told what is being done, for a progress display.

@@ -1,0 +1,254 @@
+"""One call from a trained module to a verified chip file."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.panel import Panel
+from torch import nn
+
+from snn2chip import chip as chips
+from snn2chip import ir
+from snn2chip.chip.profile import Chip
+from snn2chip.deployment.data import Scaling, gather, integers
+from snn2chip.errors import CheckFailed, ChipLimitError, InputError
+from snn2chip.fit import demand
+from snn2chip.fit import table as fits
+from snn2chip.formats import netx
+from snn2chip.ir.encode import encoder_of
+from snn2chip.ir.interpreter import evaluate
+from snn2chip.nn import SpikingNetwork
+from snn2chip.nn.build import unwrapped
+from snn2chip.passes import pipeline
+from snn2chip.passes.adapt import Adapted, adapt, frames, pixels
+from snn2chip.passes.capture import capture
+from snn2chip.passes.quantize import Strategy
+from snn2chip.passes.schedule import Relays
+from snn2chip.report import fit as cores
+from snn2chip.report import tables
+from snn2chip.simulate.run import Simulation, simulate
+from snn2chip.verify.compare import Verdict
+from snn2chip.verify.ladder import verify
+
+
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """A trained network in the chip's integers.
+
+    trained      the module that was given
+    export       the network at every stage, and what each reported
+    fit          its cores
+    path         the .net file, if it was saved
+    notes        what was assumed or done to the data, and layers that never fire
+    agreement    share of the calibration samples whose decision is the same in float64 and in integers
+    """
+
+    trained: Adapted | SpikingNetwork
+    export: pipeline.Export
+    fit: fits.Fit
+    path: Path | None
+    notes: tuple[str, ...]
+    agreement: float
+    _scaling: Scaling
+    _calibration: ir.IntArray = field(repr=False)
+
+    @property
+    def chain(self) -> ir.Chain:
+        """The chip's network."""
+        return self.export.chain
+
+    def save(self, path: str | Path) -> Path:
+        """Write the network as netx HDF5.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        netx.save(path, self.chain)
+        return Path(path)
+
+    def pixels(self, data: Any, limit: int | None = None) -> tuple[ir.IntArray, NDArray[np.int64] | None]:
+        """Samples as integers (N, ...), and labels, of anything that `deploy` takes for calibration.
+
+        Raises:
+            InputError: see `snn2chip.deployment.data`.
+        """
+        samples, labels = gather(data, limit)
+        return integers(samples, self._scaling)[0], labels
+
+    def verify(self, data: Any = None, *, samples: int = 20, lava: bool = False, onnx: bool = False) -> Verdict:
+        """Climb the ladder, from the module's own forward function in float64 to the simulator, and to Lava and ONNX
+        Runtime if asked for, with the first `samples` of `data` (of the calibration samples, if None).
+
+        Raises:
+            CheckFailed: a rung that had to hold does not; the first difference is named.
+            InputError: data that is no input of this network.
+            SetupError: Lava or ONNX Runtime is not there.
+        """
+        raw, labels = (self._calibration[:samples], None) if data is None else self.pixels(data, samples)
+        with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
+            path = self.path or self.save(Path(folder) / "model.net")
+            verdict = verify(
+                self.trained, self.chain, raw, labels=labels, net_path=path, with_lava=lava, with_onnx=onnx
+            )
+        if not verdict.passed:
+            raise CheckFailed("; ".join(tables.failure(rung) for rung in verdict.rungs if not rung.passed))
+        return verdict
+
+    def simulate(self, data: Any, *, batch_size: int = 50, keep: bool = False) -> Simulation:
+        """Run samples in the chip's integers; `accuracy` is there if `data` has labels.
+
+        Raises:
+            InputError: data that is no input of this network.
+        """
+        raw, labels = self.pixels(data)
+        encode = encoder_of(self.chain)
+        found = simulate(self.chain, port=self.chain.port(encode(raw)), batch_size=batch_size, keep=keep)
+        if labels is None:
+            return found
+        return replace(found, accuracy=float(np.mean(found.trace.scores.argmax(1) == labels)))
+
+    def __rich__(self) -> Panel:
+        report = self.export.quantize_report
+        layers = f"{len(self.chain.layers)} netx layers, T = {self.chain.timesteps}, {report.weight_bits}-bit weights"
+        lines = [
+            layers + (", stock netx" if self.chain.stock else "; a neuron that varies with time: not stock netx"),
+            cores.verdict(self.fit),
+            f"decisions agree with float64 on {self.agreement:.1%} of {len(self._calibration)} calibration samples",
+            *((f"saved as {self.path}",) if self.path is not None else ()),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return Panel("\n".join(lines), title=str(self.chain.made.get("model")), title_align="left")
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=80, markup=False, highlight=False).print(self.__rich__())
+        return text.getvalue().rstrip()
+
+
+def deploy(
+    network: nn.Module,
+    calibration: Any,
+    *,
+    chip: str | Chip = "loihi2",
+    timesteps: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    max_value: int | None = None,
+    classes: Sequence[str] = (),
+    out: str | Path | None = None,
+    name: str | None = None,
+    samples: int = 64,
+    weight_bits: int | None = None,
+    strategy: Strategy = "auto",
+    relays: Relays = "auto",
+    must_fit: bool = True,
+) -> Deployed:
+    """Take a trained network to the chip's integers, and to a file if `out` is given.
+
+    Args:
+        network: a `snn2chip.nn.SpikingNetwork`, or a trained module of torch's layers with neurons of snn2chip.nn,
+            SpikingJelly or snnTorch (see `snn2chip.passes.adapt` for the ways it may take time).
+        calibration: samples that choose the scales: a tensor or an array (N, C, H, W) of images or (N, T, C, H, W) of
+            frames of spikes or counts, a pair (samples, labels), a DataLoader or a Dataset. Integers are pixels;
+            floats must be what the network sees of whole pixels (`snn2chip.deployment.data`).
+        chip: a profile or its name.
+        timesteps: steps a sample; needed for images given to a module of another framework.
+        mean, std: how that module's input was normalized, ``(pixel / max_value - mean) / std``: one number, or one a
+            channel. Default 0 and 1, as torchvision's ToTensor gives it.
+        max_value: the largest pixel or count; default 255 for images, the largest in `calibration` for frames.
+        classes: their names.
+        out: a folder for NAME.net, or the name of the file.
+        name: of the network; default its class.
+        samples: how many of the calibration samples are used.
+        weight_bits: fewer than the chip's 8.
+        strategy, relays: see `snn2chip.passes.quantize` and `snn2chip.passes.schedule`.
+        must_fit: refuse a network that cannot be placed on the chip's cores.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported or placed, named by layer, with what can.
+        InputError: samples that are no input of this network, or a missing number.
+    """
+    profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
+    given, _ = gather(calibration, samples)
+    own = _own(network)
+    trained: Adapted | SpikingNetwork
+    if own is not None:
+        for what, value in (("timesteps", timesteps), ("max_value", max_value), ("mean", mean), ("std", std)):
+            if value is not None:
+                raise InputError(f"{what} is said by the network's encoder; leave it out")
+        trained, captured = own, capture(own, classes)
+        scaling = Scaling(captured.input.pixel_max)
+    else:
+        scaling, described, steps = _described(given, timesteps, mean, std, max_value)
+        trained = adapt(network, described, steps, classes)
+        captured = trained.captured
+    raw_samples, said = integers(given, scaling)
+    raw = encoder_of(captured)(raw_samples)
+    called = name or type(network).__name__.lower()
+    export = pipeline.export_network(captured, profile, name=called, calibration=raw, strategy=strategy, relays=relays)
+    found = fits.fit(demand.of_chain(export.chain), profile)
+    if must_fit and not found.fits:
+        raise ChipLimitError(f"{'; '.join(found.problems)}; must_fit=False exports it all the same")
+    path = None
+    if out is not None:
+        path = Path(out) if Path(out).suffix == ".net" else Path(out) / f"{called}.net"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        netx.save(path, export.chain)
+    notes = tuple(dict.fromkeys([*((said,) if said else ()), *export.notes]))
+    return Deployed(trained, export, found, path, notes, _agreement(export, raw), scaling, raw_samples)
+
+
+def _own(network: nn.Module) -> SpikingNetwork | None:
+    try:
+        return unwrapped(network)
+    except InputError:
+        return None
+
+
+def _described(
+    samples: NDArray[Any],
+    timesteps: int | None,
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    max_value: int | None,
+) -> tuple[Scaling, ir.Input, int]:
+    """How the samples of a module of another framework are scaled, its input, and its time steps."""
+    shape = samples.shape[1:]
+    if samples.ndim == 5:
+        if mean is not None or std is not None:
+            raise InputError("mean and std are for images; frames reach the network as they are")
+        if timesteps not in (None, len(samples[0])):
+            raise InputError(f"timesteps {timesteps}, but the samples have {len(samples[0])} steps (N, T, C, H, W)")
+        high = max_value if max_value is not None else max(1, int(samples.max(initial=1)))
+        return Scaling(high), frames(shape[1:], high), len(samples[0])
+    if samples.ndim not in (2, 4):
+        raise InputError(
+            f"samples of shape {samples.shape}; give images (N, C, H, W), features (N, F) or frames (N, T, C, H, W)"
+        )
+    if timesteps is None or timesteps < 1:
+        raise InputError("images have no time steps; give timesteps=, those that the network was trained for")
+    means, deviations = (
+        (default,)
+        if value is None
+        else (float(value),)
+        if isinstance(value, (int, float))
+        else tuple(map(float, value))
+        for value, default in ((mean, 0.0), (std, 1.0))
+    )
+    scaling = Scaling(255 if max_value is None else max_value, means, deviations)
+    return scaling, pixels(shape, scaling.high, means, deviations), timesteps
+
+
+def _agreement(export: pipeline.Export, raw: ir.IntArray) -> float:
+    """Share of samples whose decision is that of the folded network in float64."""
+    wanted = evaluate(export.folded, raw).scores.numpy().argmax(1)
+    found = simulate(export.chain, port=export.chain.port(raw)).trace.scores.argmax(1)
+    return float(np.mean(wanted == found))

@@ -1,0 +1,169 @@
+"""A module of any framework as a captured network, and the module's own run beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snn2chip import ir
+from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.frameworks import Layout, reset
+from snn2chip.passes.capture import check_ending
+from snn2chip.passes.record import OtherTimeError, Recorder, Seen, Value
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """A trained module and what it computes.
+
+    captured  the network; its notes say how the module was read
+    module    the module itself
+    takes     how it takes its input: "image" once (it loops over steps or repeats the image itself), all "steps"
+              (T, N, ...) at once, or one "step" a call
+    ending    which value it returns
+    place     where in the tuple that it returns, if it returns one
+    """
+
+    captured: ir.Network
+    module: nn.Module
+    takes: Layout
+    ending: Value
+    place: int | None
+
+    @torch.no_grad()
+    def run(self, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+        """Spikes (N, T, ...) of every neuron, by name, and scores (N, K) summed over time, of raw input (N, T, C, H, W)
+        through a copy of the module in float64, in eval mode."""
+        module, given = copy.deepcopy(self.module).double().eval(), self.captured.input
+        reset(module)
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        neurons = {node.name.partition(":")[0] for node in self.captured.of(ir.LIF)}
+
+        def keep(name: str) -> Any:
+            def hook(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+                found[name].append(output if isinstance(output, Tensor) else output[0])
+
+            return hook
+
+        def exact(_module: object, inputs: tuple[Any, ...]) -> tuple[Any, ...]:  # snnTorch's spikes are float32
+            return tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs)
+
+        handles = [part.register_forward_pre_hook(exact) for part in module.modules()]
+        handles += [part.register_forward_hook(keep(name)) for name, part in module.named_modules() if name in neurons]
+        sides = (-1, *(1,) * (len(given.shape) - 1))
+        scale, shift = (torch.from_numpy(values.copy()).reshape(sides) for values in (given.scale, given.shift))
+        x = torch.from_numpy(raw).transpose(0, 1).double() * scale + shift
+        if self.takes == "step":
+            outputs = [self._chosen(module(x[t])) for t in range(len(x))]
+            scores = torch.stack(outputs).sum(0)
+        else:
+            out = self._chosen(module(x[0] if self.takes == "image" else x))
+            scores = out.sum(0) if self.ending.layout == "steps" else out / self.ending.factor
+        for handle in handles:
+            handle.remove()
+        spikes: dict[str, NDArray[Any]] = {}
+        for node in self.captured.of(ir.LIF):
+            name, _, use = node.name.partition(":")
+            calls = found[name]
+            whole = calls[0].ndim == len(self.captured.shape(node.name)) + 2
+            steps = calls[int(use or 1) - 1] if whole else torch.stack(calls)
+            spikes[node.name] = steps.transpose(0, 1).numpy().astype(bool)
+        return spikes, scores.numpy()
+
+    def _chosen(self, output: Any) -> Tensor:
+        chosen: Tensor = output if self.place is None else output[self.place]
+        return chosen
+
+
+def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str] = ()) -> Adapted:
+    """Read a trained module of torch, SpikingJelly or snnTorch that takes what `given` describes.
+
+    Whether it takes one image, all steps or one step a call is found out by recording it: a module that loops over
+    time, repeats its input, or has neurons of several steps says so itself; else it is called once a step.
+
+    Raises:
+        UnsupportedError: a layer or an operation has no counterpart on the chip; named, with the nearest that has.
+        InputError: NaN or infinite parameters, or shapes that do not fit.
+    """
+    events = given.coding == "events"
+    said: UnsupportedError | None = None
+    for layout in ("steps", "image") if events else ("image", "steps"):
+        try:
+            return _recorded(module, given, timesteps, classes, layout)
+        except UnsupportedError as error:
+            # what it says of the first way, unless that is only that it takes its input in the other
+            said = error if said is None or isinstance(said, OtherTimeError) else said
+    assert said is not None
+    raise said
+
+
+def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout) -> Adapted:
+    module = copy.deepcopy(module).eval()
+    reset(module)
+    recorder = Recorder(given, timesteps)
+    output = recorder.run(module, layout)
+    parts = list(output) if isinstance(output, (tuple, list)) else [output]
+    tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Seen)}
+    chosen = [place for place, part in tensors.items() if part.value.layout != "state"]
+    if len(chosen) != 1:
+        raise UnsupportedError(
+            f"network: its forward function returns {len(chosen)} tensors that are no states; it must return one"
+        )
+    ending = recorder.read(tensors[chosen[0]])
+    takes: Layout = "step" if ending.layout == "step" else layout
+    if ending.layout == "image":
+        raise UnsupportedError("network: no neuron and no step of time in it")
+    if ending.layout == "total" and ending.step != timesteps - 1:
+        raise InputError(f"network: adds up {ending.step + 1} time steps, but runs for {timesteps}; give timesteps=")
+    last = next(node for node in recorder.nodes if node.name == ending.name)
+    kind: ir.ReadoutKind = "spike_count" if isinstance(last, ir.LIF) else "membrane"
+    check_ending(last, kind)
+    recorder.nodes.append(ir.Readout("readout", (ending.name,), kind))
+    notes = (f"read as a module that takes {_SAID[takes]}", *_uneven(given, takes))
+    captured = ir.Network("captured", timesteps, tuple(classes), tuple(recorder.nodes), notes)
+    place = chosen[0] if isinstance(output, (tuple, list)) else None
+    return Adapted(captured, module, takes, ending, place)
+
+
+_SAID: dict[Layout, str] = {
+    "image": "an image and makes its time steps itself",
+    "steps": "all time steps at once (T, N, ...)",
+    "step": "one time step a call, its outputs added up",
+}
+
+
+def _uneven(given: ir.Input, takes: Layout) -> tuple[str, ...]:
+    if given.coding == "events" and takes == "image":
+        raise UnsupportedError("network: makes time steps of one image, but its input has steps of its own")
+    return ()
+
+
+def pixels(channels: Sequence[int], high: int, mean: Sequence[float], std: Sequence[float]) -> ir.Input:
+    """Images (C, H, W) of integers 0..high that the network sees as ``(pixel / high - mean) / std``, at every step.
+
+    Raises:
+        InputError: not one mean and one positive deviation a channel.
+    """
+    shape = tuple(channels)
+    if len(mean) not in (1, shape[0]) or len(std) not in (1, shape[0]) or not min(std) > 0:
+        raise InputError(
+            f"mean {list(mean)} and std {list(std)}: give one of each for {shape[0]} channels, std positive"
+        )
+    means, deviations = (np.broadcast_to(np.asarray(values, np.float64), shape[:1]) for values in (mean, std))
+    center = np.zeros(shape[0], dtype=np.int64)
+    return ir.Input("input", (), shape, "direct", high, 0, high, center, 1 / (high * deviations), -means / deviations)
+
+
+def frames(channels: Sequence[int], high: int) -> ir.Input:
+    """Frames (C, H, W) of spikes or counts 0..high, one a step, which the network sees as they are."""
+    shape = tuple(channels)
+    ones, center = np.ones(shape[0]), np.zeros(shape[0], dtype=np.int64)
+    return ir.Input("input", (), shape, "events", high, 0, high, center, ones, 0 * ones)

@@ -1,0 +1,159 @@
+"""snn2chip.deploy: from a trained module, and whatever its images are in, to a verified file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plain_torch import Plain, network_of
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import snn2chip
+from snn2chip.deployment.data import Scaling, gather, integers
+from snn2chip.errors import CheckFailed, ChipLimitError, InputError
+from snn2chip.formats import netx
+from snn2chip.nn import LIF
+
+PIXELS = torch.randint(0, 256, (30, 2, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+LABELS = torch.arange(30) % 5
+
+
+class Pairs(Dataset[Any]):
+    """Samples one by one, with labels."""
+
+    def __init__(self, samples: torch.Tensor) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.samples[index], int(LABELS[index])
+
+
+class Steps(nn.Module):
+    """A network of torch's layers and our neurons that takes all steps itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.lif, self.fc = nn.Conv2d(2, 4, 3), LIF(0.5, 0.2), nn.Linear(144, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x.flatten(0, 1))
+        spikes: torch.Tensor = self.lif(y.view(*x.shape[:2], *y.shape[1:]))
+        return self.fc(spikes.flatten(2)).mean(0)  # type: ignore[no-any-return]
+
+
+def test_one_call(tmp_path: Path) -> None:
+    """Three lines: the box, the ladder from the module's own forward, and the accuracy in integers."""
+    torch.manual_seed(0)
+    network = network_of(Plain("view"))
+    deployed = snn2chip.deploy(
+        network, DataLoader(TensorDataset(PIXELS, LABELS), batch_size=7), out=tmp_path, name="mine"
+    )
+    assert deployed.path == tmp_path / "mine.net" and netx.load(deployed.path).made["model"] == "mine"
+    box = str(deployed)
+    assert "fits loihi2: " in box and "stock netx" in box and str(tmp_path) in re.sub(r"\s*│\n│ ", "", box)
+    assert max(map(len, box.splitlines())) <= 80
+    verdict = deployed.verify((PIXELS, LABELS), samples=6)
+    assert verdict.passed and [rung.name for rung in verdict.rungs][:3] == [
+        *("torch = captured", "captured = folded", "folded ~ integers")
+    ]
+    found = deployed.simulate(Pairs(PIXELS))
+    assert found.accuracy == np.mean(found.trace.scores.argmax(1) == LABELS.numpy()) and found.samples == 30
+    assert deployed.simulate(PIXELS).accuracy is None
+    scores = deployed.simulate(PIXELS.float() / 255).trace.scores
+    np.testing.assert_array_equal(scores, found.trace.scores)
+
+
+def test_a_module_that_takes_its_steps_itself() -> None:
+    """No SpikingNetwork around it: frames of spikes, or images with the number of steps and the normalization."""
+    frames = (torch.rand(20, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.4).to(torch.uint8)
+    deployed = snn2chip.deploy(Steps(), frames)
+    assert deployed.chain.coding == "events" and deployed.chain.timesteps == 3
+    assert deployed.verify(samples=4).passed
+    normal = (PIXELS.float() / 255 - 0.5) / 0.25
+    deployed = snn2chip.deploy(Steps(), normal, timesteps=5, mean=0.5, std=[0.25, 0.25])
+    assert "they are (pixel / 255 - 0.5) / [0.25, 0.25]" in deployed.notes[0]
+    assert deployed.verify(normal[:4]).passed
+    with torch.no_grad():
+        wanted = Steps()(normal.expand(5, *normal.shape)).argmax(1)
+    assert np.mean(wanted.numpy() == deployed.simulate(normal).trace.scores.argmax(1)) > 0.8
+
+
+def test_a_changed_file_fails_the_ladder() -> None:
+    """`verify` raises what differs first, it does not return it."""
+    deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)
+    with torch.no_grad():
+        deployed.trained.module.fc.weight[0] += 1  # type: ignore[union-attr]
+    with pytest.raises(CheckFailed, match="torch = captured"):
+        deployed.verify(samples=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (PIXELS, {}, "images have no time steps; give timesteps="),
+        (PIXELS, {"timesteps": 2, "max_value": 16}, r"integers 0\.\.255 exceed the pixels 0\.\.16; give max_value="),
+        (PIXELS[:, 0], {"timesteps": 2}, r"samples of shape \(30, 8, 8\); give images \(N, C, H, W\)"),
+        (torch.rand(4, 2, 8, 8), {"timesteps": 2}, "are not .* of whole pixels; give the integers themselves"),
+        ((PIXELS.float() / 255 - 0.5) / 0.2, {"timesteps": 2}, "give the integers themselves, or mean=, std="),
+        (torch.full((4, 2, 8, 8), torch.nan), {"timesteps": 2}, "NaN or infinite"),
+        (PIXELS, {"timesteps": 2, "mean": [0.1, 0.2, 0.3]}, "one of each for 2 channels"),
+        (PIXELS[:, None], {"timesteps": 2}, "timesteps 2, but the samples have 1 steps"),
+        (PIXELS[:, None], {"mean": 0.5}, "frames reach the network as they are"),
+        ((PIXELS, LABELS[:3]), {"timesteps": 2}, r"30 samples with labels of shape \(3,\)"),
+        (3.5, {"timesteps": 2}, "data is a float; give a tensor"),
+        ([], {"timesteps": 2}, "the data is empty"),
+    ],
+)
+def test_data_that_is_no_input_is_refused(data: Any, options: dict[str, Any], message: str) -> None:
+    """Never darkened, stretched or guessed: the value, the limit, and what to give."""
+    with pytest.raises(InputError, match=message):
+        snn2chip.deploy(Steps(), data, **options)
+
+
+def test_what_the_network_says_itself_is_not_said_again() -> None:
+    """A SpikingNetwork has an encoder."""
+    with pytest.raises(InputError, match="timesteps is said by the network's encoder"):
+        snn2chip.deploy(network_of(Plain("view")), PIXELS, timesteps=3)
+
+
+def test_what_cannot_be_placed_is_refused_unless_said() -> None:
+    """As fold-and-export does."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(2 * 96 * 96, 4))
+    network = network_of(body, shape=(2, 96, 96))
+    images = torch.zeros(1, 2, 96, 96, dtype=torch.uint8)
+    with pytest.raises(ChipLimitError, match="must_fit=False exports it all the same"):
+        snn2chip.deploy(network, images)
+    assert not snn2chip.deploy(network, images, must_fit=False).fit.fits
+
+
+def test_samples_come_from_whatever_holds_them() -> None:
+    """A loader, a dataset, a list of pairs, arrays; the first so many."""
+    pairs = Pairs(PIXELS)
+    for data in (DataLoader(pairs, batch_size=4), pairs, [pairs[i] for i in range(30)], (PIXELS, LABELS)):
+        samples, labels = gather(data, 10)
+        np.testing.assert_array_equal(samples, PIXELS[:10].numpy())
+        assert labels is not None and labels.tolist() == LABELS[:10].tolist()
+    assert gather(PIXELS.numpy())[1] is None
+    with pytest.raises(InputError, match="samples of shapes"):
+        gather([torch.zeros(1, 2, 2), torch.zeros(1, 3, 3)])
+
+
+def test_floats_are_taken_back_to_the_pixels_they_were() -> None:
+    """Through float16 and float32, for a rule of each channel; nothing is rounded that was no pixel."""
+    scaling = Scaling(255, (0.4, 0.6), (0.2, 0.3))
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (scaling.mean, scaling.std))
+    seen = (PIXELS.double() / 255 - mean) / std
+    for values in (seen, seen.float()):
+        np.testing.assert_array_equal(integers(values.numpy(), scaling)[0], PIXELS.numpy())
+    np.testing.assert_array_equal(integers((PIXELS.float() / 255).numpy(), scaling)[0], PIXELS.numpy())
+    with pytest.raises(InputError):
+        integers((seen + 0.01).numpy(), scaling)

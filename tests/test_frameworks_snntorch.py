@@ -1,0 +1,103 @@
+"""snnTorch's modules against their own forward functions; where the package is (see tests/test_frameworks.py)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from frameworks_held import held, lively
+from torch import nn
+
+from snn2chip import ir
+from snn2chip.errors import UnsupportedError
+from snn2chip.passes.adapt import adapt, frames, pixels
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    snn = pytest.importorskip("snntorch", reason="snnTorch is not installed here; tests/test_frameworks.py runs these")
+pytestmark = pytest.mark.filterwarnings("ignore")
+SHAPE = (2, 10, 10)
+ZERO: dict[str, Any] = {"reset_mechanism": "zero"}
+
+
+class Loop(nn.Module):
+    """As the package's tutorials have it: a loop over steps that hands the membranes on, spikes and membranes out."""
+
+    def __init__(self, steps: int = 5, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps = steps
+        self.conv1, self.bn1 = nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.lif1 = snn.Leaky(beta=0.8, **ZERO, **options)
+        self.pool, self.conv2 = nn.MaxPool2d(2), nn.Conv2d(8, 8, 3)
+        self.lif2 = snn.Leaky(beta=0.5, threshold=0.3, learn_beta=True, learn_threshold=True, **ZERO, **options)
+        self.fc, self.lif3 = nn.Linear(72, 10), snn.Leaky(beta=0.9, threshold=0.2, **ZERO, **options)
+
+    def step(self, x: torch.Tensor, held: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        first, held[0] = self.lif1(self.bn1(self.conv1(x)), held[0])
+        second, held[1] = self.lif2(self.conv2(self.pool(first)), held[1])
+        last, held[2] = self.lif3(self.fc(second.view(x.size(0), -1)), held[2])
+        return last, held[2]
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        held = [lif.init_leaky() for lif in (self.lif1, self.lif2, self.lif3)]
+        both = [self.step(x, held) for _ in range(self.steps)]
+        return torch.stack([spikes for spikes, _ in both]), torch.stack([membrane for _, membrane in both])
+
+
+class Sequence(Loop):
+    """Frames (T, N, ...) in, the mean of the last layer's currents out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        held, total = [lif.init_leaky() for lif in (self.lif1, self.lif2)], 0
+        for t in range(x.shape[0]):
+            first, held[0] = self.lif1(self.bn1(self.conv1(x[t])), held[0])
+            second, held[1] = self.lif2(self.conv2(self.pool(first)), held[1])
+            total = total + self.fc(second.flatten(1))
+        return total / x.shape[0]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("delay", [True, False])
+def test_a_loop_over_steps(delay: bool) -> None:
+    """Every spike; the membranes that it returns beside them are not what decides."""
+    found = held(lively(Loop(reset_delay=delay)), pixels(SHAPE, 255, [0.5], [0.25]), 5)
+    assert found.takes == "image" and found.captured.readout.kind == "spike_count"
+    assert not any(node.ties for node in found.captured.of(ir.LIF))
+    with pytest.raises(UnsupportedError, match="stacks 5 time steps, T is 4"):
+        adapt(Loop(), pixels(SHAPE, 255, [0.5], [0.25]), 4)
+
+
+def test_a_loop_over_frames() -> None:
+    """Of events and of an image repeated; the readout is the sum of currents."""
+    for given in (frames(SHAPE, 1), pixels(SHAPE, 255, [0.5], [0.25])):
+        found = held(lively(Sequence()), given, 5)
+        assert found.takes == "steps" and found.captured.readout.kind == "membrane"
+
+
+@pytest.mark.parametrize("output", [True, False])
+def test_neurons_that_keep_their_membrane(output: bool) -> None:
+    """A Sequential that is called once a step."""
+    torch.manual_seed(1)
+    kept = {"init_hidden": True, **ZERO}
+    first = (nn.Conv2d(2, 4, 3), snn.Leaky(beta=0.7, threshold=0.4, **kept), nn.Flatten(), nn.Linear(256, 10))
+    network = nn.Sequential(*first, snn.Leaky(beta=1.5, threshold=0.2, output=output, **kept))
+    found = held(network, pixels(SHAPE, 255, [0.5], [0.25]), 5)
+    assert found.takes == "step" and found.captured.of(ir.LIF)[1].tau == 1.0  # beta is clamped
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: snn.Leaky(beta=0.5, init_hidden=True), "layer '1': Leaky with reset_mechanism 'subtract'.*'zero'"),
+        (lambda: snn.Leaky(beta=torch.rand(8), init_hidden=True, **ZERO), "a beta of each neuron; give the layer one"),
+        (lambda: snn.Leaky(beta=0.5, inhibition=True, init_hidden=True, **ZERO), "Leaky with inhibition"),
+        (lambda: snn.Synaptic(alpha=0.5, beta=0.5, init_hidden=True, **ZERO), "layer '1': Synaptic is not a neuron"),
+    ],
+)
+def test_what_no_chip_has_is_named(make: Any, message: str) -> None:
+    """By layer, with what would work."""
+    made = nn.Sequential(nn.Conv2d(2, 4, 3), make(), nn.Flatten(), nn.Linear(256, 10))
+    with pytest.raises(UnsupportedError, match=message):
+        adapt(made, pixels(SHAPE, 255, [0.5], [0.25]), 4)
