@@ -271,6 +271,7 @@ def test_a_users_precision_setting_changes_nothing(
         pytest.skip("this torch has no precision setting for each backend")
     chain, port = wide_chain()
     expected = reference.run(chain, port)
+    assert products.float32_exact(True)  # once a process, and not what is watched
     choose()
     state = precision()
     during: list[tuple[str | None, ...]] = []
