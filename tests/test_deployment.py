@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from plain_torch import Plain, network_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -157,3 +158,17 @@ def test_floats_are_taken_back_to_the_pixels_they_were() -> None:
     np.testing.assert_array_equal(integers((PIXELS.float() / 255).numpy(), scaling)[0], PIXELS.numpy())
     with pytest.raises(InputError):
         integers((seen + 0.01).numpy(), scaling)
+
+
+@pytest.mark.parametrize("lava", [pytest.param(True, marks=pytest.mark.lava), False])
+def test_the_readmes_example_as_written(lava: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains, fits, and every exact rung holds; without Lava where it is not wanted."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "snn2chip.deploy" in block)
+    assert "verify(test, lava=True)" in code
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    found: dict[str, Any] = {}
+    exec(code if lava else code.replace("lava=True", "lava=False"), found)
+    assert found["deployed"].simulate(found["test"]).accuracy > 0.9
+    assert (tmp_path / "mine" / "spikingnetwork.net").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from snn2chip.verify.ladder import verify
 class Deployed:
     """A trained network in the chip's integers.
 
-    trained      the module that was given
+    trained      a copy of the module that was given, in eval mode
     export       the network at every stage, and what each reported
     fit          its cores
     path         the .net file, if it was saved
@@ -184,7 +185,8 @@ def deploy(
         for what, value in (("timesteps", timesteps), ("max_value", max_value), ("mean", mean), ("std", std)):
             if value is not None:
                 raise InputError(f"{what} is said by the network's encoder; leave it out")
-        trained, captured = own, capture(own, classes)
+        trained = copy.deepcopy(own).eval()  # what is deployed stays as it is, whatever is trained on
+        captured = capture(trained, classes)
         scaling = Scaling(captured.input.pixel_max)
     else:
         scaling, described, steps = _described(given, timesteps, mean, std, max_value)

@@ -30,8 +30,8 @@ MEETING = 1 / math.sqrt(2)  # alpha of the two tdBNs that meet in an add (Zheng 
 class SpikingNetwork(nn.Module):
     """Encoder, body and readout: images (N, C, H, W), or events (N, T, C, H, W), in; class scores (N, K) out.
 
-    `body` is an `nn.Sequential` of named multi-step layers; their names (conv1, norm1, lif1, ...) are the
-    names that every later stage reports. `input_shape` is (C, H, W).
+    `body` is a module of named multi-step layers, an `nn.Sequential` say; their names (conv1, norm1, lif1, ...) are
+    the names that every later stage reports. `input_shape` is (C, H, W).
 
     A body may have torch's own layers too (Conv2d, BatchNorm2d, Flatten, ...). They take samples (N, ...); then all
     steps and samples are given to the body in one axis, (T N, C, H, W), and layers of snn2chip.nn in it, its neurons
@@ -45,7 +45,7 @@ class SpikingNetwork(nn.Module):
     def __init__(
         self,
         encoder: DirectInput | PoissonInput | EventInput,
-        body: nn.Sequential,
+        body: nn.Module,
         readout: MembraneReadout | SpikeCountReadout,
         input_shape: tuple[int, int, int],
     ) -> None:

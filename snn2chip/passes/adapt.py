@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.frameworks import Layout, reset
+from snn2chip.nn import in_float64
 from snn2chip.passes.capture import check_ending
 from snn2chip.passes.record import OtherTimeError, Recorder, Seen, Value
 
@@ -42,7 +43,7 @@ class Adapted:
     def run(self, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
         """Spikes (N, T, ...) of every neuron, by name, and scores (N, K) summed over time, of raw input (N, T, C, H, W)
         through a copy of the module in float64, in eval mode."""
-        module, given = copy.deepcopy(self.module).double().eval(), self.captured.input
+        module, given = in_float64(self.module), self.captured.input
         reset(module)
         found: dict[str, list[Tensor]] = defaultdict(list)
         neurons = {node.name.partition(":")[0] for node in self.captured.of(ir.LIF)}
