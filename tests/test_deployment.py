@@ -88,6 +88,28 @@ def test_a_module_that_takes_its_steps_itself() -> None:
     assert np.mean(wanted.numpy() == deployed.simulate(normal).trace.scores.argmax(1)) > 0.8
 
 
+@pytest.mark.parametrize("total", [False, True])
+def test_outputs_are_in_the_modules_units(total: bool) -> None:
+    """A regression's: what the module returns, up to the rounding of 8 bits; a sum over time where it returns that."""
+
+    class Sum(Steps):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (len(x) if total else 1)
+
+    module = Sum()
+    with torch.no_grad():
+        module.fc.weight *= 100  # units of its own
+        wanted = module((PIXELS.float() / 255).expand(3, *PIXELS.shape)).numpy()
+    found = snn2chip.deploy(module, PIXELS, timesteps=3).outputs(PIXELS)
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
+    assert 0.8 < np.abs(found).mean() / np.abs(wanted).mean() < 1.25
+    network = network_of(Plain("view"))
+    with torch.no_grad():
+        wanted = network(PIXELS).numpy()
+    found = snn2chip.deploy(network, PIXELS).outputs(PIXELS)
+    assert np.abs(found - wanted).mean() < 0.2 * np.abs(wanted).mean()
+
+
 def test_a_changed_file_fails_the_ladder() -> None:
     """`verify` raises what differs first, it does not return it."""
     deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)

@@ -18,7 +18,7 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
-from snn2chip.chip.profile import Chip
+from snn2chip.chip.profile import UNIT, Chip
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.errors import CheckFailed, ChipLimitError, InputError
 from snn2chip.fit import demand
@@ -115,6 +115,25 @@ class Deployed:
         if labels is None:
             return found
         return replace(found, accuracy=float(np.mean(found.trace.scores.argmax(1) == labels)))
+
+    def outputs(self, data: Any) -> NDArray[np.float64]:
+        """What the module would return, from the chip's integers and in the module's own units, (N, K).
+
+        The mean over time of the last layer's currents, or of its spikes; where the module returns a sum over time,
+        that sum. A membrane of V at the readout is ``V / (64 scale)``, with the scale of the last layer's weights.
+
+        Raises:
+            InputError: data that is no input of this network.
+        """
+        scores = self.simulate(data).trace.scores.astype(np.float64)
+        folded = self.export.folded
+        if folded.readout.kind == "membrane":
+            last = folded.synapses_of(folded.readout)[0].name  # what the layer is called by
+            scores /= UNIT * next(each.scale for each in self.export.quantize_report.layers if each.name == last)
+        ending = self.trained.ending if isinstance(self.trained, Adapted) else None
+        share = ending.factor if ending is not None and ending.layout == "total" else 1 / self.chain.timesteps
+        found: NDArray[np.float64] = scores * share
+        return found
 
     def __rich__(self) -> Panel:
         report = self.export.quantize_report
