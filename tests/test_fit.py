@@ -25,8 +25,10 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.fit import compiler, demand, search, table
 from snn2chip.fit.demand import Demand, stored_bits
 from snn2chip.fit.placement import Placement, use_of
-from snn2chip.fit.recipe import of_recipe
+from snn2chip.fit.recipe import KNOWN, captured, narrowed, of_recipe
 from snn2chip.formats import netx
+from snn2chip.passes import pipeline
+from snn2chip.passes.quantize import sketch
 from snn2chip.report import fit as shown
 
 from helpers import chains, rng_of  # isort: skip
@@ -344,6 +346,40 @@ def test_a_recipe_says_what_it_takes_before_training(cli: Command) -> None:
     cli("recipe", "--fit").refused("name it")
     cli("recipe", "digits-tdbn", "--fit", "--classes", 3).refused("--shape")
     cli("recipe", "digits-tdbn", "--target-cores", 1).refused("--target-cores 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("digits-tdbn", 1), ("letters-tdbn", 1), ("nmnist-bntt", 1), ("cifar10-vgg-tdbn", 1), ("vgg9-bntt", 0.25),
+        ("cifar10-resnet19-tdbn", 1), ("dvsgesture-tdbn", 0.5), ("resnet19", 0.25),
+    ],
+)  # fmt: skip
+def test_a_recipe_asks_for_what_its_export_does(name: str, width: float) -> None:
+    """What is told from sums and extremes of the weights is what `fit` says of the exported integers: layers that meet
+    and share thresholds with relays and copies, tables of BNTT, events, few bits and many."""
+    chosen = narrowed(recipe.load(name), width)
+    shape, classes, most = KNOWN.get(chosen.data.name, ((1, 64, 64), 36, 1))
+    network = captured(chosen, (shape, classes, most))
+    exported = pipeline.export_network(network, LOIHI2, name="untrained").chain
+    assert of_recipe(chosen, LOIHI2, (shape, classes, most)) == table.fit(demand.of_chain(exported), LOIHI2)
+
+
+def test_a_layer_that_is_all_but_clear_is_rounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With sums that are known to nobody, every layer of more than some weights is: the same table."""
+    chosen = recipe.load("cifar10-vgg-tdbn")
+    plain = of_recipe(chosen, LOIHI2)
+    called = []
+    exact = sketch.Sums.exact
+
+    def counted(self: sketch.Sums, *given: Any) -> Any:
+        called.append(self)
+        return exact(self, *given)
+
+    monkeypatch.setattr(sketch.Sums, "exact", counted)
+    monkeypatch.setattr(sketch.Sums, "helping", lambda self, integers, scale: (self.least * 0, self.most * 0))
+    assert of_recipe(chosen, LOIHI2) == plain
+    assert called
 
 
 def test_a_recipe_takes_what_the_trained_network_takes(quickstart: Quickstart) -> None:

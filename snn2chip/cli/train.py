@@ -114,7 +114,7 @@ def train(
     for note in trainer.notes:
         console.print(f"note: {note}")
     if is_leader() and chosen.model.neuron.kind != "relu":
-        console.print(_cores(trainer.network, len(training.classes), recipe))
+        console.print(_cores(trainer.network, len(training.classes)))
     try:
         follow(trainer, console)
     except KeyboardInterrupt:
@@ -130,17 +130,12 @@ def train(
         console.print(line)
 
 
-_SOON = 4_000_000  # weights that are placed in seconds
-
-
-def _cores(network: SpikingNetwork, classes: int, recipe: str) -> str:
+def _cores(network: SpikingNetwork, classes: int) -> str:
     """What the network will take on a chip: hours of training later is too late to hear that it does not fit."""
     from snn2chip import chip
     from snn2chip.fit import recipe as takes
     from snn2chip.report import fit as shown
 
-    if sum(p.numel() for p in network.parameters()) > _SOON:
-        return f"on how many cores it will go: snn2chip recipe {recipe} --fit (takes a while)"
     try:
         found = takes.of_network(network, classes, chip.load("loihi2"))
     except InputError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import COMPUTING, Entry, look
 from snn2chip.ir import Chain, IntArray, Pair, Shape, out_size
+from snn2chip.passes.lower import Outline, outline_of
 from snn2chip.text import one_line
 
 
@@ -78,24 +80,22 @@ def stored_bits(weight: IntArray, dense: bool) -> int:
 
 def of_chain(chain: Chain) -> tuple[Demand, ...]:
     """The layers of one of our networks."""
+    return of_outlines([outline_of(layer) for layer in chain.layers], chain.input_shape, chain.message_bits)
+
+
+def of_outlines(layers: Sequence[Outline], shape: Shape, message_bits: int) -> tuple[Demand, ...]:
+    """The layers of a network that reads `shape`, in messages of so many bits, 0 for spikes."""
     demands: list[Demand] = []
-    shape = chain.input_shape
-    for layer in chain.layers:
-        bits = stored_bits(layer.weight, layer.kind == "dense")
+    for layer in layers:
         kind: Literal["conv", "dense"] = "conv" if layer.kind == "conv" else "dense"  # a chain has no others
-        demand = Demand(kind, kind, shape, layer.shape, bits, steps=layer.steps is not None)
+        bits = stored_bits(layer.weights, kind == "dense")
+        demand = Demand(kind, kind, shape, layer.shape, bits, steps=layer.steps)
         if kind == "conv":
-            demand = replace(
-                demand,
-                kernel=_pair(layer.weight.shape),
-                stride=layer.stride,
-                padding=layer.padding,
-                dilation=layer.dilation,
-                groups=layer.groups,
-            )
+            geometry = layer.kernel, layer.stride, layer.padding, layer.dilation, layer.groups
+            demand = Demand(kind, kind, shape, layer.shape, bits, *geometry, steps=layer.steps)
         demands.append(demand)
         shape = layer.shape
-    demands[0] = replace(demands[0], graded_bits=chain.message_bits)
+    demands[0] = replace(demands[0], graded_bits=message_bits)
     return _linked(demands)
 
 

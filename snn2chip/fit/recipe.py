@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
+from snn2chip import ir
 from snn2chip import recipe as recipes
 from snn2chip.chip.profile import Chip
 from snn2chip.errors import InputError
-from snn2chip.fit.demand import of_chain
+from snn2chip.fit.demand import of_outlines
 from snn2chip.fit.table import Fit, fit
 from snn2chip.nn import SpikingNetwork, model_file
 from snn2chip.passes import pipeline
@@ -37,13 +39,29 @@ def of_network(network: SpikingNetwork, classes: int, chip: Chip) -> Fit:
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported at all.
     """
+    source, layers = pipeline.outlines(_alive(network, classes), chip)
+    shape = (math.prod(source.shape),) if layers[0].kind == "dense" else source.shape
+    return fit(of_outlines(layers, shape, ir.message_bits(*source.port_range())), chip)
+
+
+def _alive(network: SpikingNetwork, classes: int) -> ir.Network:
+    """It captured, with larger weights: neurons that cannot fire are refused, as some are before the first epoch."""
     alive = copy.deepcopy(network).eval()
-    with torch.no_grad():  # neurons that cannot fire are refused, as some are before the first epoch: larger weights
+    with torch.no_grad():
         for module in alive.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.mul_(_LARGER)
-    captured = capture(alive, tuple(map(str, range(classes))))
-    return fit(of_chain(pipeline.export_network(captured, chip, name="untrained").chain), chip)
+    return capture(alive, tuple(map(str, range(classes))))
+
+
+def captured(recipe: recipes.Recipe, given: Given | None = None) -> ir.Network:
+    """The network of a recipe with random weights, as `of_recipe` places it.
+
+    Raises:
+        InputError: nothing says the shape of its samples.
+    """
+    network, classes = _random(recipe, given)
+    return _alive(network, classes)
 
 
 def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) -> Fit:
@@ -52,6 +70,11 @@ def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) ->
     Raises:
         InputError: nothing says the shape of its samples; and as `of_network`.
     """
+    return of_network(*_random(recipe, given), chip)
+
+
+def _random(recipe: recipes.Recipe, given: Given | None) -> tuple[SpikingNetwork, int]:
+    """Its network before it is trained, and the number of classes."""
     given = given or KNOWN.get(recipe.data.name)
     if given is None:
         raise InputError(
@@ -65,8 +88,7 @@ def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) ->
         most = recipe.binning.max_count
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        network = model_file.build_network(recipe, (channels, sides[0], sides[1]), classes, most)
-    return of_network(network, classes, chip)
+        return model_file.build_network(recipe, (channels, sides[0], sides[1]), classes, most), classes
 
 
 def narrowed(recipe: recipes.Recipe, share: float) -> recipes.Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,8 +28,10 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  
 
 
 def array(tensor: Tensor) -> ir.FloatArray:
-    """A parameter in float64."""
-    return tensor.detach().cpu().double().numpy().copy()
+    """A copy of a parameter in float64."""
+    values = tensor.detach().cpu().to(torch.float64, copy=True).numpy()
+    values.setflags(write=False)  # the node need not copy it again
+    return values
 
 
 def optional(tensor: Tensor | None) -> ir.FloatArray | None:

@@ -18,6 +18,7 @@ from snn2chip.ir.nodes import (
     Shape,
     StepTables,
     Synapse,
+    message_bits,
     neuron_bias,
     require_integers,
 )
@@ -121,10 +122,7 @@ class Chain:
     @property
     def message_bits(self) -> int:
         """Bits of a signed graded input message; 0 for binary spikes."""
-        low, high = self.port_range
-        if low.min() >= 0 and high.max() <= 1:
-            return 0
-        return int(max((-low.min() - 1).item().bit_length(), high.max().item().bit_length())) + 1
+        return message_bits(*self.port_range)
 
     def port(self, raw: IntArray) -> IntArray:
         """Raw integers (..., C, H, W) to what the port gets, (..., *input_shape).

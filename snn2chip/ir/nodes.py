@@ -57,6 +57,13 @@ def require_integers(values: NDArray[np.generic], shape: Shape) -> None:
         raise InputError(f"input of shape {values.shape} does not end in the network's {shape}")
 
 
+def message_bits(low: IntArray, high: IntArray) -> int:
+    """Bits of a signed graded message for values of low..high; 0 for binary spikes."""
+    if low.min() >= 0 and high.max() <= 1:
+        return 0
+    return int(max((-low.min() - 1).item().bit_length(), high.max().item().bit_length())) + 1
+
+
 @dataclass(frozen=True, eq=False)
 class Input(Node):
     """Images or spikes, integers ``low..high`` (both inclusive) before centring; shape (C, H, W) or (F,).

@@ -13,8 +13,8 @@ Nothing is rounded or rescaled here: the numbers of the quantized network move, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,6 +58,26 @@ class LowerReport:
     def neurons(self) -> int:
         """All neurons of the chain."""
         return sum(item.neurons for item in self.placed)
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A chain layer without most of its numbers: the room that it takes on a chip.
+
+    weights  some of its weights: the smallest and the largest are among them, and an odd one if there is one
+    kernel   of a convolution, else (1, 1)
+    steps    its neurons' constants change with time
+    """
+
+    kind: ir.Kind
+    shape: ir.Shape
+    weights: ir.IntArray
+    kernel: ir.Pair
+    stride: ir.Pair
+    padding: ir.Pair
+    dilation: ir.Pair
+    groups: int
+    steps: bool
 
 
 @dataclass(frozen=True)
@@ -129,12 +149,10 @@ class _Lowering:
 
     def level(self, level: Level, copies: dict[str, int]) -> None:
         """Add one layer; `copies` says how many copies of its blocks the next level reads."""
-        network = self.network
-        unit = driven(network, level)
-        assert isinstance(unit, ir.CubaNeuron)  # a membrane readout reads its accumulator
-        shape = network.shape(unit.name)
+        network, unit = self.network, self._unit(level)
+        shape = network.shape(driven(network, level).name)
         flatten = level.stride is None and len(self.shape) == 3
-        if flatten and self.layers:  # netx has no process before the first layer that could flatten
+        if flatten and self.number > 1:  # netx has no process before the first layer that could flatten
             self.number += 1
         name = str(self.number)
         weight_bias = self._relay_numbers(level, unit) if level.relays else (0, 0)
@@ -160,23 +178,43 @@ class _Lowering:
                 neurons = int(np.prod(block_shape))
                 self.placed.append(Placed(name, shown, what, start, stop, neurons, item))
                 start = stop
-        flatten = flatten and bool(self.layers)
-        synapses = network.synapses_of(unit)
+        flatten = flatten and self.number > 1
+        synapses = network.synapses_of(driven(network, level))
         alone = start == shape[0] and self.shape == network.shape(network.source_of(synapses[0]).name)
         if alone and len(synapses) == 1:  # as trained, groups and all
-            layer = ir.chain_layer(name, synapses[0], unit, shape, flatten=flatten)
+            self.shape = self._alone(name, synapses[0], unit, shape, flatten, origin)
         else:
-            layer = self._joined(name, level, unit, shape, start, blocks, weight_bias, flatten)
-        layer.origin.clear()
-        layer.origin.update(origin)
-        self.layers.append(layer)
-        self.blocks, self.shape = blocks, layer.shape
+            self.shape = self._joined(name, level, unit, shape, start, blocks, weight_bias, flatten, origin)
+        self.blocks = blocks
         self.number += 1
+
+    def _unit(self, level: Level) -> ir.CubaNeuron:
+        unit = driven(self.network, level)
+        assert isinstance(unit, ir.CubaNeuron)  # a membrane readout reads its accumulator
+        return unit
+
+    def _integers(self, level: Level) -> list[ir.Array]:
+        """Weights of the synapses of a level's neurons."""
+        return [synapse.weight for synapse in self.network.synapses_of(driven(self.network, level))]
+
+    def _alone(
+        self,
+        name: str,
+        synapse: ir.Synapse,
+        unit: ir.CubaNeuron,
+        shape: ir.Shape,
+        flatten: bool,
+        origin: dict[str, tuple[int, int]],
+    ) -> ir.Shape:
+        """Neurons with nothing beside them."""
+        layer = ir.chain_layer(name, synapse, unit, shape, flatten=flatten)
+        self.layers.append(replace(layer, origin=origin))
+        return shape
 
     def _relay_numbers(self, level: Level, unit: ir.CubaNeuron) -> tuple[int, int]:
         if unit.steps is not None:
             return 1, 0  # with a row of its own in the tables any spike makes it fire
-        odd, large = self._parity(level, unit)
+        odd, large = self._parity(level)
         for even in [True] if large else [False] if odd else [False, True]:
             found = relay.choose(
                 unit.threshold,
@@ -193,15 +231,32 @@ class _Lowering:
             f"({level.limit}, {self.chip.name}); quantize with this schedule"
         )
 
-    def _parity(self, level: Level, unit: ir.CubaNeuron) -> tuple[bool, bool]:
+    def _parity(self, level: Level) -> tuple[bool, bool]:
         """Whether some weights of a layer are odd, and whether some are beyond what odd ones may reach."""
-        synapses = self.network.synapses_of(unit)
-        odd = any((item.weight % 2).any() for item in synapses)
+        weights = self._integers(level)
+        odd = any((weight % 2).any() for weight in weights)
         large = any(
-            np.abs(item.weight).max(initial=0) > copies * self.chip.weight_odd_max
-            for item, copies in zip(synapses, level.reads, strict=True)
+            np.abs(weight).max(initial=0) > copies * self.chip.weight_odd_max
+            for weight, copies in zip(weights, level.reads, strict=True)
         )
         return odd, large
+
+    def _geometry(self, level: Level) -> dict[str, ir.Pair]:
+        """Kernel, stride, padding and dilation of a level's one convolution; nothing of a dense level."""
+        if level.stride is None or level.grid is None:
+            return {}
+        places = self._places(level)
+        fits = [
+            fit(self.shape[1 + i], level.grid[i], level.stride[i], sorted({place[i] for place in places}))
+            for i in range(2)
+        ]
+        padding, kernel, dilation = ((fits[0][i], fits[1][i]) for i in range(3))
+        return {"kernel": kernel, "stride": level.stride, "padding": padding, "dilation": dilation}
+
+    def _most(self, level: Level, relay_weight: int) -> int:
+        """The largest weight that a level's layer may hold."""
+        even = relay_weight > self.chip.weight_odd_max or self._parity(level)[1]
+        return self.chip.weight_max if even else self.chip.weight_odd_max
 
     def _joined(
         self,
@@ -213,26 +268,15 @@ class _Lowering:
         blocks: dict[str, list[_Block]],
         weight_bias: tuple[int, int],
         flatten: bool,
-    ) -> ir.ChainLayer:
+        origin: dict[str, tuple[int, int]],
+    ) -> ir.Shape:
         """Neurons, copies and relays in one layer."""
-        if level.stride is None or level.grid is None:
-            weight = np.zeros((channels, int(np.prod(self.shape))), dtype=np.int64)
-            bias = np.zeros(channels, dtype=np.int64)
-            geometry: dict[str, ir.Pair] = {}
-            fill = self._dense
-        else:
-            places = self._places(level, unit)
-            fits = [
-                fit(self.shape[1 + i], level.grid[i], level.stride[i], sorted({place[i] for place in places}))
-                for i in range(2)
-            ]
-            padding, kernel, dilation = ((fits[0][i], fits[1][i]) for i in range(3))
-            weight = np.zeros((channels, self.shape[0], *kernel), dtype=np.int64)
-            bias = np.zeros((channels, *level.grid), dtype=np.int64)
-            geometry = {"stride": level.stride, "padding": padding, "dilation": dilation}
-            fill = self._conv
-        even = weight_bias[0] > self.chip.weight_odd_max or self._parity(level, unit)[1]
-        most = self.chip.weight_max if even else self.chip.weight_odd_max
+        geometry = self._geometry(level)
+        inputs = (self.shape[0], *geometry["kernel"]) if geometry else (int(np.prod(self.shape)),)
+        weight = np.zeros((channels, *inputs), dtype=np.int64)
+        bias = np.zeros((channels, *(level.grid or ())), dtype=np.int64)
+        fill = self._conv if geometry else self._dense
+        most = self._most(level, weight_bias[0])
         for block in blocks[unit.name]:
             rows = slice(block.start, block.start + shape[0])
             for synapse, copies in zip(self.network.synapses_of(unit), level.reads, strict=True):
@@ -251,35 +295,40 @@ class _Lowering:
         one = (1, 1)
         starts = [block.start for block in blocks[unit.name]]
         steps = None if unit.steps is None else _beside_relays(unit.steps, starts, channels)
-        return ir.ChainLayer(
-            name,
-            "dense" if level.stride is None else "conv",
-            weight,
-            bias,
-            bias.shape,
-            unit.threshold,
-            unit.voltage_decay,
-            unit.current_decay,
-            geometry.get("stride", one),
-            geometry.get("padding", (0, 0)),
-            geometry.get("dilation", one),
-            flatten=flatten,
-            steps=steps,
+        self.layers.append(
+            ir.ChainLayer(
+                name,
+                "dense" if level.stride is None else "conv",
+                weight,
+                bias,
+                bias.shape,
+                unit.threshold,
+                unit.voltage_decay,
+                unit.current_decay,
+                geometry.get("stride", one),
+                geometry.get("padding", (0, 0)),
+                geometry.get("dilation", one),
+                flatten=flatten,
+                origin=origin,
+                steps=steps,
+            )
         )
+        return (channels, *(level.grid or ()))
 
     def _reads(self, conv: ir.Conv, block: _Block) -> Iterator[tuple[int, int, ir.Pair, ir.Pair]]:
         """(tap row, tap column, phase, place in the level's pixels) of every tap that has weights."""
-        used = np.abs(conv.weight).sum((0, 1)) > 0
+        whole = block.stride == (1, 1)
+        used = np.ones(conv.weight.shape[2:], dtype=bool) if whole else np.abs(conv.weight).sum((0, 1)) > 0
         for i, y in enumerate(taps(conv, 0)):
             for j, x in enumerate(taps(conv, 1)):
                 phase = (y % block.stride[0], x % block.stride[1])
-                if used[i, j] or (block.stride == (1, 1)):
+                if used[i, j]:
                     yield i, j, phase, ((y - phase[0]) // block.stride[0], (x - phase[1]) // block.stride[1])
 
-    def _places(self, level: Level, unit: ir.CubaNeuron) -> set[ir.Pair]:
+    def _places(self, level: Level) -> set[ir.Pair]:
         """Every place (relative, in pixels of the level before) that neurons and relays of a level read."""
         places: set[ir.Pair] = set()
-        for synapse in self.network.synapses_of(unit):
+        for synapse in self.network.synapses_of(driven(self.network, level)):
             if isinstance(synapse, ir.Conv) and synapse.weight.any():
                 block = self.blocks[self.network.source_of(synapse).name][0]
                 places.update(place for *_, place in self._reads(synapse, block))
@@ -332,6 +381,83 @@ class _Lowering:
             weight[block.channel(channels, phase), before.channel(channels, earlier), ky, kx] = value
 
 
+def outline_of(layer: ir.ChainLayer) -> Outline:
+    """A chain layer's outline, all of its weights in it."""
+    kernel = (layer.weight.shape[2], layer.weight.shape[3]) if layer.kind == "conv" else (1, 1)
+    geometry = kernel, layer.stride, layer.padding, layer.dilation, layer.groups
+    return Outline(layer.kind, layer.shape, layer.weight, *geometry, layer.steps is not None)
+
+
+class _Outlining(_Lowering):
+    """The same of a folded network, of which but some integers are known: see `outline`."""
+
+    def __init__(
+        self,
+        network: ir.Network,
+        chip: Chip,
+        plan: Schedule,
+        units: Mapping[str, ir.CubaNeuron],
+        weights: Mapping[str, ir.IntArray],
+    ) -> None:
+        super().__init__(network, chip, plan)
+        self.units, self.weights = units, weights
+        self.outlines: list[Outline] = []
+
+    def _unit(self, level: Level) -> ir.CubaNeuron:
+        return replace(self.units[level.neuron], name=driven(self.network, level).name)
+
+    def _integers(self, level: Level) -> list[ir.Array]:
+        return [self.weights[synapse.name] for synapse in self.network.synapses_of(driven(self.network, level))]
+
+    def _alone(
+        self,
+        name: str,
+        synapse: ir.Synapse,
+        unit: ir.CubaNeuron,
+        shape: ir.Shape,
+        flatten: bool,
+        origin: dict[str, tuple[int, int]],
+    ) -> ir.Shape:
+        conv = isinstance(synapse, ir.Conv)
+        kernel = (synapse.weight.shape[2], synapse.weight.shape[3]) if conv else (1, 1)
+        geometry = kernel, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+        kind: ir.Kind = "conv" if conv else "dense"
+        self.outlines.append(Outline(kind, shape, self.weights[synapse.name], *geometry, unit.steps is not None))
+        return shape
+
+    def _joined(
+        self,
+        name: str,
+        level: Level,
+        unit: ir.CubaNeuron,
+        shape: ir.Shape,
+        channels: int,
+        blocks: dict[str, list[_Block]],
+        weight_bias: tuple[int, int],
+        flatten: bool,
+        origin: dict[str, tuple[int, int]],
+    ) -> ir.Shape:
+        geometry, most = self._geometry(level), self._most(level, weight_bias[0])
+        parts = [np.array([0, weight_bias[0]])]
+        for weight, copies in zip(self._integers(level), level.reads, strict=True):
+            parts += [part.ravel() for part in _share(weight, copies, most)]
+        one, wide = (1, 1), (channels, *(level.grid or ()))
+        self.outlines.append(
+            Outline(
+                "conv" if geometry else "dense",
+                wide,
+                np.concatenate(parts),
+                geometry.get("kernel", one),
+                geometry.get("stride", one),
+                geometry.get("padding", (0, 0)),
+                geometry.get("dilation", one),
+                1,
+                unit.steps is not None,
+            )
+        )
+        return wide
+
+
 def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> ir.StepTables:
     """Tables of a layer of `channels` that holds neurons, and copies of them, at `starts`.
 
@@ -370,6 +496,25 @@ def _step(phase: ir.Pair, before: _Block) -> ir.Pair:
 def _tap(place: ir.Pair, geometry: dict[str, ir.Pair]) -> ir.Pair:
     padding, dilation = geometry["padding"], geometry["dilation"]
     return (place[0] + padding[0]) // dilation[0], (place[1] + padding[1]) // dilation[1]
+
+
+def outline(
+    network: ir.Network,
+    chip: Chip,
+    plan: Schedule,
+    units: Mapping[str, ir.CubaNeuron],
+    weights: Mapping[str, ir.IntArray],
+) -> tuple[Outline, ...]:
+    """What `lower` would make of a 'folded' network that is quantized to these `units`, by neuron or readout, and to
+    `weights`, of which some of each synapse are given: the smallest, the largest, and an odd one if there is one.
+
+    Raises:
+        ChipLimitError: a threshold is too large for the relays beside it.
+    """
+    made = _Outlining(network, chip, plan, units, weights)
+    for index, level in enumerate(plan.levels):
+        made.level(level, copies_after(network, plan, index))
+    return tuple(made.outlines)
 
 
 def lower(network: ir.Network, chip: Chip, plan: Schedule) -> tuple[ir.Chain, LowerReport]:

@@ -23,9 +23,10 @@ from snn2chip.nn.model_file import Model
 from snn2chip.passes import reach
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import FoldReport, fold
-from snn2chip.passes.lower import LowerReport, lower
+from snn2chip.passes.lower import LowerReport, Outline, lower, outline
 from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize, quantize_at
 from snn2chip.passes.quantize.rounding import Rounding
+from snn2chip.passes.quantize.sketch import sketch
 from snn2chip.passes.schedule import RELAYS, Relays, Schedule, schedule
 
 
@@ -100,6 +101,19 @@ def export_network(
     made = {"model": name, "dataset": dataset, "image_size": None, **binned}
     folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
     return _to_chain(network, folded, report, chip, made, calibration, strategy, relays)
+
+
+def outlines(network: ir.Network, chip: Chip) -> tuple[ir.Input, tuple[Outline, ...]]:
+    """The folded input and the layers of the chain that `export_network` makes of a captured network without
+    calibration, as far as they take room on a chip, and in a tenth of the time.
+
+    Raises:
+        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
+    """
+    folded, _ = fold(network)
+    reach.check(folded)
+    plan = schedule(folded, chip)
+    return folded.input, outline(folded, chip, plan, *sketch(folded, chip, plan))
 
 
 def again(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, LowerReport]:

@@ -94,7 +94,7 @@ class _Lenient(Reader):
         values = self.numbers(name, most)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise InputError(f"{self.where}: '{name}' holds values that are not numbers")
-        if values.size and float(np.abs(values.astype(np.float64)).max()) > 2**31:
+        if values.size and max(float(values.max()), -float(values.min())) > 2**31:
             raise InputError(f"{self.where}: '{name}' holds values beyond 32 bits")
         if values.dtype.kind == "f" and (broken := int((values != np.trunc(values)).sum())):
             text = f"{broken:,} of {values.size:,} values of '{name}' are not integers: netx cuts their fractions off"

@@ -65,9 +65,8 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
             f"{where}: weights {low}..{high} of one sign exceed {ONE_SIGN}, which netx shifts by {bits} bits; scale "
             f"them down"
         )
-    spare = 8
-    while spare > 0 and (clipped % 2**spare).any():
-        spare -= 1
+    ones = int(np.bitwise_or.reduce(clipped, axis=None))
+    spare = min(8, (ones & -ones).bit_length() - 1)  # low bits that are 0 in all of them
     width = 8 - bits - (spare - signed)  # what netx calls num_weight_bits
     shifted = (clipped << bits).astype(np.int32)
     columns = np.cumsum([weights.reshape(len(weights), -1).shape[1] for weights in stored])[:-1]

@@ -64,10 +64,10 @@ __all__ = [
 ]
 
 
-_Job = LayerQuantizer | StepQuantizer
+Job = LayerQuantizer | StepQuantizer
 
 
-class _Walk:
+class Walk:
     """Every neuron of a folded network in turn, with what drives it; and the quantized nodes so far."""
 
     def __init__(
@@ -76,16 +76,21 @@ class _Walk:
         self.network, self.chip, self.plan, self.bits = network, chip, plan, bits or {}
         self.done: dict[str, ir.Node] = {network.input.name: network.input}
 
-    def jobs(self) -> Iterator[tuple[ir.Node, _Job]]:
-        """Neurons, and the readout if it accumulates; each with its quantizer."""
-        network = self.network
-        for node in network.nodes:
-            if isinstance(node, ir.LIF) or (isinstance(node, ir.Readout) and network.readout.kind == "membrane"):
-                yield node, self._job(node)
+    def jobs(self) -> Iterator[tuple[ir.Node, Job]]:
+        """`ends`, each with its quantizer."""
+        for node in self.ends():
+            yield node, self.job(node)
 
-    def _job(self, node: ir.LIF | ir.Readout) -> _Job:
+    def ends(self) -> Iterator[ir.Node]:
+        """Neurons, and the readout if it accumulates."""
+        for node in self.network.nodes:
+            if isinstance(node, ir.LIF) or (isinstance(node, ir.Readout) and self.network.readout.kind == "membrane"):
+                yield node
+
+    def job(self, node: ir.Node, sample: list[ir.Synapse] | None = None) -> Job:
+        """The quantizer of a neuron or the readout; with `sample`, of those weights alone."""
         network, plan = self.network, self.plan
-        synapses = network.synapses_of(node)
+        synapses = network.synapses_of(node) if sample is None else sample
         sources = [network.source_of(item) for item in synapses]
         bounds = [item.port_range() if isinstance(item, ir.Input) else BINARY for item in sources]
         shape = network.shape(synapses[0].name)
@@ -145,20 +150,12 @@ def quantize(
     """
     if calibration is not None and not len(calibration):
         raise InputError("calibration needs at least one sample; give some, or none at all (None)")
-    source = network.input
-    port = source.port_range()
-    widest = int(max(-port[0].min(), port[1].max()))
-    if not (port[0].min() >= 0 and port[1].max() <= 1) and widest.bit_length() + 1 > chip.message_bits:
-        raise ChipLimitError(
-            f"layer 'input': values {port[0].min()}..{port[1].max()} need graded spikes of "
-            f"{widest.bit_length() + 1} bits, {chip.name} has {chip.message_bits}; "
-            f"train with coding = 'poisson' (events: with max_count = 1), or choose --chip loihi2"
-        )
+    require_messages(network.input, chip)
     if calibration is None:
-        walk = _Walk(network, chip, plan)
+        walk = Walk(network, chip, plan)
         layers = []
         for _, job in walk.jobs():
-            made = _as_it_is(job) if network.integers else _plain(job, strategy)
+            made = as_trained(job) if network.integers else uncalibrated(job, strategy)
             if made is None or not made.proved:
                 raise job.refuse()
             walk.take(made)
@@ -172,7 +169,7 @@ def quantize(
     else:
         calibrated, plain, alternatives = data.choose(strategy)
         best, kept = data.best(calibrated, plain) if strategy in ("auto", "max") else (calibrated, ())
-    walk = _Walk(network, chip, plan)
+    walk = Walk(network, chip, plan)
     layers = []
     for (node, job), result, others in zip(walk.jobs(), best.results, alternatives, strict=True):
         walk.take(result.candidate)
@@ -184,19 +181,35 @@ def quantize(
     return walk.finish(), report
 
 
-def _plain(job: _Job, strategy: Strategy) -> Candidate | None:
+def require_messages(source: ir.Input, chip: Chip) -> None:
+    """Refuse an input whose integers the chip cannot send.
+
+    Raises:
+        ChipLimitError: as said.
+    """
+    port = source.port_range()
+    widest = int(max(-port[0].min(), port[1].max()))
+    if not (port[0].min() >= 0 and port[1].max() <= 1) and widest.bit_length() + 1 > chip.message_bits:
+        raise ChipLimitError(
+            f"layer 'input': values {port[0].min()}..{port[1].max()} need graded spikes of "
+            f"{widest.bit_length() + 1} bits, {chip.name} has {chip.message_bits}; "
+            f"train with coding = 'poisson' (events: with max_count = 1), or choose --chip loihi2"
+        )
+
+
+def uncalibrated(job: Job, strategy: Strategy) -> Candidate | None:
     """What is taken without calibration: the largest weight fills the range, rounded to the nearest, and proved."""
     return next((item for item in job.candidates(strategy, False) if item.proved), None)
 
 
-def _as_it_is(job: _Job) -> Candidate:
+def as_trained(job: Job) -> Candidate:
     """A layer of a network of integers at scale 1; max pooling, which any scale is exact for, as without calibration.
 
     Raises:
         ChipLimitError: the chip cannot hold it.
     """
     assert isinstance(job, LayerQuantizer)  # integers have no tables
-    if job.neuron is not None and job.neuron.grain is None and (pooled := _plain(job, "auto")) is not None:
+    if job.neuron is not None and job.neuron.grain is None and (pooled := uncalibrated(job, "auto")) is not None:
         return pooled
     made = job.candidate("trained", 1.0)
     if made is None or any(
@@ -237,7 +250,7 @@ class _Calibration:
         self.network, self.chip, self.plan, self.raw = network, chip, plan, raw
         self.trace = evaluate(network, raw)
 
-    def run(self, pick: Callable[[_Job, list[Tensor], Tensor], Result]) -> _Outcome:
+    def run(self, pick: Callable[[Job, list[Tensor], Tensor], Result]) -> _Outcome:
         """Every layer as picked, on the spikes of the integer layers before it."""
         network, source = self.network, self.network.input
         values = {source.name: torch.from_numpy(source.port(self.raw))}
@@ -245,7 +258,7 @@ class _Calibration:
         readers = Counter(network.source_of(item).name for item in network.nodes if isinstance(item, kinds))
         results: list[Result] = []
         scores = torch.zeros(())
-        for node, job in _Walk(network, self.chip, self.plan).jobs():
+        for node, job in Walk(network, self.chip, self.plan).jobs():
             names = [network.source_of(item).name for item in job.synapses]
             xs = [values[name] for name in names]
             readers.subtract(names)
@@ -269,7 +282,7 @@ class _Calibration:
         alternatives: list[dict[str, float]] = []
         plain: list[Candidate | None] = []
 
-        def pick(job: _Job, xs: list[Tensor], wanted: Tensor) -> Result:
+        def pick(job: Job, xs: list[Tensor], wanted: Tensor) -> Result:
             results = [measure(item, xs, job.bounds, wanted) for item in job.candidates(strategy, True)]
             if not results:
                 raise job.refuse()
@@ -281,7 +294,7 @@ class _Calibration:
             if best.seen > self.chip.input_max:
                 raise job.refuse()
             alternatives.append(least)
-            plain.append(_plain(job, strategy))
+            plain.append(uncalibrated(job, strategy))
             return best
 
         calibrated = self.run(pick)
@@ -291,8 +304,8 @@ class _Calibration:
 
     def as_it_is(self) -> tuple[_Outcome, list[dict[str, float]]]:
         """A network of integers, which must not overflow."""
-        jobs = [job for _, job in _Walk(self.network, self.chip, self.plan).jobs()]
-        made = self._at([_as_it_is(job) for job in jobs])
+        jobs = [job for _, job in Walk(self.network, self.chip, self.plan).jobs()]
+        made = self._at([as_trained(job) for job in jobs])
         for job, result in zip(jobs, made.results, strict=True):
             if not result.fits(self.chip.input_max):
                 raise job.refuse()
@@ -324,7 +337,7 @@ class _Calibration:
 
 
 def _report(
-    job: _Job,
+    job: Job,
     made: Candidate,
     result: Result | None = None,
     alternatives: dict[str, float] | None = None,
@@ -395,7 +408,7 @@ def quantize_at(
     Raises:
         InputError: a layer has no scale, or its integers exceed the chip.
     """
-    walk = _Walk(network, chip, plan, bits)
+    walk = Walk(network, chip, plan, bits)
     for _, job in walk.jobs():
         name = job.synapses[0].name
         if name not in scales:
@@ -430,7 +443,7 @@ def quantize_near(
         ChipLimitError: a layer fits at no scale.
         UnsupportedError: a layer whose weights are all zero.
     """
-    walk = _Walk(network, chip, plan, bits)
+    walk = Walk(network, chip, plan, bits)
     found: dict[str, float] = {}
     for _, job in walk.jobs():
         assert isinstance(job, LayerQuantizer)  # training refuses the others
@@ -438,7 +451,7 @@ def quantize_near(
         if name in scales:
             made = job.fitting(scales[name] if np.isfinite(scales[name]) else job.full)
         else:
-            made = _plain(job, "auto")
+            made = uncalibrated(job, "auto")
         if made is None:
             raise job.refuse()
         assert isinstance(made.scale, float)
@@ -453,7 +466,7 @@ def least_square_scales(
     """By the first conv or dense layer of each neuron, the scale at which rounding changes its weights least, in
     squares: with few bits far above the one at which none is clipped."""
     found: dict[str, float] = {}
-    for _, job in (walk := _Walk(network, chip, plan, bits)).jobs():
+    for _, job in (walk := Walk(network, chip, plan, bits)).jobs():
         assert isinstance(job, LayerQuantizer)
         tried = [job.fitting(job.full * 2 ** (octave / 8)) for octave in range(33)]
         made = [item for item in tried if item is not None]

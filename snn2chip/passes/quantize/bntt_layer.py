@@ -26,7 +26,7 @@ from snn2chip import ir
 from snn2chip.chip.bounds import Bounds, joint_bounds, varying_peaks
 from snn2chip.chip.profile import UNIT, Chip
 from snn2chip.errors import ChipLimitError
-from snn2chip.passes.quantize.candidate import Candidate, require_weights
+from snn2chip.passes.quantize.candidate import Candidate, Sums, require_weights
 from snn2chip.passes.quantize.report import StepsReport, Strategy
 from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, rounded
 from snn2chip.passes.schedule import Level
@@ -65,6 +65,7 @@ class StepQuantizer:
     ) -> None:
         assert neuron.steps is not None  # the other kind has a quantizer of its own
         self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
+        self.sums: Sums = lambda integers, _: joint_bounds(integers, bounds)
         self.shape, self.chip, self.constants = shape, chip, neuron.steps
         self.level = level if level is not None and level.relays else None
         self.reads = (1,) * len(synapses) if level is None else level.reads
@@ -139,7 +140,7 @@ class StepQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), 0, 0, steps=tables)
-        sums = joint_bounds(synapses, self.bounds)
+        sums = self.sums(synapses, scale)
         proved = bool((self._peaks(sums, synapses[0].bias, tables) <= chip.state_max).all())
         bound = int(max(-sums[0].min(), sums[1].max()))
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved and bound <= chip.input_max, bound)
@@ -154,7 +155,7 @@ class StepQuantizer:
     def _provable(self, made: Candidate) -> ir.FloatArray:
         """Scales, channel by channel, at which sums and membranes are within the chip's state."""
         assert made.neuron.steps is not None and isinstance(made.scale, np.ndarray)
-        least, most = joint_bounds(made.synapses, self.bounds)
+        least, most = self.sums(made.synapses, made.scale)
         peaks = self._peaks((least, most), made.synapses[0].bias, made.neuron.steps)
         peaks = np.maximum(peaks, UNIT * np.maximum(-least, most))
         room = self.chip.state_max / np.maximum(1, peaks)

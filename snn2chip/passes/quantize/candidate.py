@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,9 @@ from snn2chip.passes.quantize.rounding import Rounding
 _SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
 _NO_SPIKES = torch.zeros(0, dtype=torch.bool)
 _PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
+
+# smallest and largest sums of one step, by output, of a layer's integers that were rounded at the scale
+Sums = Callable[[Sequence[ir.Synapse], float | ir.FloatArray], Bounds]
 
 
 def require_weights(synapses: Sequence[ir.Synapse]) -> None:

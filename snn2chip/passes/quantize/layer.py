@@ -12,7 +12,7 @@ from snn2chip.chip.bounds import Bounds, joint_bounds, proof
 from snn2chip.chip.profile import DECAY_ONE, Chip
 from snn2chip.chip.relay import choose
 from snn2chip.errors import ChipLimitError
-from snn2chip.passes.quantize.candidate import Candidate, require_weights
+from snn2chip.passes.quantize.candidate import Candidate, Sums, require_weights
 from snn2chip.passes.quantize.report import Strategy
 from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, round_weights
 from snn2chip.passes.schedule import Level
@@ -39,6 +39,7 @@ class LayerQuantizer:
         with_bias: bool,
     ) -> None:
         self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
+        self.sums: Sums = lambda integers, _: joint_bounds(integers, bounds)
         self.shape, self.steps, self.chip = shape, steps, chip
         self.relay_chip = chip  # of the relays, where the neurons' weights are held to fewer bits
         self.level = level if level is not None and level.relays else None
@@ -97,7 +98,7 @@ class LayerQuantizer:
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
         neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
-        least, most = joint_bounds(synapses, self.bounds)
+        least, most = self.sums(synapses, scale)
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
         proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
@@ -156,7 +157,7 @@ class LayerQuantizer:
             self.proved = found, _ = low, scale
         return min(scale, found)
 
-    def _exact_scale(self) -> float | None:
+    def exact_scale(self) -> float | None:
         """The largest scale at which weights, biases and threshold are integers as they are; None where none is."""
         weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
         others = [] if self.bias is None else [self.bias.ravel()]
@@ -182,7 +183,7 @@ class LayerQuantizer:
         size = self.size
         fulls = [chip.weight_max / float(size.max()), chip.weight_odd_max / float(size.max())]
         plan = [("max", scale) for scale in fulls]
-        if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self._exact_scale()):
+        if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self.exact_scale()):
             plan.insert(0, ("exact", exact_scale))
         if calibrated and strategy in ("auto", "percentile"):
             for share in _PERCENTILES:
