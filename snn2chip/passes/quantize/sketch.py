@@ -2,14 +2,16 @@
 
 The integers of a layer follow from one scale (or one a channel), and the scale from the largest weight, from biases and
 thresholds, and from the largest sums, which must be proved not to overflow. The first three are known of a sample of
-the weights that holds the extremes. A sum of rounded weights is ``scale`` times the sum of the weights but for half a
-step each, of which most cancel: a fiftieth of the sum is more than what is left, or 1 / (2 a^2) of it more where the
-largest weight is but a steps. So a layer is sketched twice, as if all roundings helped its proof, and as if all were
-against it. Where both give weights of the same size, that is their size; where they do not, all weights are rounded.
+the weights that holds the extremes. A sum of n rounded weights is ``scale`` times the sum of the weights but for n half
+steps at most, of which most cancel: sqrt(n) steps and a fiftieth of the sum are more than what is left, with
+1 / (2 a^2) of it besides where the largest weight is but a steps. So a layer is sketched twice, as if all roundings
+helped its proof, and as if all were against it. Where both give weights of the same size, that is their size; where
+they do not, all weights are rounded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -99,10 +101,10 @@ class Sums:
     def __init__(self, job: Job, synapses: list[ir.Synapse], sample: list[ir.Synapse]) -> None:
         self.synapses, self.sample, self.bounds = synapses, sample, job.bounds
         self.least, self.most = joint_bounds(synapses, job.bounds)
-        self.terms = sum(
-            item.weight[0].size * max(1, int(-low.min()), int(high.max()))
-            for item, (low, high) in zip(synapses, job.bounds, strict=True)
-        )
+        inputs = [max(1, int(-low.min()), int(high.max())) for low, high in job.bounds]
+        counts = [item.weight[0].size for item in synapses]
+        self.terms = sum(n * x for n, x in zip(counts, inputs, strict=True))
+        self.noise = math.sqrt(sum(n * x * x for n, x in zip(counts, inputs, strict=True)))
 
     def helping(self, integers: Sequence[ir.Synapse], scale: float | ir.FloatArray) -> Bounds:
         """As if all roundings made them smaller."""
@@ -138,7 +140,8 @@ class Sums:
         steps = max(1, *(int(np.abs(item.weight).max()) // step for item in integers))
         factor = np.asarray(scale, dtype=np.float64)
         least, most = factor * self.least, factor * self.most
-        off: ir.FloatArray = np.minimum(self.terms * step / 2, (0.02 + 0.5 / steps**2) * np.maximum(-least, most)) + 1
+        likely = step * self.noise + (0.02 + 0.5 / steps**2) * np.maximum(-least, most)
+        off: ir.FloatArray = np.minimum(step / 2 * self.terms, likely) + 1
         return least, most, off
 
 
