@@ -141,6 +141,17 @@ MUTANTS = [
         ("chip.bias_max if with_bias else 0", "chip.bias_max"),
     ),
     *of(
+        "passes/record.py",
+        "test_nn_blocks.py -k 'in_place or whoever'",
+        ("target.memory.changes += 1", "target.memory.changes += 0"),
+        ("target.value, target.changes = found, target.memory.changes", "target.changes = target.memory.changes"),
+    ),
+    *of(
+        "passes/record.py",
+        "test_deployment.py -k 'steps_itself or modules_units'",
+        ('1 / self.timesteps if name == "mean" else 1)', "1)"),
+    ),
+    *of(
         "passes/lower.py",
         "test_passes_lower.py -k 'odd or shared or basic or phases or bottleneck or copies or shrinks or test_fit'",
         ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
@@ -151,7 +162,7 @@ MUTANTS = [
         ("[: level.copies]", "[:1]"),
         ("range(least, least + stride", "range(0, stride"),
         ("taps_needed, -(-(room - stride + 1) // dilation) + 1", "taps_needed, 1"),
-        ("weight_bias[0] > self.chip.weight_odd_max or", "False or"),
+        ("relay_weight > self.chip.weight_odd_max or", "False or"),
     ),
     *of(
         "passes/lower.py",

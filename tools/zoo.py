@@ -1,5 +1,6 @@
 """A folder of the zoo: evidence that a recipe works, written from a run's own files, no figure by hand.
 
+    python tools/zoo.py halve RUN [--data DIR]
     python tools/zoo.py publish RUN models/NAME [--data-option '--data DIR']
     python tools/zoo.py fit models/NAME
     python tools/zoo.py readme [README.md]
@@ -20,6 +21,7 @@ import typer
 from snn2chip import chip as chips
 from snn2chip import recipe as recipes
 from snn2chip.cli.common import guarded
+from snn2chip.data import load
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, read, write_json, write_text
 from snn2chip.fit import demand
@@ -29,8 +31,9 @@ from snn2chip.ir import Chain
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
 from snn2chip.report import fit as cores
+from snn2chip.train.loop import evaluate, validation_seed
 
-MODEL_BYTES_MAX = 5_000_000
+MODEL_BYTES_MAX = 6_000_000
 
 
 def _json(path: Path, made_by: str, *keys: str) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
 
     Raises:
         InputError: something is missing, verification did not pass, the simulation did not cover the test set,
-            the recipe is another one, or model.pt is larger than 5 MB.
+            the recipe is another one, or model.pt is larger than 6 MB.
     """
     model = model_file.load(run / "model.pt")
     chain = netx.load(run / "model.net")
@@ -74,7 +77,7 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
     _complete(run, model, simulated, verified)
     size = (run / "model.pt").stat().st_size
     if size > MODEL_BYTES_MAX:
-        raise InputError(f"model.pt has {size:,} bytes; the zoo takes up to {MODEL_BYTES_MAX:,}")
+        raise InputError(f"model.pt has {size:,} bytes; the zoo takes up to {MODEL_BYTES_MAX:,}: see `halve`")
     metrics = {
         **model.metrics,
         "integer_accuracy": simulated["accuracy"],
@@ -97,6 +100,37 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
     write_text(target / "card.md", with_fit(card, chain))
     with atomic_path(target / "model.pt") as part:
         shutil.copyfile(run / "model.pt", part)
+
+
+def halve(run: Path, data: Path | None) -> None:
+    """Round the weights of a run's model.pt to float16, which takes half the room, and measure it as it is then.
+
+    The float32 model stays beside it as model32.pt.
+
+    Raises:
+        InputError: it was done already, a weight has no place in float16, or the test set is not there.
+    """
+    path, kept = run / "model.pt", run / "model32.pt"
+    model = model_file.load(path)
+    if kept.exists() or model.metrics.get("weights") == "float16":
+        raise InputError(f"'{path}' is in float16 already; its float32 is '{kept}'")
+    spec = model.recipe.data
+    test = load(spec.name, "test", data, image_size=spec.image_size, events=model.recipe.binning)
+    for name, value in model.network.named_parameters():
+        rounded = value.data.half()
+        if not bool(rounded.isfinite().all()):
+            raise InputError(f"'{path}': '{name}' has values beyond float16's")
+        value.data = rounded.float()
+    metrics = {**model.metrics, "weights": "float16", "float_accuracy": evaluate(model.network, test)}
+    if (aside := model.metrics.get("validation_samples")) is not None:
+        training = load(spec.name, "train", data, image_size=spec.image_size, events=model.recipe.binning)
+        validation = training.set_aside(aside, validation_seed(model.recipe))[1]
+        assert validation is not None
+        metrics["validation_accuracy"] = evaluate(model.network, validation)
+    shutil.copyfile(path, kept)
+    model_file.save(
+        path, model.network, model.recipe, max_value=model.max_value, classes=model.classes, metrics=metrics, half=True
+    )
 
 
 CORES = "\nOn its cores"
@@ -238,14 +272,14 @@ def _card(
 | Lava (netx) | {_compared(metrics)} |
 | file | {kind} |
 | target | {metrics["chip"]}, {metrics["weight_bits"]}-bit weights; scales from {metrics["calibration"]} |
-| training | {train.epochs} epochs, {metrics["training_seconds"] / 60:.0f} minutes on {metrics["hardware"]}, \
-{train.precision} |
+{_chosen(metrics)}| training | {train.epochs} epochs, {metrics["training_seconds"] / 60:.0f} minutes on \
+{metrics["hardware"]}, {train.precision} |
 | versions | {versions} |
 | runs | one, seed {train.seed}; the weights are those after the last epoch, none was selected |
 
 Made by these commands, and written by the last:
 
-    {made}
+    {made}{_halved(metrics, run, data)}
     snn2chip fold-and-export {run}/model.pt --json {run}/export.json{calibration}{data}
     snn2chip simulate {run}/model.net --json {run}/simulate.json{data}
     snn2chip verify {run}/model.pt {run}/model.net --samples {metrics["lava_samples"]} --json {run}/verify.json{data}
@@ -257,6 +291,21 @@ On the chip:
 | --- | ---: | ---: | ---: | ---: | ---: | --- |
 {rows}
 {extra}"""
+
+
+def _chosen(metrics: dict[str, Any]) -> str:
+    """The row of the images that choices were made by, and how weights are kept, where there is something to say."""
+    rows = ""
+    if "validation_accuracy" in metrics:
+        rows += (
+            f"| validation | {100 * metrics['validation_accuracy']:.2f} % of {metrics['validation_samples']:,} images "
+            f"set aside from the training set, which all choices were made by |\n"
+        )
+    return rows + ("| weights | rounded to float16, and measured so |\n" if metrics.get("weights") else "")
+
+
+def _halved(metrics: dict[str, Any], run: str, data: str) -> str:
+    return f"\n    python tools/zoo.py halve {run}{data}" if metrics.get("weights") else ""
 
 
 def sample_word(recipe: recipes.Recipe) -> str:
@@ -305,11 +354,11 @@ def _made_by(
 ) -> str:
     """The command that trained a network."""
     if stages is None:
-        init = f" --init runs/{metrics['init']}/model.pt" if metrics.get("init") else ""
-        return f"snn2chip train {recipe.name} --out {run}{data}{init}"
+        options = [f" --{name} runs/{metrics[name]}/model.pt" for name in ("init", "teacher") if metrics.get(name)]
+        return f"snn2chip train {recipe.name} --out {run}{data}{''.join(options)}"
     start, rows = stages["start"], stages["rows"]
     last = rows[-1]
-    step = rows[0]["timesteps"] - rows[1]["timesteps"]
+    step = abs(rows[0]["timesteps"] - rows[1]["timesteps"])
     options = f"--timesteps {last['timesteps']} --step {step} --epochs {rows[1]['epochs']}"
     options += f" --final-epochs {last['epochs']} --lr {recipe.train.lr:g}"
     return f"snn2chip retrain runs/{start['recipe']}/model.pt {options}{data}"
@@ -414,6 +463,17 @@ def _publish(
     """Write a zoo folder's model.pt, metrics.json and card.md from a finished, verified run."""
     publish(run, target, data_option)
     print(f"wrote {target / 'model.pt'}, metrics.json, card.md")
+
+
+@app.command("halve")
+@guarded
+def _halve(
+    run: Annotated[Path, typer.Argument(help="A run's folder with model.pt.")],
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+) -> None:
+    """Round a run's weights to float16, before it is exported, and measure its accuracy anew."""
+    halve(run, data)
+    print(f"wrote {run / 'model.pt'}, in float16; '{run / 'model32.pt'}' is what it was")
 
 
 @app.command("fit")

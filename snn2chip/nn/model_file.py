@@ -81,13 +81,15 @@ def save(
     max_value: int,
     classes: Sequence[str],
     metrics: dict[str, Any],
+    half: bool = False,
 ) -> None:
-    """Write model.pt, whole or not at all.
+    """Write model.pt, whole or not at all; with `half` what is trained in float16, whose values it must have.
 
     Raises:
         InputError: the file cannot be written, or `load` would refuse it.
     """
     network = unwrapped(network)  # DataParallel and torch.compile call every tensor by another name
+    trained = {name for name, _ in network.named_parameters()}
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -95,7 +97,10 @@ def save(
         "input_shape": list(network.input_shape),
         "max_value": max_value,
         "classes": list(classes),
-        "state": {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()},
+        "state": {
+            name: value.detach().cpu().to(torch.float16 if half and name in trained else value.dtype).contiguous()
+            for name, value in network.state_dict().items()
+        },
         "metrics": metrics,
         "made_with": {
             "snn2chip": snn2chip.__version__,

@@ -72,6 +72,11 @@ def _mix(*parts: int) -> int:
     return state >> 1
 
 
+def validation_seed(recipe: Recipe) -> int:
+    """What draws the samples that are set aside, see `ImageSet.set_aside`."""
+    return _mix(recipe.train.seed, 4)
+
+
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, in units of image / max_value."""
     if images.events is not None:
@@ -154,7 +159,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.out = recipe, out
         self._resume, self._overwrite = resume, overwrite
-        self.train_set, self.validation_set = train.set_aside(recipe.data.validation, _mix(recipe.train.seed, 4))
+        self.train_set, self.validation_set = train.set_aside(recipe.data.validation, validation_seed(recipe))
         self.train_set = self.train_set.subset(recipe.data.train_limit)
         self.test_set = test
         self.device = device or torch.device("cpu")
