@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,8 +52,58 @@ class Capacity:
 
 
 @dataclass(frozen=True)
+class Price:
+    """What one event takes: pJ, ns of the core where it happens, and where both are from."""
+
+    energy: float
+    source: str
+    time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.energy < math.inf and 0 <= self.time < math.inf):
+            raise ValueError(f"energy {self.energy} and time {self.time} are not numbers from 0")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a chip's events take, and what joins its cores (`snn2chip.fit.cost`).
+
+    synapse, dense_synapse  a synaptic operation of a convolution, of a dense layer
+    update                  a neuron at a step
+    spike                   of a neuron that fires, besides its update
+    send, receive           of a spike and a core that it goes to: at its own core, at the other
+    across, along           from a tile to the next one, E-W and N-S
+    barrier                 [tiles, ns], ascending: the end of a step on so many tiles or more
+    tile_cores, tile_rows   cores of a tile; tiles of a column, which are filled one column after another
+    zeros_free              synapses with a weight of 0 cost nothing
+    energy_within, time_within  the truth lies within 1/x and x times what is said, as far as `within_source` goes
+    """
+
+    synapse: Price
+    dense_synapse: Price
+    update: Price
+    spike: Price
+    send: Price
+    receive: Price
+    across: Price
+    along: Price
+    barrier: tuple[tuple[int, float], ...]
+    barrier_source: str
+    tile_cores: Figure
+    tile_rows: Figure
+    energy_within: float
+    time_within: float
+    within_source: str
+    zeros_free: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.barrier or min(self.energy_within, self.time_within) < 1:
+            raise ValueError("no barrier, or the truth within a factor below 1")
+
+
+@dataclass(frozen=True)
 class Chip:
-    """Register widths of one chip, and what its cores hold.
+    """Register widths of one chip, what its cores hold, and, where it is known, what its events take.
 
     Weights of `weight_bits` = N: any integer of magnitude up to 2^(N-1) - 1, or even ones up to 2^N - 2 (the
     chip then stores half of them and a shift). `programmable_neurons`: constants of a neuron may be tables over time.
@@ -67,6 +118,7 @@ class Chip:
     message_bits: int
     programmable_neurons: bool
     capacity: Capacity
+    prices: Prices | None = None
 
     @property
     def weight_odd_max(self) -> int:
@@ -138,7 +190,7 @@ def _read(path: Path) -> Chip:
         values = files.read(path, "TOML")
     except FileNotFoundError:
         raise InputError(f"no chip profile '{path}'; copy one of deploy/chips and change its numbers") from None
-    expected = {name for kind in (Chip, Capacity, Figure) for name in kind.__dataclass_fields__}
+    expected = {name for kind in (Chip, Capacity, Figure, Price, Prices) for name in kind.__dataclass_fields__}
     unknown = sorted(_keys(values) - expected)
     if unknown:
         raise InputError(f"'{path}': unknown key '{one_line(unknown[0])}'; copy one of deploy/chips")

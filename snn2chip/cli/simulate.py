@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -26,6 +26,10 @@ from snn2chip.errors import InputError
 from snn2chip.files import write_json
 from snn2chip.parallel import is_leader, leader_first, local, together
 
+if TYPE_CHECKING:
+    from snn2chip.fit.cost import Meter
+    from snn2chip.ir import Chain
+
 EngineOption = Annotated[
     EngineKind, typer.Option(help="dense: products; events: only spikes, on the CPU; auto: the faster. Equal results.")
 ]
@@ -46,6 +50,19 @@ class _Simulate(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+def _meter(chain: Chain, name: str | None) -> Meter:
+    """Of the chain on the chip of that name, or on the one it was made for."""
+    from snn2chip import chip as chips
+    from snn2chip.fit.cost import Meter
+    from snn2chip.fit.demand import of_chain
+    from snn2chip.fit.table import fit
+
+    made_for = chain.made.get("chip")
+    if name is None and not isinstance(made_for, str):
+        raise InputError("--cost: the file does not say for which chip it was made; give --chip")
+    return Meter(fit(of_chain(chain), chips.load(name or str(made_for))))
+
+
 @app.command(cls=_Simulate)
 @guarded
 @together
@@ -62,6 +79,10 @@ def simulate(
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
     engine: EngineOption = "auto",
+    cost: Annotated[bool, typer.Option("--cost", help="Count operations, and what they take on the chip.")] = False,
+    chip: Annotated[
+        str | None, typer.Option(help="Of --cost: loihi1, loihi2 or FILE.toml; else the one the file was made for.")
+    ] = None,
 ) -> None:
     """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed.
 
@@ -71,6 +92,7 @@ def simulate(
     """
     from snn2chip.data import test_set
     from snn2chip.formats import netx
+    from snn2chip.report import cost as costs
     from snn2chip.report import tables
     from snn2chip.simulate import run as runs
     from snn2chip.simulate import trace
@@ -78,6 +100,9 @@ def simulate(
     chain = netx.load(net)
     if dataset is not None and input_file is not None:
         raise InputError("--dataset and --input exclude each other; give one")
+    if chip is not None and not cost:
+        raise InputError("--chip says where --cost is counted; give --cost too")
+    meter = _meter(chain, chip) if cost else None
     where = local(device_of(device))
     port, images = None, None
     if input_file is not None:
@@ -95,6 +120,7 @@ def simulate(
             keep=output is not None,
             progress=show,
             engine_kind=engine,
+            meter=meter,
         )
     if output is not None and is_leader():
         trace.save(output, result.trace)
@@ -106,5 +132,9 @@ def simulate(
     console.print(tables.simulation_table(chain, result))
     for note in tables.activity_notes(chain, result):
         console.print(f"note: {note}")
+    if meter is not None and result.cost is not None:
+        console.print(costs.table(result.cost.as_json()))
+        for line in (*costs.lines(result.cost.as_json()), *(f"note: {problem}" for problem in meter.found.problems)):
+            console.print(line)
     if output is not None:
         console.print(f"wrote {output}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ class Demand:
     graded_bits  of the integers that come in, 0 for spikes
     steps        the neurons' constants change with time
     feeds        what reads the neurons: axons of a map are a position's, else a neuron's
+    nonzero      share of its weights that are not 0, where they are known; no core is counted by it
     """
 
     name: str
@@ -47,6 +48,7 @@ class Demand:
     graded_bits: int = 0
     steps: bool = False
     feeds: Literal["conv", "dense"] = "dense"
+    nonzero: float = field(default=1.0, compare=False)
 
     @property
     def neurons(self) -> int:
@@ -78,9 +80,15 @@ def stored_bits(weight: IntArray, dense: bool) -> int:
     return 8 if dense and bits == 7 else bits
 
 
+def _share(*weights: IntArray) -> float:
+    """Of weights that are not 0."""
+    return sum(map(np.count_nonzero, weights)) / sum(weight.size for weight in weights)
+
+
 def of_chain(chain: Chain) -> tuple[Demand, ...]:
     """The layers of one of our networks."""
-    return of_outlines([outline_of(layer) for layer in chain.layers], chain.input_shape, chain.message_bits)
+    found = of_outlines([outline_of(layer) for layer in chain.layers], chain.input_shape, chain.message_bits)
+    return tuple(replace(each, nonzero=_share(layer.weight)) for each, layer in zip(found, chain.layers, strict=True))
 
 
 def of_outlines(layers: Sequence[Outline], shape: Shape, message_bits: int) -> tuple[Demand, ...]:
@@ -171,7 +179,13 @@ def _layer(entry: Entry, inputs: Shape, where: str) -> Demand:
     if weight.size != neurons * sources or (len(together) > 1 and together[1].size != neurons**2):
         raise InputError(f"{where}: {weight.size:,} weights are not {neurons:,} neurons of {sources:,} inputs each")
     bits = max(stored_bits(values, True) for values in together)
-    return Demand("dense", "dense", inputs or (sources,), shape, bits, recurrent=entry.kind == "dense_rec", steps=steps)
+    recurrent = entry.kind == "dense_rec"
+    return Demand(
+        *("dense", "dense", inputs or (sources,), shape, bits),
+        recurrent=recurrent,
+        steps=steps,
+        nonzero=_share(*together),
+    )
 
 
 def _conv(entry: Entry, inputs: Shape, shape: Shape, weight: IntArray, where: str, steps: bool) -> Demand:
@@ -197,4 +211,5 @@ def _conv(entry: Entry, inputs: Shape, shape: Shape, weight: IntArray, where: st
     elif inputs:
         raise InputError(f"{where}: a convolution after an input of shape {inputs}; it needs (C, H, W)")
     geometry = kernel, stride, padding, dilation, groups
-    return Demand("conv", "conv", given, shape, stored_bits(weight, False), *geometry, steps=steps)
+    bits, nonzero = stored_bits(weight, False), _share(weight)
+    return Demand("conv", "conv", given, shape, bits, *geometry, steps=steps, nonzero=nonzero)

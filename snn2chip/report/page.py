@@ -24,6 +24,7 @@ from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import model_file
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
+from snn2chip.report import cost as costs
 from snn2chip.report import fit as cores
 from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
 from snn2chip.simulate import activity
@@ -174,6 +175,11 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
         parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
     else:
         parts.append(f"<p>No table: the chip's profile is not in the folder {places.CHIPS_VARIABLE}.</p>")
+    if simulated and "cost" in simulated:
+        with _damaged(folder / "simulate.json"):
+            parts.append(f"<h2>What it costs on {in_html(simulated['cost']['chip'])}</h2>")
+            parts += [f"<p>{in_html(line)}</p>" for line in costs.lines(simulated["cost"])]
+            parts.append(_html_table(costs.COLUMNS, costs.rows(simulated["cost"])))
     parts.append("<h2>Spikes</h2>")
     if images is None:
         parts.append(f"<p>No pictures: {in_html(why)}</p>")

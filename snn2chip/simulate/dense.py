@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from snn2chip.chip.products import check_steps, exact_products, runners_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray, require_integers
-from snn2chip.ir.trace import Trace
+from snn2chip.ir.trace import PORT, Classes, Trace, tally
 
 
 class Engine:
@@ -22,8 +23,12 @@ class Engine:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
 
-    def run(self, port: IntArray, *, batch_size: int = 64, keep: bool = True) -> Trace:
-        """Run port integers (samples, T, ...), so many samples at a time; `keep=False` leaves spikes and voltages out.
+    def run(
+        self, port: IntArray, *, batch_size: int = 64, keep: bool = True, classes: Mapping[str, Classes] | None = None
+    ) -> Trace:
+        """Run port integers (samples, T, ...), so many samples at a time; `keep=False` leaves spikes and voltages out,
+        `classes` of each layer and the port, by name,
+        count spikes.
 
         Raises:
             InputError: another shape than the network's, no integers, or more steps than a time-varying neuron has
@@ -31,7 +36,7 @@ class Engine:
         """
         self.check(port)
         starts = range(0, len(port), batch_size)
-        return Trace.joined([self.batch(port[start : start + batch_size], keep) for start in starts])
+        return Trace.joined([self.batch(port[start : start + batch_size], keep, classes) for start in starts])
 
     def check(self, port: IntArray) -> None:
         """Refuse what `run` refuses."""
@@ -45,7 +50,7 @@ class Engine:
             if layer.steps is not None:
                 check_steps(layer.name, layer.steps, port.shape[1])
 
-    def batch(self, port: IntArray, keep: bool) -> Trace:
+    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
         """Run some samples that were checked."""
         raise NotImplementedError
 
@@ -61,15 +66,19 @@ class DenseEngine(Engine):
         self.runners = runners_of(chain, self.device)
 
     @torch.no_grad()
-    def batch(self, port: IntArray, keep: bool) -> Trace:
+    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
         """As `Engine.batch`."""
         found = Trace({}, {}, np.zeros(0, dtype=np.int64))
         x = torch.from_numpy(np.require(port, np.int64, ["C", "W"])).to(self.device)
+        if classes is not None:
+            found.tallies[PORT] = tally(x, classes[PORT])
         with exact_products():
             for runner in self.runners:
                 name = runner.layer.name
                 x, volts, found.largest[name] = runner.run(x)
                 found.counts[name] = int(x.sum())
+                if classes is not None:
+                    found.tallies[name] = tally(x, classes[name])
                 if keep:
                     found.spikes[name] = x.cpu().numpy().astype(np.uint8)
                     found.voltage[name] = volts.cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,18 @@ import torch
 from snn2chip import parallel
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
+from snn2chip.fit.cost import Cost, Meter
 from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.encode import encoder_of
-from snn2chip.ir.trace import Trace
-from snn2chip.simulate.engines import EngineKind, make_engine
+from snn2chip.ir.trace import PORT, Trace
+from snn2chip.simulate.engines import Engine, EngineKind, make_engine
 from snn2chip.simulate.trace import check_input
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time
-    (encoding included, reading the data not); `note` says why the engine is not the one asked for."""
+    """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time (encoding
+    included, reading the data not); `note` says why the engine is not the one asked for; `cost` if it was counted."""
 
     trace: Trace
     samples: int
@@ -33,6 +34,7 @@ class Simulation:
     engine: str
     dataset: str | None
     note: str | None = None
+    cost: Cost | None = None
 
     def as_json(self, chain: Chain) -> dict[str, Any]:
         """Plain values, as `snn2chip simulate --json` writes them."""
@@ -51,6 +53,8 @@ class Simulation:
             figures["binning"] = chain.made["events"]  # what a step lasts: `dt_us`
         if self.accuracy is not None:
             figures["accuracy"] = self.accuracy
+        if self.cost is not None:
+            figures["cost"] = self.cost.as_json()
         return figures
 
 
@@ -64,8 +68,10 @@ def simulate(
     keep: bool = False,
     progress: Callable[[int, int], None] | None = None,
     engine_kind: EngineKind = "auto",
+    meter: Meter | None = None,
 ) -> Simulation:
-    """Simulate port integers (samples, T, ...) or a data set's images; `keep` keeps spikes and voltages.
+    """Simulate port integers (samples, T, ...) or a data set's images; `keep` keeps spikes and voltages, `meter` counts
+    what they cost.
 
     Under torchrun each process runs its share of the samples, and each gets the scores and counts of all; spikes and
     voltages that are kept reach the leader alone.
@@ -95,10 +101,12 @@ def simulate(
         else:
             assert port is not None  # exactly one of the two is given
             batch = port[start:stop]
-        parts.append(engine.run(batch, batch_size=batch_size, keep=keep))
+        parts.append(counted(engine, batch, meter, batch_size=batch_size, keep=keep))
         if progress is not None:
             progress(stop - mine.start, mine.stop - mine.start)
     parts = _of_all(parts, keep)
+    if meter is not None and parallel.size() > 1:
+        meter.counts = [counts for process in parallel.all_of(meter.counts) for counts in process]
     seconds = time.monotonic() - started
     trace = Trace.joined(parts)
     accuracy = None
@@ -113,7 +121,19 @@ def simulate(
         engine.name,
         images.name if images is not None else None,
         engine.note,
+        None if meter is None else meter.cost(),
     )
+
+
+def counted(engine: Engine, port: IntArray, meter: Meter | None, *, batch_size: int, keep: bool) -> Trace:
+    """What `engine` makes of these samples; a meter of the same chain counts what that costs."""
+    if meter is None:
+        return engine.run(port, batch_size=batch_size, keep=keep)
+    names = (PORT, *(layer.name for layer in engine.chain.layers))
+    classes = {name: each.classes for name, each in zip(names, meter.stations, strict=True)}
+    trace = engine.run(port, batch_size=batch_size, keep=keep, classes=classes)
+    meter.add([trace.tallies[name] for name in classes])
+    return replace(trace, tallies={})
 
 
 def _of_all(parts: list[Trace], keep: bool) -> list[Trace]:

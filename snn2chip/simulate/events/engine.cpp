@@ -70,6 +70,20 @@ struct Layer {
     const Read *reads;
 };
 
+// Some of the bits of two words of a pixel: spikes of channels of one class.
+struct Piece {
+    uint64_t mask;
+    int32_t pair, channels;
+};
+
+// Where the spikes of one layer are counted by classes, (samples, T, channels, rows, columns), zeros before.
+struct Tally {
+    int32_t *counts;
+    const Piece *pieces;
+    const int32_t *row_class, *column_class;
+    int32_t size, channels, rows, columns;
+};
+
 // Where a run reads and writes: port integers (samples, T, ...), and one pointer a layer, null for what is not kept.
 struct Run {
     const int64_t *port;
@@ -79,6 +93,7 @@ struct Run {
     int32_t **voltage;
     int64_t *scores, *counts, *largest;
     int64_t *nanoseconds;  // null, or two a layer: making lists of its input, and the rest; of one thread
+    const Tally *tallies;  // null, or one for the port (unused where it is graded) and one a layer
 };
 }
 
@@ -200,6 +215,7 @@ const Places PLACES;
 struct Kernels {
     void (*tile)(const Layer &, const Job &, int, int, int);
     void (*list_row)(const Layer &, const uint32_t *, const Lists &, int, int, int);
+    void (*count_step)(const uint32_t *, int, int, int, const Tally &, size_t, int);
 };
 
 enum Simd { PORTABLE, AVX2, AVX512 };
@@ -218,10 +234,10 @@ int best_simd() {
 
 Kernels kernels_of(int simd) {
 #ifdef X86
-    if (simd == AVX512) return {avx512::tile, avx512::list_row};
-    if (simd == AVX2) return {avx2::tile, avx2::list_row};
+    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count_step};
+    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count_step};
 #endif
-    return {portable::tile, portable::list_row};
+    return {portable::tile, portable::list_row, portable::count_step};
 }
 
 // Memory on cache lines.
@@ -415,6 +431,8 @@ struct Engine {
                         bits[(step * pixels + pixel) * words + channel / 32] |=
                             (uint32_t)(value & 1) << channel % 32;
                     }
+            for (int step = 0; run.tallies && step < steps; ++step)
+                kernels.count_step(bits, L.in_h, L.in_w, words, run.tallies[0], sample * run.steps + start + step, step);
             return;
         }
         int32_t *source = context.source.get<int32_t>(1);
@@ -498,6 +516,13 @@ struct Engine {
                     kernels.tile(L, job, tile / parts, y, std::min(y + high, L.out_h));
                 }
                 barrier.wait();
+                if (run.tallies) {
+                    const size_t first = (size_t)number * run.steps + start;
+                    for (int step = rank; step < steps; step += team)
+                        kernels.count_step(job.bits, L.out_h, L.out_w, L.blocks * L.lanes / 32, run.tallies[i + 1],
+                                           first + step, step);
+                    barrier.wait();
+                }
                 if (timed) {
                     const int64_t done = now();
                     run.nanoseconds[2 * i + 1] += done - before;

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Mapping
 from ctypes import POINTER, c_int32, c_uint8
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
-from snn2chip.ir.trace import Trace
+from snn2chip.ir.trace import PORT, Classes, Trace, tally
 from snn2chip.simulate.dense import Engine
 from snn2chip.simulate.events import library
-from snn2chip.simulate.events.plan import plan
+from snn2chip.simulate.events.plan import Arrays, pieces, plan
 
 CHUNK_BYTES = 16 << 20  # lists of spikes of one layer, if all spiked: time steps that fit are run together
 MOST_STEPS = 16
@@ -67,9 +69,10 @@ class EventEngine(Engine):
         if not self._engine:
             raise MemoryError("the events engine: out of memory")
         weakref.finalize(self, self._library.snn2chip_events_free, self._engine)
+        self._classes: dict[str, tuple[Classes, tuple[Arrays, ...]]] = {}  # the last ones, as the library reads them
         self._lock = Lock()
 
-    def batch(self, port: IntArray, keep: bool) -> Trace:
+    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
         """As `Engine.batch`.
 
         Raises:
@@ -80,9 +83,16 @@ class EventEngine(Engine):
         spikes = {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()}
         voltage = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
         scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
-        found = self._batch(port, list(spikes.values()), list(voltage.values()), scores)
+        tallies: dict[str, NDArray[np.int32]] = {}
+        if classes is not None:
+            tallies = {
+                name: np.zeros((*port.shape[:2], *classes[name].counts), dtype=np.int32) for name in (PORT, *names)
+            }
+        found = self._batch(
+            port, list(spikes.values()), list(voltage.values()), scores, tallies=tallies, classes=classes or {}
+        )
         counts, largest = (dict(zip(names, numbers.tolist(), strict=True)) for numbers in found)
-        return Trace(spikes, voltage, scores, counts, largest)
+        return Trace(spikes, voltage, scores, counts, largest, tallies)
 
     def stages(self, port: IntArray) -> dict[str, tuple[float, float]]:
         """Seconds that one thread spent, by layer: listing the spikes it reads, and sums and neurons together."""
@@ -100,6 +110,8 @@ class EventEngine(Engine):
         voltage: list[NDArray[np.int32]],
         scores: IntArray,
         nanoseconds: IntArray | None = None,
+        tallies: Mapping[str, NDArray[np.int32]] = MappingProxyType({}),
+        classes: Mapping[str, Classes] = MappingProxyType({}),
     ) -> tuple[IntArray, IntArray]:
         """Run some samples into these arrays; gives spikes and largest |input| by layer."""
         again = port.shape[1] > 1 and port.strides[1] == 0  # one image at all steps, in memory once
@@ -122,6 +134,20 @@ class EventEngine(Engine):
         if spikes:
             run.spikes = (POINTER(c_uint8) * len(spikes))(*map(_pointer, spikes))
             run.voltage = (POINTER(c_int32) * len(voltage))(*map(_pointer, voltage))
+        kept = []  # what the library reads while it runs
+        if tallies:
+            if self._plans[0].graded:
+                shown = tally(torch.from_numpy(values != 0), classes[PORT])
+                tallies[PORT][:] = shown if again else shown.reshape(tallies[PORT].shape)
+            slots = [np.arange(len(classes[PORT].channels)), *(layer.slot_of for layer in self._plans)]
+            for where, (name, to) in zip(slots, tallies.items(), strict=True):
+                if self._classes.get(name, (None,))[0] is not classes[name]:
+                    sides = (each.astype(np.int32) for each in classes[name][1:])
+                    self._classes[name] = classes[name], (pieces(where, classes[name].channels), *sides)
+                parts = self._classes[name][1]
+                places = (each.ctypes.data for each in (to, *parts))
+                kept.append((library.Tally(*places, len(parts[0]), *to.shape[2:]), parts))
+            run.tallies = (library.Tally * len(kept))(*(made for made, _ in kept))
         with self._lock:
             failed = self._library.snn2chip_events_run(self._engine, ctypes.byref(run))
         if failed == OUT_OF_RANGE:

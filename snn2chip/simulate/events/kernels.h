@@ -155,4 +155,20 @@ void list_row(const Layer &L, const uint32_t *bits, const Lists &lists, int step
     starts[L.in_w] = count;
 }
 
+// The spikes in one of the steps in `bits`, counted by classes; `at` is its number among all of the run.
+void count_step(const uint32_t *bits, int high, int wide, int words, const Tally &T, size_t at, int step) {
+    const int plane = T.rows * T.columns;
+    const int32_t *const column = T.column_class;
+    for (int i = 0; i < T.size; ++i) {
+        const Piece piece = T.pieces[i];
+        const uint32_t *pair = bits + (size_t)step * high * wide * words + 2 * piece.pair;
+        int32_t *const counts = T.counts + (at * T.channels + piece.channels) * plane;
+        for (int y = 0; y < high; ++y) {
+            int32_t *const to = counts + T.row_class[y] * T.columns;
+            for (int x = 0; x < wide; ++x, pair += words) // of an odd number of words, the mask leaves out what follows
+                to[column[x]] += __builtin_popcountll(((uint64_t)pair[1] << 32 | pair[0]) & piece.mask);
+        }
+    }
+}
+
 }  // namespace ISA

@@ -41,6 +41,15 @@ class Layer(ctypes.Structure):
     )
 
 
+class Tally(ctypes.Structure):
+    """`struct Tally` of engine.cpp."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("counts", "pieces", "row_class", "column_class")),
+        *((name, c_int32) for name in ("size", "channels", "rows", "columns")),
+    )
+
+
 class Run(ctypes.Structure):
     """`struct Run` of engine.cpp."""
 
@@ -58,6 +67,7 @@ class Run(ctypes.Structure):
         ("counts", c_void_p),
         ("largest", c_void_p),
         ("nanoseconds", c_void_p),
+        ("tallies", POINTER(Tally)),
     )
 
 

@@ -1,0 +1,92 @@
+"""What counting costs: simulating with `--cost` against without, in pairs; the aim is under 5 %.
+
+    python bench/cost_overhead.py [--rounds 7] [--threads N] [--json FILE]
+
+Networks as in docs/speed.md, of random weights at the wanted share of spikes, on the events engine and, where the
+CPU's dense engine is to be looked at, with --engine dense. Each round runs both, the first by turns; the figure is the
+median over rounds of the ratio of one round. An engine is made once and every network runs once before it is timed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import speed_networks
+import torch
+
+from snn2chip import chip
+from snn2chip.fit.cost import Meter
+from snn2chip.fit.demand import of_chain
+from snn2chip.fit.table import fit
+from snn2chip.ir import Chain, IntArray
+from snn2chip.simulate.engines import make_engine
+from snn2chip.simulate.run import counted
+
+AIM = 1.05
+
+
+def cases(quick: bool) -> list[tuple[str, Chain, float, int]]:
+    """Name, chain, share of spikes and samples."""
+    few = 8 if quick else 50
+    made = [
+        ("VGG-9, 10 %", speed_networks.with_density(speed_networks.vgg(4), 0.1), 0.1, few),
+        ("VGG-9, 5 %", speed_networks.with_density(speed_networks.vgg(4), 0.05), 0.05, few),
+        ("VGG-9 at a quarter, 10 %", speed_networks.with_density(speed_networks.vgg(4, 0.25), 0.1), 0.1, few),
+        ("dense, 10 %", speed_networks.with_density(speed_networks.dense(10), 0.1), 0.1, 20 * few),
+    ]
+    return made if quick else [*made, ("ResNet-19", speed_networks.resnet19().chain, 0.1, 8)]
+
+
+def measured(chain: Chain, port: IntArray, kind: Any, rounds: int) -> dict[str, Any]:
+    """Seconds of each round with and without, and the median of their ratios."""
+    meter = Meter(fit(of_chain(chain), chip.load("loihi2")))
+    engine = make_engine(chain, kind=kind)
+
+    def run(given: Meter | None) -> float:
+        started = time.perf_counter()
+        counted(engine, port, given, batch_size=len(port), keep=False)
+        return time.perf_counter() - started
+
+    run(None), run(meter)
+    pairs = []
+    for number in range(rounds):
+        meter.counts.clear()
+        order = (None, meter) if number % 2 else (meter, None)
+        took = {given is meter: run(given) for given in order}
+        pairs.append((took[False], took[True]))
+    ratios = [with_ / without for without, with_ in pairs]
+    return {"seconds": statistics.median(a for a, _ in pairs), "ratio": statistics.median(ratios), "ratios": ratios}
+
+
+def main() -> None:
+    """Measure all and print the table."""
+    parser = harness.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--engine", choices=("events", "dense"), default="events")
+    parser.add_argument("--quick", action="store_true", help="that it runs: few samples, no ResNet-19")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    machine = harness.machine(options.threads)
+    rows, kept = [], []
+    for name, chain, density, samples in cases(options.quick):
+        port = speed_networks.port_of(chain, samples, density)
+        found = measured(chain, port, options.engine, options.rounds)
+        low, high = harness.quartiles(found["ratios"])
+        met = "yes" if found["ratio"] < AIM else "no"
+        cells = (f"{100 * (ratio - 1):.1f} %" for ratio in (found["ratio"], low, high))
+        rows.append([name, f"{samples / found['seconds']:,.1f}", *cells, met])
+        kept.append({"network": name, "engine": options.engine, **found})
+        print(name, rows[-1][1:], flush=True)
+    head = ["network", "samples a second", "counting adds", "lower quartile", "upper", "under 5 %"]
+    print("\n".join(harness.table(head, rows)))
+    harness.keep(options.json, {"machine": machine, "rows": kept})
+
+
+if __name__ == "__main__":
+    main()
