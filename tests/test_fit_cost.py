@@ -102,11 +102,12 @@ def one_by_one(chain: ir.Chain, found: Fit, port: ir.IntArray) -> dict[str, Any]
             reach.setdefault(source, Counter())[int(to[neuron])] += 1
             dense += 1
         price = prices.dense_synapse if layer.kind == "dense" else prices.synapse
+        share = np.count_nonzero(layer.weight) / layer.weight.size if prices.zeros_free else 1.0
         for i, t, source in np.argwhere(came[number]):
             for core, many in reach.get(int(source), {}).items():
                 operations[number + 1, i, t] += many
                 routed[number, i, t] += 1
-                receiving[i, t, core] += prices.receive.time + many * price.time
+                receiving[i, t, core] += prices.receive.time + many * share * price.time
                 mine = own[number]
                 if mine is not None:
                     sending[i, t, mine[source]] += prices.send.time
@@ -206,14 +207,14 @@ def test_no_cost_without_prices_or_samples() -> None:
         Meter(fit(of_chain(chain), LOIHI2)).cost()
 
 
-def test_the_command_counts(quickstart: Quickstart, command: Command, tmp_path: Path) -> None:
+def test_the_command_counts(quickstart: Quickstart, cli: Command, tmp_path: Path) -> None:
     """`simulate --cost`: the table, JSON with the same figures, the report; the chip by name, and wrong uses."""
     net, written = quickstart.folder / "model.net", tmp_path / "simulate.json"
-    said = command("simulate", net, "--limit", 20, "--cost", "--json", written).ok()
+    said = cli("simulate", net, "--limit", 20, "--cost", "--json", written).ok()
     assert "cost of a sample on loihi2, counted of 20" in said
     kept = json.loads(written.read_text())
     plain = tmp_path / "plain.json"
-    command("simulate", net, "--limit", 20, "--json", plain).ok()
+    cli("simulate", net, "--limit", 20, "--json", plain).ok()
     without = json.loads(plain.read_text())
     assert {**kept, "seconds": 0, "samples_per_second": 0, "cost": 0} == {
         **without, "seconds": 0, "samples_per_second": 0, "cost": 0
@@ -223,10 +224,10 @@ def test_the_command_counts(quickstart: Quickstart, command: Command, tmp_path: 
     assert spikes == pytest.approx(list(kept["spikes"].values()))
     assert cost["energy"]["low"] < cost["energy"]["value"] < cost["energy"]["high"]
     assert all(line in said.replace("\n", " ") for line in (f"{cost['dense']:,}", f"{cost['updates']:,}"))
-    other = command("simulate", net, "--limit", 5, "--cost", "--chip", "loihi1").ok()
+    other = cli("simulate", net, "--limit", 5, "--cost", "--chip", "loihi1").ok()
     assert "cost of a sample on loihi1" in other and "takes only spikes" in other.replace("\n", " ")
-    command("simulate", net, "--limit", 5, "--chip", "loihi1").refused("--chip", "--cost")
-    command("simulate", net, "--limit", 5, "--cost", "--chip", "loihi9").refused("unknown chip 'loihi9'")
+    cli("simulate", net, "--limit", 5, "--chip", "loihi1").refused("--chip", "--cost")
+    cli("simulate", net, "--limit", 5, "--cost", "--chip", "loihi9").refused("unknown chip 'loihi9'")
 
 
 def pilotnet_file() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ import torch
 from snn2chip import parallel
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.fit.cost import Cost, Meter
 from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.trace import PORT, Trace
 from snn2chip.simulate.engines import Engine, EngineKind, make_engine
 from snn2chip.simulate.trace import check_input
+
+if TYPE_CHECKING:  # placing knows of passes and formats, which simulating does not need
+    from snn2chip.fit.cost import Cost, Meter
 
 
 @dataclass(frozen=True, eq=False)
