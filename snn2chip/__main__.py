@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from snn2chip.boundary import INTERRUPTED, report, unraisable
+from snn2chip.boundary import report, unraisable
 
 
 def main() -> None:
@@ -17,15 +17,15 @@ def main() -> None:
     with suppress(AttributeError, OSError, ValueError):  # letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.unraisablehook = unraisable
+    code: str | int | None = 0
     try:
         from snn2chip import cli
 
         cli.main()
     except BaseException as error:
         code = error.code if isinstance(error, SystemExit) else report(error)
-        if code == INTERRUPTED:  # a signal that comes late must not change the exit code
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        sys.exit(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: a signal that comes late must not change the exit code
+    sys.exit(code)
 
 
 if __name__ == "__main__":
