@@ -516,18 +516,20 @@ class Slow:  # as libraries that are taken down after Python has given up its si
 
 slow = Slow()
 
-def interrupted():
+def done():
     subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -INT {os.getpid()}"])
-    raise KeyboardInterrupt
+    raise HOW
 
-cli.main = interrupted
+cli.main = done
 __main__.main()
 """
 
 
-def test_a_ctrl_c_while_the_program_leaves_changes_nothing() -> None:
-    """A second one, after the first was reported: the exit code stays, and nothing more is said."""
-    done = subprocess.run(
-        [sys.executable, "-c", LATE], env=child_environment(), capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+@pytest.mark.parametrize(
+    ("how", "code", "said"), [("KeyboardInterrupt", 130, "interrupted\n"), ("SystemExit(0)", 0, "")]
+)
+def test_a_ctrl_c_while_the_program_leaves_changes_nothing(how: str, code: int, said: str) -> None:
+    """A second one, after the first was reported, or one when all is done: the exit code stays, nothing is said."""
+    command = [sys.executable, "-c", LATE.replace("HOW", how)]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
