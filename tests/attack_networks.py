@@ -25,7 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from snn2chip.nn import LIF
 from snn2chip.nn.model_file import Model
 from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
 from snn2chip.recipe import Recipe, parse
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
@@ -161,17 +162,6 @@ def recipe() -> Recipe:
     return parse({"name": "attack", "data": {"name": "digits"}, "model": model, "train": {"epochs": 1}})
 
 
-@dataclass
-class Images:
-    """What `pipeline.export` asks of a calibration set."""
-
-    images: Tensor
-    name: str = "attack"
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
 def to_chip(seed: int, drawn: Drawn, folder: Path, with_lava: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Every stage of eval mode; returns figures."""
     network = drawn.network.eval()
@@ -179,7 +169,7 @@ def to_chip(seed: int, drawn: Drawn, folder: Path, with_lava: bool, say: Callabl
     profile = chip.load(drawn.chip).with_weight_bits(drawn.bits)
     classes = tuple(f"class {i}" for i in range(drawn.classes))
     model = Model(network, recipe(), network.encoder.max_value, classes, {})
-    calibration: Any = Images(drawn.images) if drawn.calibrate else None
+    calibration = encoder_of(capture(network), 0)(drawn.images) if drawn.calibrate else None
     options: dict[str, Any] = {"strategy": drawn.strategy, "relays": drawn.relays, "calibration": calibration}
     made = pipeline.export(model, profile, **options)
     raw = encoder_of(made.captured, seed)(drawn.images)

@@ -49,11 +49,11 @@ def export(
     model: Model,
     chip: Chip,
     *,
-    calibration: ImageSet | None = None,
+    calibration: ImageSet | ir.IntArray | None = None,
     strategy: Strategy = "auto",
     relays: Relays = "auto",
 ) -> Export:
-    """Take a trained model to a chain for `chip`; `calibration` images choose the scales.
+    """Take a trained model to a chain for `chip`; `calibration` images, or raw input (N, T, ...), choose the scales.
 
     `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s.
 
