@@ -63,8 +63,9 @@ def test_frames_of_events() -> None:
 class Repeats(nn.Module):
     """As the package's tutorials have it: stateless layers once, the rest over T repeats, the mean of its spikes."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = 4) -> None:
         super().__init__()
+        self.steps = steps
         torch.manual_seed(1)
         self.static = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8))
         self.rest = nn.Sequential(
@@ -76,13 +77,14 @@ class Repeats(nn.Module):
         functional.set_step_mode(self.rest[4], "m")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.rest(self.static(x).unsqueeze(0).repeat(4, 1, 1, 1, 1)).mean(0)  # type: ignore[no-any-return]
+        return self.rest(self.static(x).unsqueeze(0).repeat(self.steps, 1, 1, 1, 1)).mean(0)  # type: ignore[no-any-return]
 
 
 def test_a_module_that_repeats_its_input() -> None:
     """It takes an image; another T than its own is refused."""
     found = held(lively(Repeats()), pixels(SHAPE, 255, [0.5], [0.25]), 4)
     assert found.takes == "image" and found.captured.readout.kind == "spike_count"
+    assert held(lively(Repeats(1)), pixels(SHAPE, 255, [0.5], [0.25]), 1).takes == "image"
     with pytest.raises(UnsupportedError, match=r"'repeat' of 'static\.1'.* or runs for another T"):
         adapt(Repeats(), pixels(SHAPE, 255, [0.5], [0.25]), 6)
 

@@ -314,6 +314,7 @@ def test_one_current_can_drive_several_neurons() -> None:
         (Does(lambda m, x: [m.a(step) for step in x], a=conv()), r"'net\.1\.a': takes steps .*, but is given one step"),
         (Does(lambda m, x: m.a(x[0, 0]), a=conv()), r"layer 'net\.1': 'getitem' in its forward function"),
         (Does(lambda m, x: m.a(x.transpose(0, 1)), a=conv()), r"layer 'net\.1': 'transpose' in its forward function"),
+        (Does(lambda m, x: m.a(x) + torch.zeros(2, *x.shape), a=conv()), r"layer 'net\.1': 'add' in its forward"),
         (Does(lambda m, x: m.a(x.flatten(1)), a=conv()), r"'flatten' of 'net\.0', .* moves values between samples"),
         (Does(lambda m, x: m.a(x) * x, a=conv()), r"layer 'net\.1': 'mul' in its forward function"),
         (Does(lambda m, x: torch.cat([m.a(x), x], 2), a=conv()), r"layer 'net\.1': 'cat' in its forward function"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from snn2chip import ir
 
-Layout = Literal["image", "steps", "merged", "step", "total", "state"]
+Layout = Literal["image", "lifted", "steps", "merged", "step", "total", "state"]
 """How a tensor holds time, see `snn2chip.passes.record`."""
 
 Make = Callable[[str, tuple[str, ...], ir.Shape], "list[ir.Node]"]

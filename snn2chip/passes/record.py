@@ -8,6 +8,7 @@ flatten, stack), additions, and averages; all else is refused by name, and so is
 How a tensor holds time is its `Layout`; everything that is written down is of one time step:
 
     image    (N, ...)       no time yet: the same at every step
+    lifted   (1, N, ...)    the same, about to be repeated
     steps    (T, N, ...)
     merged   (T N, ...)     the same values in the same order, as layers of torch take them
     step     (N, ...)       one step of a loop over time
@@ -191,8 +192,8 @@ class Recorder:
 
     def lead(self, layout: Layout) -> tuple[int, ...]:
         """The sides of a tensor before those of one sample and step."""
-        if layout == "steps":
-            return (self.timesteps, self.batch)
+        if layout in ("steps", "lifted"):
+            return (self.timesteps if layout == "steps" else 1, self.batch)
         return (self.timesteps * self.batch if layout == "merged" else self.batch,)
 
     def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
@@ -324,7 +325,7 @@ class Recorder:
         left, right = (args[0], args[1]) if len(args) == 2 and not kwargs else (None, None)
         numbers = [x for x in (left, right) if not isinstance(x, Seen)]
         seen = [x for x in (left, right) if isinstance(x, Seen)]
-        if len(seen) == 1 and _zero(numbers[0]):  # where a loop starts to add up
+        if len(seen) == 1 and _zero(numbers[0], seen[0].shape):  # where a loop starts to add up
             return self.tensor(self.read(seen[0]))
         if len(seen) != 2:
             what = self._parameters.get(id(numbers[0]) if numbers else 0, name.strip("_"))
@@ -382,10 +383,8 @@ class Recorder:
         layouts: tuple[Layout, ...] = (value.layout,)
         if value.layout in ("steps", "merged"):
             layouts = ("steps", "merged")
-        elif value.layout == "image":  # unsqueeze and repeat, or repeat alone, make the steps of an image
-            layouts = ("image", "steps", "merged")
-            if sides == (1, self.batch, *shape):
-                return value
+        elif value.layout in ("image", "lifted"):  # unsqueeze and repeat, or repeat alone, make the steps of an image
+            layouts = ("image", "steps", "lifted", "merged")
         for layout in layouts:
             if sides == (*self.lead(layout), *shape):
                 return replace(value, layout=layout)
@@ -447,6 +446,7 @@ class Recorder:
 
 _SIDES: dict[Layout, str] = {
     "image": "one image (N, ...)",
+    "lifted": "one image (1, N, ...)",
     "steps": "steps (T, N, ...)",
     "merged": "steps and samples in one axis (T N, ...)",
     "step": "one step (N, ...)",
@@ -464,8 +464,10 @@ def _training(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("training", args[2] if len(args) > 2 else True))
 
 
-def _zero(value: Any) -> bool:
-    """Whether nothing is added: the number 0, or zeros."""
+def _zero(value: Any, shape: torch.Size) -> bool:
+    """Whether nothing is added to a tensor of `shape`: the number 0, or zeros that do not make it larger."""
     if isinstance(value, (int, float)):
         return value == 0
-    return isinstance(value, Tensor) and value.device.type != "meta" and not bool(value.any())
+    if not isinstance(value, Tensor) or value.device.type == "meta" or bool(value.any()):
+        return False
+    return torch.broadcast_shapes(value.shape, shape) == shape
