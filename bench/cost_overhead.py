@@ -32,13 +32,12 @@ AIM = 1.05
 def cases(quick: bool) -> list[tuple[str, Chain, float, int]]:
     """Name, chain, share of spikes and samples."""
     few = 8 if quick else 50
-    made = [
+    return [
         ("VGG-9, 10 %", speed_networks.with_density(speed_networks.vgg(4), 0.1), 0.1, few),
         ("VGG-9, 5 %", speed_networks.with_density(speed_networks.vgg(4), 0.05), 0.05, few),
         ("VGG-9 at a quarter, 10 %", speed_networks.with_density(speed_networks.vgg(4, 0.25), 0.1), 0.1, few),
         ("dense, 10 %", speed_networks.with_density(speed_networks.dense(10), 0.1), 0.1, 20 * few),
     ]
-    return made if quick else [*made, ("ResNet-19", speed_networks.resnet19().chain, 0.1, 8)]
 
 
 def measured(chain: Chain, port: IntArray, kind: Any, rounds: int) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--engine", choices=("events", "dense"), default="events")
-    parser.add_argument("--quick", action="store_true", help="that it runs: few samples, no ResNet-19")
+    parser.add_argument("--quick", action="store_true", help="that it runs: few samples")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

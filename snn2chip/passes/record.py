@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -470,4 +471,4 @@ def _zero(value: Any, shape: torch.Size) -> bool:
         return value == 0
     if not isinstance(value, Tensor) or value.device.type == "meta" or bool(value.any()):
         return False
-    return torch.broadcast_shapes(value.shape, shape) == shape
+    return tuple(np.broadcast_shapes(value.shape, shape)) == tuple(shape)
