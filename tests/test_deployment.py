@@ -110,6 +110,17 @@ def test_outputs_are_in_the_modules_units(total: bool) -> None:
     assert np.abs(found - wanted).mean() < 0.2 * np.abs(wanted).mean()
 
 
+def test_scores_of_steps_and_samples_in_one_axis_are_summed_over_steps() -> None:
+    """A module that returns (T N, K)."""
+
+    class Merged(Steps):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x.flatten(0, 1))
+            return self.fc(self.lif(y.view(*x.shape[:2], *y.shape[1:])).flatten(2).flatten(0, 1))  # type: ignore[no-any-return]
+
+    assert snn2chip.deploy(Merged(), PIXELS, timesteps=3).verify(samples=4).passed
+
+
 def test_a_changed_file_fails_the_ladder() -> None:
     """`verify` raises what differs first, it does not return it."""
     deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)

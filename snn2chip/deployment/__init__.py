@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.panel import Panel
@@ -19,13 +20,13 @@ from torch import nn
 from snn2chip import chip as chips
 from snn2chip import ir
 from snn2chip.chip.profile import UNIT, Chip
+from snn2chip.data import ImageSet
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.errors import CheckFailed, ChipLimitError, InputError
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
 from snn2chip.ir.encode import encoder_of
-from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import SpikingNetwork
 from snn2chip.nn.build import unwrapped
 from snn2chip.passes import pipeline
@@ -49,7 +50,6 @@ class Deployed:
     fit          its cores
     path         the .net file, if it was saved
     notes        what was assumed or done to the data, and layers that never fire
-    agreement    share of the calibration samples whose decision is the same in float64 and in integers
     """
 
     trained: Adapted | SpikingNetwork
@@ -57,7 +57,6 @@ class Deployed:
     fit: fits.Fit
     path: Path | None
     notes: tuple[str, ...]
-    agreement: float
     _scaling: Scaling
     _calibration: ir.IntArray = field(repr=False)
 
@@ -65,6 +64,12 @@ class Deployed:
     def chain(self) -> ir.Chain:
         """The chip's network."""
         return self.export.chain
+
+    @property
+    def agreement(self) -> float:
+        """Share of the calibration samples whose decision is the same in float64 and in integers."""
+        report = self.export.quantize_report
+        return (report.agree or 0) / report.calibration
 
     def save(self, path: str | Path) -> Path:
         """Write the network as netx HDF5.
@@ -110,8 +115,13 @@ class Deployed:
             InputError: data that is no input of this network.
         """
         raw, labels = self.pixels(data)
-        encode = encoder_of(self.chain)
-        found = simulate(self.chain, port=self.chain.port(encode(raw)), batch_size=batch_size, keep=keep)
+        options: dict[str, Any] = {"batch_size": batch_size, "keep": keep}
+        if raw.ndim == 4 and self.chain.pixel_max < 256:  # repeated over time batch by batch
+            given = torch.from_numpy(np.zeros(len(raw), np.int64) if labels is None else labels)
+            images = ImageSet("given", torch.from_numpy(raw.astype(np.uint8)), given, (), self.chain.pixel_max, "given")
+            found = replace(simulate(self.chain, images=images, **options), accuracy=None, dataset=None)
+        else:
+            found = simulate(self.chain, port=self.chain.port(encoder_of(self.chain)(raw)), **options)
         if labels is None:
             return found
         return replace(found, accuracy=float(np.mean(found.trace.scores.argmax(1) == labels)))
@@ -224,7 +234,7 @@ def deploy(
         path.parent.mkdir(parents=True, exist_ok=True)
         netx.save(path, export.chain)
     notes = tuple(dict.fromkeys([*((said,) if said else ()), *export.notes]))
-    return Deployed(trained, export, found, path, notes, _agreement(export, raw), scaling, raw_samples)
+    return Deployed(trained, export, found, path, notes, scaling, raw_samples)
 
 
 def _own(network: nn.Module) -> SpikingNetwork | None:
@@ -256,20 +266,13 @@ def _described(
         )
     if timesteps is None or timesteps < 1:
         raise InputError("images have no time steps; give timesteps=, those that the network was trained for")
-    means, deviations = (
-        (default,)
-        if value is None
-        else (float(value),)
-        if isinstance(value, (int, float))
-        else tuple(map(float, value))
-        for value, default in ((mean, 0.0), (std, 1.0))
-    )
+    means, deviations = _each(mean, 0.0), _each(std, 1.0)
     scaling = Scaling(255 if max_value is None else max_value, means, deviations)
     return scaling, pixels(shape, scaling.high, means, deviations), timesteps
 
 
-def _agreement(export: pipeline.Export, raw: ir.IntArray) -> float:
-    """Share of samples whose decision is that of the folded network in float64."""
-    wanted = evaluate(export.folded, raw).scores.numpy().argmax(1)
-    found = simulate(export.chain, port=export.chain.port(raw)).trace.scores.argmax(1)
-    return float(np.mean(wanted == found))
+def _each(value: float | Sequence[float] | None, default: float) -> tuple[float, ...]:
+    """One number a channel, or one for all."""
+    if value is None:
+        return (default,)
+    return (float(value),) if isinstance(value, (int, float)) else tuple(map(float, value))

@@ -10,26 +10,13 @@ from snn2chip.errors import InputError
 from snn2chip.frameworks.leaf import Leaf
 from snn2chip.frameworks.torch_layers import array
 from snn2chip.frameworks.torch_layers import nodes as as_torch
-from snn2chip.nn import (
-    BNTT,
-    LIF,
-    AvgPool2d,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Linear,
-    MaxPool2d,
-    TDBatchNorm,
-    in_float64,
-)
-
-LAYERS = (BNTT, LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
+from snn2chip.nn import BNTT, LIF, AvgPool2d, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm, in_float64
+from snn2chip.nn.build import STEPPED
 
 
 def leaf(_path: str, module: nn.Module) -> Leaf | None:
     """A layer of snn2chip.nn; containers are followed."""
-    if not isinstance(module, LAYERS):
+    if not isinstance(module, STEPPED):
         return None
     return Leaf(lambda name, sources, shape: nodes(module, name, sources, shape), ("steps",))
 

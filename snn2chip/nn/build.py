@@ -19,7 +19,18 @@ from snn2chip.nn.norm import BNTT, TDBatchNorm
 if TYPE_CHECKING:
     from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, NormName, ResidualLayer
 
-STEPPED = (BNTT, LIF, AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, TDBatchNorm)
+STEPPED = (  # the layers that take all steps at once
+    BNTT,
+    LIF,
+    AvgPool2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Linear,
+    MaxPool2d,
+    TDBatchNorm,
+)
 _OF_SAMPLES = {  # torch's layers that take samples (N, ...) alone, not all steps at once
     *(nn.Conv2d.forward, nn.BatchNorm1d.forward, nn.BatchNorm2d.forward, nn.Flatten.forward),
     *(nn.AvgPool2d.forward, nn.MaxPool2d.forward, nn.AdaptiveAvgPool2d.forward),

@@ -67,7 +67,9 @@ class Adapted:
             scores = torch.stack(outputs).sum(0)
         else:
             out = self._chosen(module(x[0] if self.takes == "image" else x))
-            scores = out.sum(0) if self.ending.layout == "steps" else out / self.ending.factor
+            if self.ending.layout == "merged":
+                out = out.reshape(len(x), -1, *out.shape[1:])
+            scores = out / self.ending.factor if self.ending.layout == "total" else out.sum(0)
         for handle in handles:
             handle.remove()
         spikes: dict[str, NDArray[Any]] = {}
@@ -94,7 +96,8 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
         UnsupportedError: a layer or an operation has no counterpart on the chip; named, with the nearest that has.
         InputError: NaN or infinite parameters, or shapes that do not fit.
     """
-    events = given.coding == "events"
+    module, events = copy.deepcopy(module).eval(), given.coding == "events"
+    reset(module)
     said: UnsupportedError | None = None
     for layout in ("steps", "image") if events else ("image", "steps"):
         try:
@@ -107,8 +110,6 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
 
 
 def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout) -> Adapted:
-    module = copy.deepcopy(module).eval()
-    reset(module)
     recorder = Recorder(given, timesteps)
     output = recorder.run(module, layout)
     parts = list(output) if isinstance(output, (tuple, list)) else [output]
@@ -120,15 +121,17 @@ def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Seque
         )
     ending = recorder.read(tensors[chosen[0]])
     takes: Layout = "step" if ending.layout == "step" else layout
-    if ending.layout == "image":
+    if ending.layout in ("image", "lifted"):
         raise UnsupportedError("network: no neuron and no step of time in it")
+    if given.coding == "events" and takes == "image":
+        raise UnsupportedError("network: makes time steps of one image, but its input has steps of its own")
     if ending.layout == "total" and ending.step != timesteps - 1:
         raise InputError(f"network: adds up {ending.step + 1} time steps, but runs for {timesteps}; give timesteps=")
     last = next(node for node in recorder.nodes if node.name == ending.name)
     kind: ir.ReadoutKind = "spike_count" if isinstance(last, ir.LIF) else "membrane"
     check_ending(last, kind)
     recorder.nodes.append(ir.Readout("readout", (ending.name,), kind))
-    notes = (f"read as a module that takes {_SAID[takes]}", *_uneven(given, takes))
+    notes = (f"read as a module that takes {_SAID[takes]}",)
     captured = ir.Network("captured", timesteps, tuple(classes), tuple(recorder.nodes), notes)
     place = chosen[0] if isinstance(output, (tuple, list)) else None
     return Adapted(captured, module, takes, ending, place)
@@ -139,12 +142,6 @@ _SAID: dict[Layout, str] = {
     "steps": "all time steps at once (T, N, ...)",
     "step": "one time step a call, its outputs added up",
 }
-
-
-def _uneven(given: ir.Input, takes: Layout) -> tuple[str, ...]:
-    if given.coding == "events" and takes == "image":
-        raise UnsupportedError("network: makes time steps of one image, but its input has steps of its own")
-    return ()
 
 
 def pixels(channels: Sequence[int], high: int, mean: Sequence[float], std: Sequence[float]) -> ir.Input:

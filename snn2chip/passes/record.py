@@ -260,22 +260,18 @@ class Recorder:
             nodes = leaf.make(name, (value.name,), self.shapes[value.name])
             if not nodes:
                 return given
+            if isinstance(nodes[-1], ir.LIF) and self._calls[path]:
+                raise UnsupportedError(f"layer '{path}': one state for two neurons; give each a module of its own")
             known = self._write(nodes)
-            fires = isinstance(nodes[-1], ir.LIF)
             if loop:
-                if fires and self._calls[path]:
-                    raise UnsupportedError(f"layer '{path}': one state for two neurons; give each a module of its own")
                 self._made[path, (value.name,)] = known
-        else:
-            fires = isinstance(next(node for node in self.nodes if node.name == known), ir.LIF)
-        found = replace(value, name=known)
-        if loop and fires:
+        node, found = self._node(known), replace(value, name=known)
+        if loop and isinstance(node, ir.LIF):
             found = Value(known, "step", self._calls[path])
             self._calls[path] += 1
             if value.layout == "step" and value.step != found.step:
                 raise UnsupportedError(f"layer '{path}': step {value.step} of its input at its step {found.step}")
-        view = isinstance(self._node(known), ir.Flatten)
-        made = self.tensor(found, given.memory if view else None)
+        made = self.tensor(found, given.memory if isinstance(node, ir.Flatten) else None)
         if not leaf.states:
             return made
         return (made, *(self.tensor(Value(known, "state")) for _ in range(leaf.states)))
@@ -302,7 +298,7 @@ class Recorder:
         if tensor is not None and name in _VIEWS:
             return self._view(func, name, tensor, args, kwargs)
         if tensor is not None and name in ("mean", "sum"):
-            return self._mean(func, name, tensor, args, kwargs)
+            return self._mean(name, tensor, args, kwargs)
         if tensor is not None and (name == "clone" or (name == "dropout" and not _training(args, kwargs))):
             return self.tensor(self.read(tensor), None if name == "clone" else tensor.memory)
         if tensor is not None and name == "__getitem__" and isinstance(args[1], int):
@@ -399,7 +395,7 @@ class Recorder:
                 return replace(value, name=known, layout=layout)
         return None
 
-    def _mean(self, func: Any, name: str, tensor: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def _mean(self, name: str, tensor: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         value = self.read(tensor)
         given = kwargs.get("dim", args[1] if len(args) > 1 else None)
         keep = bool(kwargs.get("keepdim", args[2] if len(args) > 2 else False))
