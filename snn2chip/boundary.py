@@ -15,7 +15,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from snn2chip.errors import Snn2ChipError, out_of_memory
+from snn2chip.errors import Snn2ChipError, interrupted, out_of_memory
 from snn2chip.text import first_line, one_line, printable
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -44,7 +44,7 @@ def report(error: BaseException) -> int:
         sys.stdout.flush()
     except (OSError, ValueError):
         reader_left()  # or Python would complain of it once more, at its end
-    if isinstance(error, KeyboardInterrupt):
+    if interrupted(error):
         say("interrupted")
         return INTERRUPTED
     if isinstance(error, Snn2ChipError):

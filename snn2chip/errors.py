@@ -80,19 +80,34 @@ _WORDS = re.compile(
 """Where memory is short: torch and oneDNN, CUDA, HDF5, C++, the system's loader, Python's threads."""
 
 
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and, one after the other, those that it came from, to the first that is the project's own."""
+    while error is not None:
+        yield error
+        if isinstance(error, Snn2ChipError):
+            return
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether an error is a Ctrl-C, or another's wrapping of one: Python up to 3.11 does so around ``__set_name__``."""
+    return any(isinstance(each, KeyboardInterrupt) for each in _behind(error))
+
+
 def out_of_memory(error: BaseException | None) -> bool:
     """Whether an error is of memory, or of threads and processes, that ran out, by its type, number, words or cause."""
-    while error is not None and not isinstance(error, Snn2ChipError):
-        kinds = {kind.__name__ for kind in type(error).__mro__}
+    for each in _behind(error):
+        if isinstance(each, Snn2ChipError):
+            return isinstance(each, NotEnoughMemoryError)
+        kinds = {kind.__name__ for kind in type(each).__mro__}
         # protobuf's EncodeError says nothing; the messages that are encoded here are whole ones
-        if isinstance(error, MemoryError) or kinds & {"OutOfMemoryError", "EncodeError"}:
+        if isinstance(each, MemoryError) or kinds & {"OutOfMemoryError", "EncodeError"}:
             return True
-        if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN):
+        if isinstance(each, OSError) and each.errno in (errno.ENOMEM, errno.EAGAIN):
             return True
-        if isinstance(error, Exception) and _WORDS.search(str(error)):
+        if isinstance(each, Exception) and _WORDS.search(str(each)):
             return True
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return isinstance(error, NotEnoughMemoryError)
+    return False
 
 
 _MUTE = (LookupError, TypeError, AttributeError, AssertionError, ArithmeticError)  # say little without their kind
@@ -122,6 +137,8 @@ def reading(path: str | Path, kind: str, *, error: type[InputError] = InputError
     except (Snn2ChipError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as found:
+        if interrupted(found):
+            raise KeyboardInterrupt from None
         kind_of, said = type(found).__name__, first_line(found)
         if isinstance(found, _MUTE) and said != kind_of:
             said = f"{kind_of} {said}"

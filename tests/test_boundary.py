@@ -90,10 +90,27 @@ def test_numpy_and_torch_say_it_so() -> None:
     assert out_of_memory(of_numpy.value) and out_of_memory(of_torch.value)
 
 
+def wrapped(within: BaseException) -> RuntimeError:
+    """An error of a library's own, raised because of `within`."""
+    try:
+        raise RuntimeError("Error calling __set_name__ on 'Field' instance") from within
+    except RuntimeError as error:
+        return error
+
+
+def test_a_ctrl_c_that_a_library_wraps_is_one() -> None:
+    """Python up to 3.11 raises RuntimeError for whatever comes while a class is made; torch makes some as it trains."""
+    with pytest.raises(KeyboardInterrupt), reading("a.net", "no net"):
+        raise wrapped(KeyboardInterrupt())
+    with pytest.raises(InputError, match="damaged"), reading("a.net", "no net"):
+        raise wrapped(ValueError("no interrupt"))
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, ["interrupted"]),
+        (wrapped(KeyboardInterrupt()), 130, ["interrupted"]),
         (InputError(f"a\nb {ODD}"), 2, ["error: a b ?[31m?a b??[red]$x_$<b>:smile:"]),
         (RecipeError("first\nsecond"), 2, ["error: first", "error: second"]),
         (errors.CheckFailed("differs"), 1, ["error: differs"]),
