@@ -196,6 +196,45 @@ def test_other_layers_are_refused_by_name(change: dict[str, Any], message: str) 
         start_from(network_of(recipe), network_of(recipe_of()), "it")
 
 
+def of_kernel(kernel: int, padding: int, **conv: Any) -> SpikingNetwork:
+    """A network whose second convolution has a stride and this kernel."""
+    second = {"type": "conv", "channels": 6, "stride": 2, "kernel": kernel, "padding": padding, **conv}
+    recipe = tiny_recipe(
+        model__layers=[
+            {"type": "conv", "channels": 4},
+            second,
+            {"type": "globalavgpool"},
+            {"type": "dense", "features": "classes", "neuron": False},
+        ]
+    )
+    return mature(network_of(recipe))
+
+
+@pytest.mark.parametrize(("padding", "wider"), [(1, 2), (0, 1), (1, 1)])
+def test_a_larger_kernel_is_the_same_network_and_a_smaller_one_its_middle(
+    padding: int, wider: int, images: Tensor
+) -> None:
+    """Maps of 8 x 8 at stride 2: a kernel of 3, one of 5 (or 4, one tap more at the end) that sees the same pixels."""
+    size = 3 + 2 * (wider - padding) + (wider == padding)
+    small, large = of_kernel(3, padding), of_kernel(size, wider)
+    notes = start_from(large, small, "small")
+    assert notes == [f"conv2: its kernel was 3 x 3 and is {size} x {size}; the taps that both have keep their weights"]
+    with torch.no_grad():
+        assert torch.equal(large(images), small(images))
+    mature(large, seed=1)
+    assert len(start_from(small, large, "large")) == 1
+    ahead = wider - padding
+    small_conv, large_conv = (network.get_submodule("body.conv2") for network in (small, large))
+    assert isinstance(small_conv, nn.Conv2d) and isinstance(large_conv, nn.Conv2d)
+    assert torch.equal(small_conv.weight, large_conv.weight[:, :, ahead : ahead + 3, ahead : ahead + 3])
+
+
+def test_taps_between_taps_are_refused() -> None:
+    there, here = of_kernel(2, 1, dilation=2), of_kernel(3, 2, dilation=2)
+    with pytest.raises(InputError, match="layer 'conv2': the taps of its kernel lie between"):
+        start_from(here, there, "there")
+
+
 def test_weight_decay_leaves_gammas_alone() -> None:
     """BNTT's table of gammas has two dimensions, and is no weight."""
     network = network_of(recipe_of("bntt"))

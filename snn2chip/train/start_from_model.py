@@ -82,6 +82,38 @@ def _per_step(name: str, old: TDBatchNorm, new: BNTT, synapse: nn.Module | None)
     return f"{name}: tdBN's beta (up to {beta:.3g}) is left out, BNTT has none" if beta else None
 
 
+def _same_but_kernel(ours: nn.Conv2d, theirs: nn.Conv2d) -> bool:
+    return (
+        ours.weight.shape != theirs.weight.shape
+        and ours.weight.shape[:2] == theirs.weight.shape[:2]
+        and all(getattr(ours, key) == getattr(theirs, key) for key in ("stride", "dilation", "groups"))
+        and (ours.bias is None) == (theirs.bias is None)
+    )
+
+
+def _taps(name: str, old: nn.Conv2d, new: nn.Conv2d) -> str:
+    """A kernel of another size: each weight goes where it meets the same pixel, what is new there is zero.
+
+    Tap i of a kernel meets pixel ``stride * x + dilation * i - padding``.
+
+    Raises:
+        InputError: the paddings do not differ by whole taps.
+    """
+    places: list[tuple[slice, slice]] = []
+    for axis, (had, has) in enumerate(zip(old.weight.shape[2:], new.weight.shape[2:], strict=True)):
+        ahead, odd = divmod(int(new.padding[axis]) - int(old.padding[axis]), int(new.dilation[axis]))
+        if odd:
+            raise InputError(f"layer '{name}': the taps of its kernel lie between those of the one to start from")
+        first, end = max(0, ahead), min(has, had + ahead)
+        places.append((slice(first, end), slice(first - ahead, end - ahead)))
+    new.weight.zero_()
+    new.weight[:, :, places[0][0], places[1][0]] = old.weight[:, :, places[0][1], places[1][1]]
+    if new.bias is not None and old.bias is not None:
+        new.bias.copy_(old.bias)
+    sizes = (" x ".join(map(str, conv.weight.shape[2:])) for conv in (old, new))
+    return f"{name}: its kernel was {next(sizes)} and is {next(sizes)}; the taps that both have keep their weights"
+
+
 def _input(network: SpikingNetwork, trained: SpikingNetwork) -> list[str]:
     """The normalization of the input; returns a note where it was another one."""
     new, old = network.encoder, trained.encoder
@@ -100,9 +132,10 @@ def _input(network: SpikingNetwork, trained: SpikingNetwork) -> list[str]:
 def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) -> list[str]:
     """Give `network` the weights, statistics and neuron constants of `trained`; returns what could not go along.
 
-    The layers must be the same by name and size. T may differ (see `fit_steps`), tau and the threshold may be
-    trainable in one and fixed in the other, and a tdBN may become a BNTT (its beta is left out). Where the trained
-    network has a ReLU, a LIF keeps its constants: its threshold is to be balanced (`snn2chip.train.balance`).
+    The layers must be the same by name and size; a kernel may have more or fewer taps (see `_taps`). T may differ (see
+    `fit_steps`), tau and the threshold may be trainable in one and fixed in the other, and a tdBN may become a BNTT
+    (its beta is left out). Where the trained network has a ReLU, a LIF keeps its constants: its threshold is to be
+    balanced (`snn2chip.train.balance`).
     Direct input is normalized with the trained network's mean and deviation, which its weights belong to.
 
     Raises:
@@ -124,6 +157,8 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
         elif isinstance(ours, BNTT) and isinstance(theirs, TDBatchNorm) and ours.channels == theirs.channels:
             if note := _per_step(name, theirs, ours, previous):
                 notes.append(note)
+        elif isinstance(ours, nn.Conv2d) and isinstance(theirs, nn.Conv2d) and _same_but_kernel(ours, theirs):
+            notes.append(_taps(name, theirs, ours))
         else:
             shapes = [
                 None if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -132,7 +167,7 @@ def start_from(network: SpikingNetwork, trained: SpikingNetwork, source: str) ->
             if ours is None or theirs is None or type(ours) is not type(theirs) or shapes[0] != shapes[1]:
                 raise InputError(
                     f"{source}: '{name}' is {_say(theirs)} there and {_say(ours)} in the recipe; the layers must be "
-                    f"the same (time steps may differ, tdBN may become BNTT, a ReLU a LIF)"
+                    f"the same (time steps and kernel sizes may differ, tdBN may become BNTT, a ReLU a LIF)"
                 )
             ours.load_state_dict(theirs.state_dict())
         previous = ours
