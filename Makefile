@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := runs/quickstart
 
-.PHONY: quickstart test test-slow bench lint format clean
+.PHONY: quickstart test test-slow bench docs lint format clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT) --overwrite
@@ -24,6 +24,10 @@ test-slow: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python bench/engines.py --full --rounds 5 --data '$(DATA)'
 	$(BIN)/python bench/training.py --rounds 9 --data '$(DATA)'
+
+# The documentation as a site in build/site.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
