@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import snn2chip
 from snn2chip.deployment.data import Scaling, gather, integers
-from snn2chip.errors import CheckFailed, ChipLimitError, InputError
+from snn2chip.errors import CheckFailed, ChipLimitError, InputError, UnsupportedError
 from snn2chip.formats import netx
 from snn2chip.nn import LIF
 
@@ -86,6 +86,61 @@ def test_a_module_that_takes_its_steps_itself() -> None:
     with torch.no_grad():
         wanted = Steps()(normal.expand(5, *normal.shape)).argmax(1)
     assert np.mean(wanted.numpy() == deployed.simulate(normal).trace.scores.argmax(1)) > 0.8
+
+
+class Currents(nn.Module):
+    """Neurons whose current decays: after a convolution, and after a dense layer."""
+
+    def __init__(self, *, bias: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.lif1 = nn.Conv2d(2, 4, 3, bias=bias), LIF(0.5, 0.1, current_tau=0.75)
+        self.fc, self.lif2 = nn.Linear(144, 8, bias=bias), LIF(0.875, 0.2, current_tau=0.25)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x.flatten(0, 1))
+        spikes = self.lif2(self.fc(self.lif1(y.view(*x.shape[:2], *y.shape[1:])).flatten(2)))
+        return self.out(spikes).mean(0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("lava", [pytest.param(True, marks=pytest.mark.lava), False])
+def test_a_current_that_decays(lava: bool) -> None:
+    """From the module to the file's iDecay, every exact rung; a bias before the current is said to be inexact."""
+    deployed = snn2chip.deploy(Currents(), PIXELS, timesteps=6)
+    assert [layer.current_decay for layer in deployed.chain.layers] == [1024, 3072, 4096] and deployed.chain.stock
+    assert not any("bias" in note for note in deployed.notes)
+    assert not any("bias" in note for note in deployed.notes)
+    assert deployed.verify(samples=5, lava=lava, onnx=not lava).passed and deployed.agreement > 0.9
+    fired = deployed.simulate(PIXELS, keep=True).trace.spikes
+    assert all(0.02 < fired[name].mean() < 0.98 for name in list(fired)[:2])
+    deployed = snn2chip.deploy(Currents(bias=True), PIXELS, timesteps=6)
+    assert [note.split(":")[0] for note in deployed.notes if "bias" in note] == ["layer 'lif1'", "layer 'lif2'"]
+    assert deployed.verify(samples=5, lava=lava).passed
+
+
+def test_no_relay_stands_beside_a_current_that_decays() -> None:
+    """It would fire again from what is left of one spike."""
+
+    class Residual(Currents):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.lif = nn.Conv2d(2, 4, 3, padding=1), LIF(0.5, 0.2)
+            self.conv, self.back, self.lif2 = (*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)), LIF(0.5, 0.2))
+            self.out = nn.Linear(256, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = self.lif(self._each(self.first, x))
+            spikes = self.lif2(kept + self._each(self.back, self.lif1(self._each(self.conv, kept))))
+            return self.out(spikes.flatten(2)).mean(0)  # type: ignore[no-any-return]
+
+        @staticmethod
+        def _each(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            y = layer(x.flatten(0, 1))
+            return y.view(*x.shape[:2], *y.shape[1:])  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedError, match="layer 'lif1': its current decays, so that relays of 'lif'"):
+        snn2chip.deploy(Residual(), PIXELS, timesteps=3)
 
 
 @pytest.mark.parametrize("total", [False, True])

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import usually
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +36,7 @@ from snn2chip.nn import (
     SpikeCountReadout,
     SpikingNetwork,
     TDBatchNorm,
+    in_float64,
 )
 from snn2chip.nn.early_exit import ExitReport, early_exit
 from snn2chip.nn.neuron import fuse_neurons, lif_forward
@@ -72,6 +76,27 @@ def test_a_spike_resets_to_zero() -> None:
     current = torch.tensor([[100.0], [0.5], [0.5]])
     _, membranes = lif_forward(current, torch.tensor(0.5), torch.tensor(0.6))
     assert membranes.flatten().tolist() == [100.0, 0.5, 0.75]
+
+
+@settings(max_examples=usually(40), deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), tau=st.floats(0.05, 1.0), kept=st.floats(0.0, 0.99), steps=st.integers(1, 9))
+def test_a_current_that_decays(seed: int, tau: float, kept: float, steps: int) -> None:
+    """Spikes and gradients of a loop over steps; with 0 the neuron is the one without a current."""
+    current = torch.randn(steps, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    lif = in_float64(LIF(tau, 0.5, current_tau=kept))
+    given_, ours = current.clone().requires_grad_(), current.clone().requires_grad_()
+    flowing, states = torch.zeros(3, 4, dtype=torch.float64), []
+    for step in range(steps):
+        flowing = kept * flowing + given_[step]
+        states.append(flowing)
+    weights = torch.arange(steps * 12.0, dtype=torch.float64).reshape(steps, 3, 4)
+    plain = in_float64(LIF(tau, 0.5))
+    wanted, found = plain(torch.stack(states)), lif(ours)
+    assert torch.equal(wanted, found) and (kept or torch.equal(found, plain(current)))
+    (wanted * weights).sum().backward()
+    (found * weights).sum().backward()
+    assert given_.grad is not None and ours.grad is not None
+    torch.testing.assert_close(ours.grad, given_.grad)
 
 
 def test_bfloat16_currents_keep_a_float32_membrane() -> None:

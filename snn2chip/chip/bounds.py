@@ -7,6 +7,7 @@ bias, so does the largest membrane over T steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -59,11 +60,13 @@ def proof(
     least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
 ) -> tuple[bool, int]:
     """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
-    largest |sum|."""
+    largest |current|, which is the largest |sum| where none of it is kept."""
+    times = ir.gathered(1 - neuron.current_decay / DECAY_ONE, steps)
+    least, most = math.floor(times * least), math.ceil(times * most)
     bound = max(-least, most)
     keep = 1 - neuron.voltage_decay / DECAY_ONE
     # a membrane that never fires gathers sum of keep^k inputs; one above threshold is reset
-    gathered = float(steps) if keep == 1 else (1 - keep**steps) / (1 - keep)
+    gathered = ir.gathered(keep, steps)
     bias_low, bias_high = int(bias.min()), int(bias.max())
     down = gathered * max(0, -(least + bias_low))
     up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high

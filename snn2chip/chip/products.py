@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from snn2chip.chip import neuron as arith
 from snn2chip.chip.bounds import BINARY, FLOAT32_EXACT, largest_sum
 from snn2chip.chip.int8 import Int8Product, takes, usable
+from snn2chip.chip.profile import DECAY_ONE, STATE_MAX, STATE_SHIFT, UNIT
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, ChainLayer, Constant, Conv, CubaNeuron, Dense, IntArray, Layer, StepTables
 
@@ -176,6 +177,20 @@ def integrate(
         spikes.append(fired)
         voltages.append(state.voltage)
     return torch.stack(spikes, 1), torch.stack(voltages, 1)
+
+
+def largest_current(sums: Tensor, neuron: CubaNeuron) -> int:
+    """The largest |current| that sums (N, T, ...) make before it wraps, in weight units rounded up; the largest |sum|
+    where no current is kept."""
+    if neuron.current_decay == DECAY_ONE:
+        return int(sums.abs().max())
+    current, seen = torch.zeros_like(sums[:, 0]), 0
+    for step in range(sums.shape[1]):
+        current = arith.decay(current, neuron.current_decay) + (sums[:, step] << STATE_SHIFT)
+        seen = max(seen, int(current.abs().max()))
+        if seen > STATE_MAX:
+            break
+    return int(-(-seen // UNIT))
 
 
 class LayerRunner:

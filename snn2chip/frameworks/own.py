@@ -46,7 +46,8 @@ def nodes(module: nn.Module, name: str, sources: tuple[str, ...], shape: ir.Shap
     if isinstance(module, LIF):
         exact = in_float64(module)
         tau, threshold = float(exact.tau.detach()), float(exact.threshold.detach())
-        return [ir.LIF(name, sources, tau, threshold, grain=1 / UNIT if module.whole else None)]
+        grain = 1 / UNIT if module.whole else None
+        return [ir.LIF(name, sources, tau, threshold, grain=grain, current_tau=module.current_tau)]
     if isinstance(module, AvgPool2d):
         return [ir.AvgPool(name, sources, (module.kernel, module.kernel))]
     if isinstance(module, MaxPool2d):

@@ -42,6 +42,7 @@ from snn2chip.ir.nodes import StepConstants as StepConstants
 from snn2chip.ir.nodes import StepNorm as StepNorm
 from snn2chip.ir.nodes import StepTables as StepTables
 from snn2chip.ir.nodes import Synapse as Synapse
+from snn2chip.ir.nodes import gathered as gathered
 from snn2chip.ir.nodes import input_channels as input_channels
 from snn2chip.ir.nodes import message_bits as message_bits
 from snn2chip.ir.nodes import neuron_bias as neuron_bias

@@ -67,13 +67,20 @@ def _fires(node: ir.LIF, membrane: Tensor, threshold: Tensor | float) -> Tensor:
     return membrane >= threshold if node.ties else membrane > threshold
 
 
+def _current(node: ir.LIF, x: Tensor, kept: Tensor) -> Tensor:
+    """The current of a neuron that keeps some of it."""
+    return x + _left(node, node.current_tau * kept)
+
+
+def _left(node: ir.LIF, left: Tensor) -> Tensor:
+    """What a state decays to, rounded as the neuron does."""
+    return left if node.grain is None else (left / node.grain).trunc() * node.grain
+
+
 def _neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """One step: (spikes, what is kept for the next step, the membrane u before reset)."""
     if node.steps is None:
-        left = None if kept is None else node.tau * kept
-        if left is not None and node.grain is not None:
-            left = (left / node.grain).trunc() * node.grain
-        membrane = x if left is None else x + left
+        membrane = x if kept is None else x + _left(node, node.tau * kept)
         fired = _fires(node, membrane, node.threshold)
         return fired, membrane.masked_fill(fired, 0), membrane
     table = node.steps
@@ -98,6 +105,7 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
     spikes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     membranes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     state: dict[str, Tensor] = {}
+    currents: dict[str, Tensor] = {}
     scores = torch.zeros(())
     for step in range(raw.shape[1]):
         values: dict[str, Tensor] = {}
@@ -123,6 +131,8 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
             elif isinstance(node, ir.Flatten):
                 y = x.flatten(1)
             elif isinstance(node, ir.LIF):
+                if node.current_tau:
+                    x = currents[node.name] = _current(node, x, currents[node.name]) if step else x
                 fired, state[node.name], membrane = _neuron(node, x, state.get(node.name), step)
                 if keep:
                     spikes[node.name].append(fired)

@@ -191,12 +191,14 @@ class StepConstants:
 
 @dataclass(frozen=True, eq=False)
 class LIF(Node):
-    """``u[t] = tau u[t-1] (1 - o[t-1]) + I[t]``, ``o[t] = u[t] > threshold``; u[-1] = 0.
+    """``u[t] = tau u[t-1] (1 - o[t-1]) + c[t]``, ``c[t] = current_tau c[t-1] + I[t]``, ``o[t] = u[t] > threshold``;
+    u[-1] = c[-1] = 0, and a spike leaves c as it is. With a current_tau of 0, c is I: a neuron without a current of its
+    own.
 
     With `ties` it fires at ``u[t] >= threshold``, as neurons of some other simulators do.
     With `steps` the neuron is the time-varying one of `StepConstants`; tau and threshold stay those of u.
-    With `grain` the network is one of integers: what is left of a membrane, tau u, is rounded toward zero to a multiple
-    of it, as the chip does.
+    With `grain` the network is one of integers: what is left of a membrane, tau u, and of a current is rounded toward
+    zero to a multiple of it, as the chip does.
     """
 
     tau: float
@@ -204,10 +206,17 @@ class LIF(Node):
     steps: StepConstants | None = None
     ties: bool = False
     grain: float | None = None
+    current_tau: float = 0.0
 
     def rounds(self, timesteps: int) -> bool:
-        """Whether `grain` can change a membrane within so many steps."""
-        return self.grain is not None and loses(self.tau, timesteps, self.grain)
+        """Whether `grain` can change a membrane or current within so many steps."""
+        kept = timesteps > 1 and self.current_tau > 0
+        return self.grain is not None and (kept or loses(self.tau, timesteps, self.grain))
+
+
+def gathered(tau: float, steps: int) -> float:
+    """What a constant 1 has become after so many steps of ``x[t] = tau x[t-1] + 1``: the largest factor of inputs."""
+    return float(steps) if tau == 1 else float((1 - np.float64(tau) ** steps) / (1 - tau))
 
 
 def loses(tau: float, timesteps: int, grain: float) -> bool:

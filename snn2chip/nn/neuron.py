@@ -4,7 +4,8 @@ Equation (STBP, Wu et al. 2018; STBP-tdBN, Zheng et al. 2021), hard reset, stric
 
     u[t] = tau * u[t-1] * (1 - o[t-1]) + I[t]          o[t] = 1 if u[t] > Vth else 0
 
-with ``u[-1] = 0``. `tau` is the leak factor in (0, 1] (the chip's voltage_decay is ``(1 - tau) * 4096``)
+with ``u[-1] = 0``. A `current_tau` puts ``c[t] = current_tau c[t-1] + I[t]``, a current that decays, in the place of I.
+`tau` is the leak factor in (0, 1] (the chip's voltage_decay is ``(1 - tau) * 4096``)
 and `Vth` the threshold.
 """
 
@@ -48,6 +49,15 @@ def lif_forward(current: Tensor, tau: Tensor, threshold: Tensor, whole: bool = F
         spikes.append(fired.to(current.dtype))
         membranes.append(membrane)
     return torch.stack(spikes), torch.stack(membranes)
+
+
+def kept_current(current: Tensor, tau: float) -> Tensor:
+    """``c[t] = tau c[t-1] + I[t]`` of currents I (T, ...), c[-1] = 0, in at least float32."""
+    current = current.to(torch.promote_types(current.dtype, torch.float32))
+    steps = [current[0]]
+    for step in range(1, current.shape[0]):
+        steps.append(current[step] + tau * steps[-1])
+    return torch.stack(steps)
 
 
 def lif_backward(
@@ -190,6 +200,8 @@ class LIF(nn.Module):
         trainable_tau: learn tau (kept in (0, 1) as the sigmoid of the parameter `tau_logit`).
         trainable_threshold: learn Vth (kept positive as the exponential of `log_threshold`).
         detach_reset: leave the reset out of the gradient.
+        current_tau: what is left of the current from step to step, in [0, 1); 0 is a neuron without a current of its
+            own. The chip adds a bias to the membrane, past the current: give the layer before none.
         whole: the neuron of a network of integers, in the chip's units: threshold and 4096 tau are whole numbers, and
             what is left of a membrane is rounded toward zero to 64ths, ``trunc0(64 tau u) / 64``.
         fuse: attribute, off at the start: run all steps as one operation (the same arithmetic, the same spikes;
@@ -210,11 +222,13 @@ class LIF(nn.Module):
         trainable_threshold: bool = False,
         detach_reset: bool = False,
         whole: bool = False,
+        current_tau: float = 0.0,
     ) -> None:
         super().__init__()
-        tau, threshold, width = (
-            number("LIF", *item) for item in (("tau", tau), ("threshold", threshold), ("surrogate width", width))
-        )
+        given = ("tau", tau), ("threshold", threshold), ("surrogate width", width), ("current_tau", current_tau)
+        tau, threshold, width, self.current_tau = (number("LIF", *item) for item in given)
+        if not 0 <= self.current_tau < 1 or (whole and self.current_tau):
+            raise InputError(f"LIF: current_tau {self.current_tau} is outside [0, 1), or in a network of integers")
         if not 0 < tau <= 1 or (trainable_tau and tau == 1):
             raise InputError(f"LIF: tau {tau} is outside (0, 1{')' if trainable_tau else ']'}")
         if not (threshold > 0 and math.isfinite(threshold)):
@@ -249,6 +263,8 @@ class LIF(nn.Module):
         return self.get_buffer("fixed_threshold") if self.log_threshold is None else self.log_threshold.exp()
 
     def forward(self, current: Tensor) -> Tensor:
+        if self.current_tau:
+            current = kept_current(current, self.current_tau)
         fuse = self.fuse and (self.training or not current.is_cuda)  # nothing to compile on the CPU
         if fuse and not current.is_cuda:
             current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
@@ -263,7 +279,8 @@ class LIF(nn.Module):
 
     def extra_repr(self) -> str:
         tau, threshold = float(self.tau.detach()), float(self.threshold.detach())
-        return f"tau={tau:.4g}, threshold={threshold:.4g}, surrogate={self.surrogate}"
+        current = f", current_tau={self.current_tau:.4g}" if self.current_tau else ""
+        return f"tau={tau:.4g}, threshold={threshold:.4g}{current}, surrogate={self.surrogate}"
 
 
 def fuse_neurons(network: nn.Module, device: torch.device) -> str | None:

@@ -93,6 +93,11 @@ def time_varying(neuron: ir.LIF, norms: list[ir.StepNorm]) -> ir.LIF:
     """The neuron with BNTT's tables; `norms` are one normalization as every path to the neuron sees it."""
     norm = norms[0]
     _check(norm)
+    if neuron.current_tau:
+        raise UnsupportedError(
+            f"layer '{norm.name}': BNTT before '{neuron.name}', whose current decays: with a gain that changes with "
+            f"time the current would need a decay that does; put a batch norm there"
+        )
     with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
         gain = norm.gamma / np.sqrt(norm.var + norm.eps)
         leak = np.zeros_like(gain)

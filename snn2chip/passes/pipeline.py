@@ -161,6 +161,12 @@ def _to_chain(
     notes = (*folded.notes, *reach.check(folded))
     plan = schedule(folded, chip, relays)
     quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
+    notes += tuple(
+        f"layer '{layer.neuron}': the bias of '{layer.name}', or what batch norm, mean and std leave of one, enters a "
+        f"current that decays, and the chip has a bias of the membrane only: it adds the mean of what becomes of it"
+        for layer in quantize_report.layers
+        if layer.current_tau and layer.bias_max
+    )
     notes += reach.check(quantized)
     chain, lower_report = lower(quantized, chip, plan)
     made = {

@@ -1,7 +1,7 @@
 """Layers of neurons that no input makes fire: what their membranes can reach within T steps, against the threshold.
 
 A neuron that has not fired was never reset, so its membrane is at most ``U[t] = tau U[t-1] + I``, I the largest
-current of a step that inputs within their bounds make, and it fires at some step only if U passes its threshold. Spikes
+current that inputs within their bounds make, and it fires at some step only if U passes its threshold. Spikes
 of a layer that never fires are 0, which bounds the layers after it. Bounds are upper ones, and leave room for
 rounding: a layer that can fire is never named.
 """
@@ -36,7 +36,7 @@ def _membranes(node: ir.LIF | ir.CubaNeuron, current: ir.Array, steps: int, size
     if table is None:
         tau = node.tau if isinstance(node, ir.LIF) else 1 - node.voltage_decay / DECAY_ONE
         with np.errstate(over="ignore"):  # a tau above 1
-            gathered = float(steps) if tau == 1 else float((1 - np.float64(tau) ** steps) / (1 - tau))
+            gathered = ir.gathered(tau, steps)
         return np.where(current > 0, current * gathered, current)
     unit, leaks = (UNIT, table.leak / 2.0**table.leak_shift) if isinstance(table, ir.StepTables) else (1, table.leak)
     found = []
@@ -60,14 +60,20 @@ def silent(network: ir.Network) -> list[Silent]:
         least, most = joint_bounds(synapses, [bounds[network.source_of(item).name] for item in synapses])
         bias = ir.total_bias(synapses)
         lift = np.zeros(channels) if bias is None else bias.reshape(channels, -1).max(1)
-        peaks = _membranes(node, most + lift, steps)
+        stays = node.current_tau if isinstance(node, ir.LIF) else 1 - node.current_decay / DECAY_ONE
+        times = ir.gathered(stays, steps)  # the current grows to
+        drive: ir.FloatArray = np.where(most + lift > 0, times * (most + lift), most + lift).astype(np.float64)
+        if isinstance(node, ir.CubaNeuron):  # whose bias passes the current by
+            drive = times * most + lift
+        peaks = _membranes(node, drive, steps)
         if node.steps is None:
             thresholds = np.full_like(peaks, node.threshold)
         else:
             thresholds = node.steps.threshold[: len(peaks)] / (UNIT if isinstance(node.steps, ir.StepTables) else 1)
         room = np.zeros_like(peaks)
         if isinstance(node, ir.LIF):
-            room = _ROUNDING * (_membranes(node, most - least + np.abs(lift), steps, sizes=True) + thresholds)
+            sizes: ir.FloatArray = times * (most - least + np.abs(lift)).astype(np.float64)
+            room = _ROUNDING * (_membranes(node, sizes, steps, sizes=True) + thresholds)
         reached = peaks + room - thresholds
         dead = bool((reached <= 0).all())
         if dead:

@@ -260,6 +260,14 @@ def schedule(network: ir.Network, chip: Chip, relays: Relays = "auto") -> Schedu
         found = tuple(_relay(network, grids, source, level, phases) for source, phases in needs[level].items())
         reads = _reads(network, grids, neuron, level, chip, relays)
         wanted, limits = _thresholds(network, neuron, reads, chip, relays)
+        unit = network[neuron]
+        if found and isinstance(unit, ir.LIF) and unit.current_tau:
+            past = ", ".join(f"'{item.source}'" for item in found)
+            raise UnsupportedError(
+                f"layer '{neuron}': its current decays, so that relays of {past}, which later layers read past it and "
+                f"which share its constants, would fire again and again; use neurons without a current_tau there, or "
+                f"no shortcut"
+            )
         copies = 1
         if found and not any(grids.place[item.source] == 0 for item in found):  # an input has no copies
             options = _COPIES[relays]

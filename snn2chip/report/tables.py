@@ -192,6 +192,11 @@ def export_notes(export: Export) -> list[str]:
             lines.append(_tables_note(layer.neuron, layer.steps))
         if layer.tau != layer.tau_chip:
             lines.append(f"note: '{layer.neuron}': tau {layer.tau:.6g} becomes {layer.tau_chip:.6g} on the chip")
+        if layer.current_tau != layer.current_tau_chip:
+            lines.append(
+                f"note: '{layer.neuron}': current_tau {layer.current_tau:.6g} becomes {layer.current_tau_chip:.6g} on "
+                f"the chip"
+            )
         if layer.clipped:
             lines.append(f"note: '{layer.name}': {layer.clipped} weights clipped to ±{layer.weight_max}")
         if layer.relays and layer.relay_limit is not None and layer.threshold * 2 > layer.relay_limit:

@@ -44,7 +44,8 @@ def build_float(
         shape = network.shape(node.name)
         if isinstance(node, ir.LIF):
             step = _lif(graph, node, shape, dtype, trace)
-            values[node.name] = time.neurons(node.name, reads[0], step, {"voltage": (shape, dtype)})
+            states = {"voltage": (shape, dtype), **({"current": (shape, dtype)} if node.current_tau else {})}
+            values[node.name] = time.neurons(node.name, reads[0], step, states)
             if trace:
                 outputs.append(time.watch(node.name, "spikes", shape, np.uint8))
                 outputs.append(time.watch(node.name, "membrane", shape, dtype))
@@ -125,6 +126,9 @@ def _lif(graph: Graph, node: ir.LIF, shape: Shape, dtype: DTypeLike, trace: bool
         def row(key: str, table: ir.FloatArray) -> str:
             return at.row(key, per_channel(table.astype(dtype), shape))
 
+        if node.current_tau and before is not None:
+            stays = graph.scalar(node.current_tau, dtype)
+            x = at.op("Add", [x, at.op("Mul", [before["current"], stays], "current/kept")], "current")
         v, membrane = x, ""
         if tables is not None:
             v = at.op("Add", [v, row("lift", tables.bias)], "voltage/lifted")
@@ -135,6 +139,8 @@ def _lif(graph: Graph, node: ir.LIF, shape: Shape, dtype: DTypeLike, trace: bool
         if trace:
             membrane = v if tables is None else at.op("Mul", [v, row("gain", tables.gain)], "membrane")
         spikes = at.op("GreaterOrEqual" if node.ties else "Greater", [v, threshold], "spikes")
-        return {"voltage": at.op("Where", [spikes, zero, v], "voltage"), "spikes": spikes, "membrane": membrane}
+        return {"voltage": at.op("Where", [spikes, zero, v], "voltage"), "spikes": spikes, "membrane": membrane} | (
+            {"current": x} if node.current_tau else {}
+        )
 
     return step

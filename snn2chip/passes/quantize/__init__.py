@@ -20,8 +20,9 @@ not lose (see `_Calibration.best`).
 How to round: ``nearest`` or ``sums`` (see `rounding`); with calibration data each layer takes the better.
 
 A neuron that several synapses drive, where branches meet, has one scale for all of them, and its biases become one,
-which the first synapse holds. Relays in the same chain layer share its threshold and its kind of weights (see
-`snn2chip.chip.relay`): a scale at which they would not be exact is none.
+which the first synapse holds. One that enters a current which decays becomes the membrane's own, as the chip has no
+other, and is inexact (see `layer.lifted`). Relays in the same chain layer share its threshold and its kind of weights
+(see `snn2chip.chip.relay`): a scale at which they would not be exact is none.
 
 Limits (see `snn2chip.chip`): weights, 13-bit biases, 17-bit thresholds, and no overflow (see `snn2chip.chip.bounds`).
 Where a layer's largest possible sums stay within it, the scale is proved. A scale that is not proved is taken only when
@@ -382,6 +383,8 @@ def _report(
         limit=job.chip.input_max,
         tau=1.0 if job.neuron is None else job.neuron.tau,
         tau_chip=1 - job.decay / DECAY_ONE if isinstance(job, LayerQuantizer) else job.neuron.tau,
+        current_tau=0.0 if job.neuron is None else job.neuron.current_tau,
+        current_tau_chip=1 - made.neuron.current_decay / DECAY_ONE,
         steps=job.steps_report(made) if isinstance(job, StepQuantizer) else None,
         spikes=None if result is None or wanted is None else result.fired,
         spikes_wanted=wanted,

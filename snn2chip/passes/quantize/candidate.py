@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snn2chip import ir
 from snn2chip.chip.bounds import Bounds
-from snn2chip.chip.products import Product, exact_products, integrate
+from snn2chip.chip.products import Product, exact_products, integrate, largest_current
 from snn2chip.chip.profile import UNIT
 from snn2chip.errors import UnsupportedError
 from snn2chip.passes.quantize.report import Strategy
@@ -76,7 +76,7 @@ def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Ten
     sums = sum(parts[1:], parts[0])
     bias = torch.from_numpy(ir.neuron_bias(made.synapses, tuple(sums.shape[2:])).astype(np.int32))
     spikes, voltage = integrate(sums, bias, made.neuron)
-    seen = int(sums.abs().max())
+    seen = largest_current(sums, made.neuron)
     scores = None
     if wanted.dtype == torch.bool:
         error = float((spikes != wanted).double().mean())

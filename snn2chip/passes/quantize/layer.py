@@ -23,6 +23,15 @@ _STEP_DOWN = 0.97  # from scale to scale that does not fit
 _GRID = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
 
 
+def lifted(current_tau: float, steps: int) -> float:
+    """What stands in a bias register for a bias of 1 that enters a current which keeps `current_tau` of itself.
+
+    The current that the bias alone makes is ``(1 - current_tau^(t + 1)) / (1 - current_tau)`` at step t; the chip adds
+    a bias to the membrane, the same at every step: this is the mean over the steps, the number nearest in squares.
+    """
+    return float(np.mean([ir.gathered(current_tau, step) for step in range(1, steps + 1)]))
+
+
 class LayerQuantizer:
     """Everything about one layer that its candidates share."""
 
@@ -46,7 +55,10 @@ class LayerQuantizer:
         self.reads = (1,) * len(synapses) if level is None else level.reads
         self.with_bias = with_bias
         self.proved = (0.0, 0.0)  # the largest scale proved, of those up to the second
+        self.current = DECAY_ONE if neuron is None else int(np.rint((1 - neuron.current_tau) * DECAY_ONE))
         self.bias = ir.total_bias(synapses)
+        if self.bias is not None and neuron is not None and neuron.current_tau:
+            self.bias = self.bias * lifted(neuron.current_tau, steps)
         self.bias_max = chip.bias_max
         # by how much of the range each weight takes: one shared out among copies counts by its share
         self.size = np.concatenate(
@@ -57,6 +69,11 @@ class LayerQuantizer:
             raise ChipLimitError(
                 f"layer '{self.name}': voltage decay {self.decay} (tau {neuron.tau if neuron else 1}) exceeds "
                 f"{chip.decay_max} ({chip.name}); use tau of at least 1/4096"
+            )
+        if self.current < 1:
+            raise ChipLimitError(
+                f"layer '{self.name}': a current that keeps {neuron.current_tau if neuron else 1:.6g} of itself never "
+                f"decays on the chip; use a current_tau of at most 4095/4096"
             )
         require_weights(synapses)
 
@@ -97,7 +114,7 @@ class LayerQuantizer:
             replace(item, weight=weight, bias=bias if number == 0 else None)
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
         )
-        neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay)
+        neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay, self.current)
         least, most = self.sums(synapses, scale)
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
         proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)

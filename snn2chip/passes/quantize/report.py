@@ -39,11 +39,12 @@ class LayerReport:
 
     `error`: share of calibration spikes that differ from the float network's (or, for the accumulating
     readout, relative root-mean-square error of the scores); None without calibration data. `alternatives`:
-    the same error for each rule. `bound`: largest |sum| possible in one step; `seen`: largest on calibration
-    data; `limit` what fits. `relays`: channels or features of relays in the same chain layer, and `relay_limit` the
-    largest threshold they allow. `spikes`: of all calibration samples, and `spikes_wanted` those of the float network;
-    None without data and for the accumulating readout. `headroom` = limit / (bound if proved, else seen). With
-    time-varying neurons `steps` has their tables, and `scale` and `threshold` are medians over channels (and steps).
+    the same error for each rule. `bound`: largest |sum| possible in one step, of a neuron that keeps its current the
+    largest |current|; `seen`: largest on calibration data; `limit` what fits. `relays`: channels or features of relays
+    in the same chain layer, and `relay_limit` the largest threshold they allow. `spikes`: of all calibration samples,
+    and `spikes_wanted` those of the float network; None without data and for the accumulating readout. `headroom` =
+    limit / (bound if proved, else seen). With time-varying neurons `steps` has their tables, and `scale` and
+    `threshold` are medians over channels (and steps).
     """
 
     name: str
@@ -69,6 +70,8 @@ class LayerReport:
     limit: int
     tau: float
     tau_chip: float
+    current_tau: float = 0.0
+    current_tau_chip: float = 0.0
     steps: StepsReport | None = None
     spikes: int | None = None
     spikes_wanted: int | None = None
