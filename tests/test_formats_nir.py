@@ -325,6 +325,31 @@ def test_a_bias_of_every_neuron_is_a_kernel(channels: int, height: int, width: i
 # ---------------------------------------------------------------------------------------------------- refused by name
 
 
+@pytest.mark.parametrize("tau", [0.3, 0.999])
+@pytest.mark.parametrize("current", [0.1, 1 / 3, 0.95])
+def test_currents_that_decay(tau: float, current: float, tmp_path: Path) -> None:
+    """CubaLIF: the constants to the last bit, from the metadata and without it but for rounding; no leak, no file."""
+    nodes = [
+        ir.Input("input", (), (4,), "events", 1, 0, 1, np.zeros(4, np.int64), np.ones(4), np.zeros(4)),
+        ir.Dense("dense", ("input",), rng_of(0).standard_normal((5, 4)), None),
+        ir.LIF("lif", ("dense",), tau, 0.7, current_tau=current),
+        ir.Readout("readout", ("lif",), "spike_count"),
+    ]
+    network = ir.Network("folded", 6, (), tuple(nodes))
+    ours.save(tmp_path / "net.nir", network)
+    assert_equal(load(tmp_path / "net.nir"), network)
+    graph = ours.build(network, dt=0.01)
+    assert type(graph.nodes["lif"]).__name__ == "CubaLIF"
+    for node in graph.nodes.values():
+        node.metadata = {}
+    graph.metadata = {}
+    (found,) = convert(graph, timesteps=6, high=1, dt=0.01).of(ir.LIF)
+    assert (found.tau, found.current_tau, found.threshold) == pytest.approx((tau, current, 0.7), rel=1e-12)
+    nodes[2] = ir.LIF("lif", ("dense",), 1.0, 0.7, current_tau=current)
+    with pytest.raises(UnsupportedError, match="'lif': a current that decays before a membrane that does not"):
+        ours.build(ir.Network("folded", 6, (), tuple(nodes)))
+
+
 def test_what_nir_cannot_say() -> None:
     """Constants of every step, integers, leaks that no time constant has, adds that are no neuron's own."""
     network = spiking_network(
@@ -392,8 +417,8 @@ def test_a_graph_of_another_maker() -> None:
     assert (spikes == (current / 2 > 1)).all()
 
 
-def test_cuba_neurons_whose_current_lasts_a_step() -> None:
-    """CubaLIF is read where tau_syn is the time step, with w_in and R in the threshold; else it is refused."""
+def test_cuba_neurons() -> None:
+    """CubaLIF is read with w_in and R in the threshold; a current that lasts a step is none."""
     ones = np.ones(2)
     for synapse, scale in ((1e-4, 3.0), (1e-4, 1.0)):
         cuba = nir.CubaLIF(
@@ -407,9 +432,18 @@ def test_cuba_neurons_whose_current_lasts_a_step() -> None:
         network = convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
         assert network.of(ir.LIF)[0].threshold == pytest.approx(1 / scale, abs=0) or scale == 3
         assert network.of(ir.LIF)[0].tau == 0.5 and network.readout.kind == "spike_count"
-    cuba.tau_syn = 2e-4 * ones
-    with pytest.raises(UnsupportedError, match=r"'n1': CubaLIF with tau_syn 0\.0002 s keeps its current"):
-        convert(foreign(dense(4), cuba, shape=(4,)), timesteps=2, high=1)
+        assert network.of(ir.LIF)[0].current_tau == 0
+    cuba.tau_syn = 4e-4 * ones
+    graph = foreign(dense(4), cuba, shape=(4,))
+    (found,) = convert(graph, timesteps=2, high=1).of(ir.LIF)
+    assert (found.current_tau, found.threshold) == (0.75, 4.0)
+    assert convert(graph, timesteps=1, high=1).of(ir.LIF)[0].current_tau == 0
+    cuba.v_leak = 0.5 * ones
+    with pytest.raises(UnsupportedError, match=r"'n1': CubaLIF with a v_leak of 0\.25 a step above v_reset"):
+        convert(graph, timesteps=2, high=1)
+    cuba.tau_syn = np.array([2e-4, 4e-4])
+    with pytest.raises(UnsupportedError, match=r"'n1': the current's 1 - dt / tau_syn is 0\.5 to 0\.75"):
+        convert(graph, timesteps=2, high=1)
 
 
 def test_if_neurons_and_the_time_step() -> None:

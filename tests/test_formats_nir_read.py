@@ -67,13 +67,16 @@ def neurons(node: Any, x: np.ndarray, dt: float, ties: bool) -> np.ndarray:
     if kind == "Threshold":
         return x >= node.threshold if ties else x > node.threshold
     v = np.broadcast_to(node.v_reset, x[:, 0].shape)
-    fired = []
+    flowing, fired = np.zeros_like(x[:, 0]), []
     for current in np.moveaxis(x, 1, 0):
         if kind == "IF":
             v = v + dt * node.r * current
         else:
-            tau, weight = (node.tau_mem, node.w_in) if kind == "CubaLIF" else (node.tau, 1.0)
-            v = v + dt / tau * (node.v_leak - v + node.r * weight * current)
+            tau, drive = getattr(node, "tau", None), current
+            if kind == "CubaLIF":  # its current first
+                flowing = flowing + dt / node.tau_syn * (node.w_in * current - flowing)
+                tau, drive = node.tau_mem, flowing
+            v = v + dt / tau * (node.v_leak - v + node.r * drive)
         fired.append(v >= node.v_threshold if ties else v > node.v_threshold)
         v = np.where(fired[-1], node.v_reset, v)
     return np.stack(fired, 1)
@@ -139,6 +142,8 @@ IMAGE: dict[str, list[Any]] = {
     "IF of reset below 0": [flat(), matrix(128, 12), nir.IF(np.full(12, 1e4), np.full(12, 2.0), np.full(12, -0.5)),
                             matrix(12, 3)],
     "CubaLIF of many weights": [flat(), matrix(128, 12), cuba(12, w_in=-powers(6, 12)), matrix(12, 3)],
+    "CubaLIF that keeps its current": [kernel(4, 2), cuba(4, 8, 8, tau_syn=2e-4, w_in=-powers(6, 4, 1, 1)), flat(),
+                                       matrix(256, 3)],
     "Threshold": [kernel(4, 2), nir.Threshold(powers(7, 4, 1, 1) * np.ones((4, 8, 8))), flat(), matrix(256, 3)],
     "one pixel": [kernel(4, 2), lif(4, 8, 8), kernel(3, 4, 8, padding=0), lif(3, 1, 1), flat()],
     "one pixel as it is": [kernel(4, 2), lif(4, 8, 8), kernel(3, 4, 8, padding=0), lif(3, 1, 1)],
@@ -210,8 +215,9 @@ def test_random_constants(data: st.DataObject) -> None:
     elif kind == "LIF":
         node = nir.LIF(np.full(count, tau), gain * tau / 1e-4, rest, level, reset)
     else:
-        taus = np.full(count, 1e-4), np.full(count, tau)
-        node = nir.CubaLIF(*taus, gain * tau / 1e-4, rest, level, reset, sign)
+        kept = data.draw(st.sampled_from([1e-4, 2e-4, 4e-4]))
+        taus = np.full(count, kept), np.full(count, tau)
+        node = nir.CubaLIF(*taus, gain * tau / 1e-4, rest if kept == 1e-4 else reset, level, reset, sign)
     scale = nir.Scale(rng.choice([-2.0, 0.0, 0.5, 1.0], count))
     layers = [matrix(5, count), *([scale] if data.draw(st.booleans()) else []), node, matrix(count, 2)]
     network = convert(foreign(*layers, shape=(5,)), timesteps=4, high=3, ties="fire" if ties else None)

@@ -6,7 +6,12 @@ See docs/nir.md. The neuron, with a time step of dt and forward Euler, as simula
     IF    dv/dt = R I                         v[t] = v[t-1] + dt R I[t]
 
 so that ``leak = 1 - dt/tau`` and ``gain = dt R/tau`` (IF: 1 and ``dt R``). Ours is ``u = v / gain`` with threshold
-``v_threshold / gain``; `continuous` chooses gain 1.
+``v_threshold / gain``; `continuous` chooses gain 1. A CubaLIF has a current before that, updated first (as snnTorch
+does, which writes such files),
+
+    CubaLIF  tau_syn dI/dt = -I + w_in S      I[t] = (1 - dt/tau_syn) I[t-1] + (dt w_in/tau_syn) S[t]
+
+whose factor is one of the input: ours has the current_tau ``1 - dt/tau_syn`` and gain 1.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def pool(given: Given) -> list[ir.Node]:
 
 
 def neuron(given: Given) -> list[ir.Node]:
-    """LIF, IF, a CubaLIF whose current lasts one step, or a Threshold, which forgets at every step.
+    """LIF, IF, CubaLIF, or a Threshold, which forgets at every step.
 
     With v' = v - v_reset a membrane starts at and returns to 0, fires above v_threshold - v_reset, and is driven by
     ``(dt / tau) (v_leak - v_reset)`` at every step. What is left of gains, drifts and thresholds that differ by neuron
@@ -133,14 +133,21 @@ def neuron(given: Given) -> list[ir.Node]:
         if kind != "IF":
             drift = (1 - leaks) * (fields.each("v_leak", shape) - reset)
         level = level - reset
+    stays = 0.0
     if kind == "CubaLIF":
-        synapse = fields.each("tau_syn", shape)
-        if not (np.abs(synapse / given.dt - 1) < algebra.CLOSE).all():
+        try:
+            kept, entering = algebra.discrete(fields.each("tau_syn", shape), np.ones(shape), given.dt)
+        except InputError as error:
+            raise InputError(f"layer '{called}': CubaLIF, {error} (tau_syn)") from None
+        weight = entering * fields.each("w_in", shape)
+        gain = gain * np.where(np.abs(weight - 1) < algebra.CLOSE, 1.0, weight)
+        if given.timesteps > 1:
+            stays = one_of(called, "the current's 1 - dt / tau_syn", np.where(kept < algebra.CLOSE, 0.0, kept))
+        if stays and drift.any():
             raise UnsupportedError(
-                f"layer '{called}': CubaLIF with tau_syn {synapse.max():g} s keeps its current from step to step; only "
-                f"one of a step ({given.dt:g} s) does not, so use LIF"
+                f"layer '{called}': CubaLIF with a v_leak of {float(np.abs(drift).max()):g} a step above v_reset, past "
+                f"its current, where a bias of ours enters it; give both the same value"
             )
-        gain = gain * fields.each("w_in", shape)
     if not (level > 0).all():
         raise UnsupportedError(
             f"layer '{called}': {kind} with a threshold {level.min():g} above v_reset; it must be positive, since "
@@ -176,8 +183,18 @@ def neuron(given: Given) -> list[ir.Node]:
                 f"again"
             )
         leak, threshold = exact
+        if "current" in own:
+            stays = _exact_current(own, stays)
         ties = "ties" in own and own.integer("ties", 0, 1) == 1
-    return [*made, ir.LIF(called, (driver,), leak, threshold, ties=ties)]
+    return [*made, ir.LIF(called, (driver,), leak, threshold, ties=ties, current_tau=stays)]
+
+
+def _exact_current(own: Fields, found: float) -> float:
+    """The current_tau in a node's metadata, which its constants must give too."""
+    exact = own.number("current")
+    if not (0 <= exact < 1 and abs(exact - found) < algebra.CLOSE):
+        raise own.fail("current", f"the {found:g} that its constants give")
+    return exact
 
 
 def scale(name: str, driver: str, factor: ir.FloatArray, shift: ir.FloatArray | None = None) -> ir.Norm:

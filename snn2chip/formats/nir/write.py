@@ -8,7 +8,7 @@ NIR has no batch norm, so what is exported is the folded network: the same spike
     neuron in a Conv     the convolution's own current
     Add                  several edges into one node, which NIR adds up
     Flatten              Flatten, its dimensions counted from the end: the same with and without a batch
-    LIF                  LIF, or IF for tau = 1
+    LIF                  LIF, or IF for tau = 1; CubaLIF with a current_tau
     Readout              Output of the last current at every step, or of the last spikes; I before it, if wanted
 
 The metadata of the graph says what NIR has no word for: `snn2chip_version`, `format_version`, `dt` (seconds a step),
@@ -153,11 +153,22 @@ class _Builder:
         fields = {"r": np.full(shape, made.resistance), "v_threshold": np.full(shape, level)}
         metadata = {"leak": float(node.tau), "threshold": float(node.threshold), **self._add(node)}
         metadata |= {"ties": 1} if node.ties else {}
-        if made.tau is None:
+        rest: dict[str, Any] = {name: np.zeros(shape) for name in ("v_leak", "v_reset")}
+        if node.current_tau:
+            if made.tau is None:
+                raise UnsupportedError(
+                    f"layer '{node.name}': a current that decays before a membrane that does not (tau 1) is no neuron "
+                    f"of NIR's, whose CubaLIF leaks; train with a tau below 1"
+                )
+            current = continuous(node.name, node.current_tau, 1.0, self.dt)
+            metadata["current"] = float(node.current_tau)
+            constants = {"tau_mem": made.tau, "tau_syn": current.tau, "w_in": current.resistance}
+            rest |= {name: np.full(shape, value) for name, value in constants.items()}
+            neuron = self.nir.CubaLIF(**fields, **rest, metadata=metadata)
+        elif made.tau is None:
             neuron = self.nir.IF(**fields, v_reset=np.zeros(shape), metadata=metadata)
         else:
-            rest = {"tau": np.full(shape, made.tau), "v_leak": np.zeros(shape), "v_reset": np.zeros(shape)}
-            neuron = self.nir.LIF(**fields, **rest, metadata=metadata)
+            neuron = self.nir.LIF(**fields, **rest, tau=np.full(shape, made.tau), metadata=metadata)
         self.put(node, neuron, *self._currents(node))
 
     def readout(self, node: ir.Readout, integrator: bool) -> None:
