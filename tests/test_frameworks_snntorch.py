@@ -87,13 +87,49 @@ def test_neurons_that_keep_their_membrane(output: bool) -> None:
     assert found.takes == "step" and found.captured.of(ir.LIF)[1].tau == 1.0  # beta is clamped
 
 
+class Currents(nn.Module):
+    """Synaptic neurons in a loop that hands on both of their states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        at_once = {"reset_delay": False, **ZERO}
+        self.conv, self.lif1 = nn.Conv2d(2, 8, 3), snn.Synaptic(alpha=0.7, beta=0.8, **at_once)
+        self.fc1 = nn.Linear(512, 12)
+        self.lif2 = snn.Synaptic(0.4, 0.9, 0.3, learn_alpha=True, learn_beta=True, learn_threshold=True, **at_once)
+        self.fc2 = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, outputs = self.lif1.init_synaptic(), self.lif2.init_synaptic(), []
+        for _ in range(7):
+            spikes, *first = self.lif1(self.conv(x), *first)
+            spikes, *second = self.lif2(self.fc1(spikes.flatten(1)), *second)
+            outputs.append(self.fc2(spikes))
+        return torch.stack(outputs)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_currents_that_decay(hidden: bool) -> None:
+    """Handed on by the loop, or kept by the neurons themselves."""
+    if not hidden:
+        found = held(Currents(), pixels(SHAPE, 255, [0.5], [0.25]), 7)
+        assert [round(node.current_tau, 6) for node in found.captured.of(ir.LIF)] == [0.7, 0.4]
+        return
+    torch.manual_seed(0)
+    kept = {"init_hidden": True, "reset_delay": False, **ZERO}
+    first = (nn.Conv2d(2, 4, 3), snn.Synaptic(0.6, 0.7, 0.4, **kept), nn.Flatten(), nn.Linear(256, 10))
+    network = nn.Sequential(*first, snn.Synaptic(0.9, 0.5, 0.2, output=True, **kept))
+    assert held(network, pixels(SHAPE, 255, [0.5], [0.25]), 5).takes == "step"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: snn.Leaky(beta=0.5, init_hidden=True), "layer '1': Leaky with reset_mechanism 'subtract'.*'zero'"),
         (lambda: snn.Leaky(beta=torch.rand(8), init_hidden=True, **ZERO), "a beta of each neuron; give the layer one"),
         (lambda: snn.Leaky(beta=0.5, inhibition=True, init_hidden=True, **ZERO), "Leaky with inhibition"),
-        (lambda: snn.Synaptic(alpha=0.5, beta=0.5, init_hidden=True, **ZERO), "layer '1': Synaptic is not a neuron"),
+        (lambda: snn.Synaptic(0.5, 0.5, init_hidden=True, **ZERO), "layer '1': Synaptic with reset_delay=True"),
+        (lambda: snn.Alpha(0.6, 0.5, init_hidden=True, **ZERO), "layer '1': Alpha is not a neuron"),
     ],
 )
 def test_what_no_chip_has_is_named(make: Any, message: str) -> None:

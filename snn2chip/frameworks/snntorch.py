@@ -1,15 +1,19 @@
-"""snnTorch (0.9 and 1): `Leaky`, whose membrane its user hands on from step to step.
+"""snnTorch (0.9 and 1): `Leaky` and `Synaptic`, whose states their user hands on from step to step.
 
 With reset_mechanism "zero" (`snntorch._neurons.leaky`): ``mem = beta (1 - o) mem + x``, ``o = mem > threshold``, with o
 that of the step before, whatever reset_delay: a LIF of ours. beta is clamped to 0..1.
+
+Synaptic (`snntorch._neurons.synaptic`): ``syn = alpha syn + x``, ``mem = beta mem + syn``, reset right after the spike
+with reset_delay=False: a LIF of ours with a current_tau. With reset_delay=True, the default, the step after a spike
+sets mem to 0 whatever comes in, which is a refractory step that no neuron of netx has.
 """
 
 from __future__ import annotations
 
 import torch
-from snntorch import Leaky
+from snntorch import Leaky, Synaptic
 from snntorch._neurons.neurons import SpikingNeuron
-from torch import Tensor, nn
+from torch import nn
 
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError
@@ -25,38 +29,46 @@ def leaf(_path: str, module: nn.Module) -> Leaf | None:
     return Leaf(
         lambda name, sources, _shape: [_neuron(name, sources, module)],
         ("image", "step"),
-        states=int(not module.init_hidden or module.output),
+        states=(1 + isinstance(module, Synaptic)) * int(not module.init_hidden or module.output),
     )
 
 
 def _neuron(name: str, sources: tuple[str, ...], module: nn.Module) -> ir.LIF:
     called = type(module).__name__
-    if type(module) is not Leaky:
-        raise UnsupportedError(f"layer '{name}': {called} is not a neuron of the chip's; use Leaky")
+    if type(module) not in (Leaky, Synaptic):
+        raise UnsupportedError(f"layer '{name}': {called} is not a neuron of the chip's; use Leaky or Synaptic")
     if module.reset_mechanism != "zero":
         raise UnsupportedError(
-            f"layer '{name}': Leaky with reset_mechanism '{module.reset_mechanism}', the chip resets to zero; train "
+            f"layer '{name}': {called} with reset_mechanism '{module.reset_mechanism}', the chip resets to zero; train "
             f"with reset_mechanism='zero'"
+        )
+    if isinstance(module, Synaptic) and module.reset_delay:
+        raise UnsupportedError(
+            f"layer '{name}': Synaptic with reset_delay=True, whose membrane is 0 for a whole step after a spike; "
+            f"train with reset_delay=False"
         )
     for field, wanted in _FIELDS.items():
         value = getattr(module, field)
         if callable(value) or bool(torch.as_tensor(value).ne(wanted).any()):
-            raise UnsupportedError(f"layer '{name}': Leaky with {field}, which no chip has; leave it out")
-    beta = _one(name, "beta", torch.as_tensor(module.beta).detach().double().clamp(0, 1))
-    threshold = _one(name, "threshold", torch.as_tensor(module.threshold).detach().double())
+            raise UnsupportedError(f"layer '{name}': {called} with {field}, which no chip has; leave it out")
+    threshold = _one(name, module, "threshold")
     if not threshold > 0:
-        raise UnsupportedError(f"layer '{name}': Leaky with threshold {threshold:g}; it must be positive")
-    return ir.LIF(name, sources, beta, threshold)
+        raise UnsupportedError(f"layer '{name}': {called} with threshold {threshold:g}; it must be positive")
+    kept = {what: min(max(_one(name, module, what), 0.0), 1.0) for what in ("beta", "alpha") if hasattr(module, what)}
+    return ir.LIF(name, sources, kept["beta"], threshold, current_tau=kept.get("alpha", 0.0))
 
 
-def _one(name: str, what: str, values: Tensor) -> float:
+def _one(name: str, module: nn.Module, what: str) -> float:
+    values = torch.as_tensor(getattr(module, what)).detach().double()
     if bool((values != values.flatten()[0]).any()):
-        raise UnsupportedError(f"layer '{name}': Leaky with a {what} of each neuron; give the layer one")
+        raise UnsupportedError(
+            f"layer '{name}': {type(module).__name__} with a {what} of each neuron; give the layer one"
+        )
     return float(values.flatten()[0])
 
 
 def reset(network: nn.Module) -> None:
-    """Let neurons that keep their membrane themselves start anew."""
+    """Let neurons that keep their states themselves start anew."""
     for module in network.modules():
-        if isinstance(module, Leaky):
+        if isinstance(module, (Leaky, Synaptic)):
             module.reset_mem()
