@@ -24,7 +24,8 @@ import harness
 import numpy as np
 import torch
 
-from snn2chip import chip, lava, recipe
+from snn2chip import chip, recipe
+from snn2chip.backends import lava
 from snn2chip.data import ImageSet
 from snn2chip.data.recordings import Events, bin_events, make_events, read_recording
 from snn2chip.formats import netx

@@ -17,7 +17,8 @@ import harness
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip import __version__, lava
+from snn2chip import __version__
+from snn2chip.backends import lava
 from snn2chip.formats.netx import read
 from snn2chip.ir.netlist import Netlist
 from snn2chip.simulate.chip_time import ChipEngine, ChipTrace, check_input

@@ -33,7 +33,8 @@ from lava_dl_networks import NETWORKS, folder
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from snn2chip import __version__, data, lava
+from snn2chip import __version__, data
+from snn2chip.backends import lava
 from snn2chip.formats import netx
 from snn2chip.formats.netx import read
 from snn2chip.formats.onnx import run as onnx_runtime

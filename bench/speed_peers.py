@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snn2chip import ir, lava
+from snn2chip import ir
+from snn2chip.backends import lava
 from snn2chip.errors import Snn2ChipError
 from snn2chip.formats import netx
 from snn2chip.simulate.events import EventEngine

@@ -24,7 +24,7 @@ import pytest
 import torch
 
 from snn2chip import cli as command_line
-from snn2chip import lava
+from snn2chip.backends import lava
 from snn2chip.recipe import Recipe, parse
 
 

@@ -15,7 +15,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snn2chip import ir, lava
+from snn2chip import ir
+from snn2chip.backends import lava
 from snn2chip.formats import netx
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork

@@ -14,7 +14,7 @@ import numpy as np
 from conftest import ROOT, child_environment
 from foreign import random_network
 
-from snn2chip import lava
+from snn2chip.backends import lava
 
 Change = Callable[[h5py.Group, np.random.Generator], Any]
 PROGRAM = """

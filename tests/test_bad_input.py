@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 import zoo as zoo_tool
 from conftest import Child, Command, Quickstart, run_in_process, tiny_recipe
 
+from snn2chip.backends import lava
+from snn2chip.backends.lava import PYTHON_VARIABLE
 from snn2chip.chip.profile import load as load_chip
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 from snn2chip.formats import netx
-from snn2chip.lava import CACHE_VARIABLE, PYTHON_VARIABLE, interpreters
 from snn2chip.nn import model_file
 from snn2chip.passes.pipeline import export
+from snn2chip.places import CACHE_VARIABLE
 
 OLD = b"what was there before"
 
@@ -431,7 +434,8 @@ def test_no_python_for_lava(
     # not set, and nothing that fits on this machine
     monkeypatch.delenv(PYTHON_VARIABLE)
     monkeypatch.setenv("PYENV_ROOT", str(tools))
-    monkeypatch.setattr(interpreters, "LIGHT_VERSIONS", ("3.1",))
+    monkeypatch.setitem(lava.KINDS, False, replace(lava.LIGHT, pythons=("3.1",)))
+    monkeypatch.setattr(lava, "LIGHT", lava.KINDS[False])
     done = cli("lava", "setup")
     assert done.code == 2
     assert "Traceback" not in done.err

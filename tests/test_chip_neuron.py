@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snn2chip import lava
+from snn2chip.backends import lava
 from snn2chip.chip import neuron
 
 STATES = sorted(

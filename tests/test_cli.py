@@ -20,7 +20,8 @@ import zoo as zoo_tool
 from conftest import COMMAND, QUICK, ROOT, Child, Command, Quickstart, child_environment, run_in_process
 
 import snn2chip
-from snn2chip import lava, places
+from snn2chip import places
+from snn2chip.backends import lava
 from snn2chip.formats import netx
 
 COMMANDS = (

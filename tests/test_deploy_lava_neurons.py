@@ -13,7 +13,7 @@ from conftest import Command
 from helpers import assert_same, rng_of, run_in_lava, spiking_network
 from varying import as_tdbn, digits_model, export, lowered, message, plain, randomize, raw_for, residual
 
-from snn2chip import lava
+from snn2chip.backends import lava
 from snn2chip.chip import neuron
 from snn2chip.formats import netx
 from snn2chip.nn import BNTT, LIF, Flatten, Linear, SpikingNetwork, TDBatchNorm

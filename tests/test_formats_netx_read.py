@@ -18,7 +18,8 @@ from helpers import usually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn2chip import cli, lava
+from snn2chip import cli
+from snn2chip.backends import lava
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx
 from snn2chip.formats.netx import read

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_outputs import ran, standards
 from onnx_runs import Row, compare
 
-from snn2chip import lava
+from snn2chip.backends import lava
 from snn2chip.chip.bounds import port_range
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx import read

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from snn2chip import ir, lava
+from snn2chip import ir
+from snn2chip.backends import lava
 from snn2chip.chip import relay
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.formats import netx

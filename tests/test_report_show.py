@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from stock_netx import Job, odd_network, verdicts
 
 from snn2chip import chip as chips
-from snn2chip import lava
+from snn2chip.backends import lava
 from snn2chip.errors import InputError
 from snn2chip.formats.netx import read
 from snn2chip.ir.netlist import ChipLayer, Netlist

@@ -19,7 +19,8 @@ from conftest import Command, Quickstart
 from helpers import images_for, spiking_network
 from numpy.typing import NDArray
 
-from snn2chip import chip, ir, lava
+from snn2chip import chip, ir
+from snn2chip.backends import lava
 from snn2chip.chip import neuron as arith
 from snn2chip.errors import InputError
 from snn2chip.formats import netx

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, ParamSpec
 import typer
 from rich.console import Console
 
+from snn2chip.backends.kinds import Kind
 from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
@@ -107,9 +108,10 @@ def numbers(option: str, text: str) -> list[float]:
     return values
 
 
-def ensure_lava(console: Console) -> None:
-    from snn2chip import lava
+def ensure(kind: Kind, console: Console) -> None:
+    """Make the environment of a simulator if it is not there."""
+    from snn2chip.backends import environment
 
-    if lava.find() is None:
-        console.print("Lava's environment is not there yet: making it once (about half a minute)")
-        lava.setup()
+    if environment.find(kind) is None:
+        console.print(f"{kind.title}'s environment is not there yet: making it once (about half a minute)")
+        environment.setup(kind)

@@ -17,7 +17,7 @@ from snn2chip.cli.chip import (
     ResetOffset,
     input_sides,
 )
-from snn2chip.cli.common import FastConvolution, console_of, ensure_lava, guarded, lava_app
+from snn2chip.cli.common import FastConvolution, console_of, ensure, guarded, lava_app
 from snn2chip.errors import InputError
 
 
@@ -27,7 +27,7 @@ def lava_setup(
     full: Annotated[bool, typer.Option("--full", help="The reference environment, several GB.")] = False,
 ) -> None:
     """Make Lava's environment, once per user: pinned, light (no torch), about half a minute."""
-    from snn2chip import lava
+    from snn2chip.backends import lava
 
     environment = lava.setup(full)
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
@@ -54,7 +54,7 @@ def lava_run(
 
     import numpy as np
 
-    from snn2chip import lava
+    from snn2chip.backends import lava
     from snn2chip.formats import netx
     from snn2chip.simulate import trace
 
@@ -67,7 +67,7 @@ def lava_run(
     else:
         trace.load_input(input_file, netx.load(net))
     if not full:
-        ensure_lava(console_of())
+        ensure(lava.LIGHT, console_of())
     if clock == "sample":
         lava.run(net, input_file, output, full=full, fast_convolution=fast_convolution)
     else:

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snn2chip.cli.common import (
-    DataDir,
-    FastConvolution,
-    JsonOption,
-    app,
-    console_of,
-    ensure_lava,
-    guarded,
-    progress_bar,
-)
+from snn2chip.cli.common import DataDir, FastConvolution, JsonOption, app, console_of, ensure, guarded, progress_bar
 from snn2chip.errors import CheckFailed
 from snn2chip.files import write_json
 
@@ -36,6 +27,7 @@ def verify(
     """Hold every stage against the last, spike for spike; exit 1 and the first difference if one differs."""
     import numpy as np
 
+    from snn2chip.backends.lava import LIGHT
     from snn2chip.data import at_hand
     from snn2chip.formats import netx
     from snn2chip.nn import model_file
@@ -56,7 +48,7 @@ def verify(
     else:
         pixels, labels = images.images.numpy(), images.labels.numpy()
     if lava:
-        ensure_lava(console)
+        ensure(LIGHT, console)
     with progress_bar("verifying") as show:
         done = 0
 

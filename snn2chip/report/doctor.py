@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import torch
 
-from snn2chip import __version__, data, lava, places
+from snn2chip import __version__, data, places
+from snn2chip.backends import environment, interpreters, lava
 from snn2chip.simulate.events import library, unavailable
 
 _PACKAGES = (
@@ -46,16 +47,16 @@ def examine() -> Iterator[str]:
     yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
     yield f"recipes   {', '.join(places.recipe_names())}"
     yield f"chips     {', '.join(places.chip_files())}"
-    for full, name in ((False, "light"), (True, "full")):
-        environment = lava.find(full)
-        if environment is not None:
-            versions = ", ".join(f"{key} {value}" for key, value in environment.versions.items())
-            yield f"lava      {name}: {environment.python} ({versions})"
-        else:
-            yield f"lava      {name}: not set up; snn2chip lava setup{' --full' if full else ''}"
-    if lava.find() is None:
-        for candidate in lava.candidates():
+    for kind in (lava.LIGHT, lava.FULL):
+        found, label = environment.find(kind), f"{kind.folder:<10}"
+        name = f"{kind.name}: " if kind.name else ""
+        if found is not None:
+            versions = ", ".join(f"{key} {value}" for key, value in found.versions.items())
+            yield f"{label}{name}{found.python} ({versions})"
+            continue
+        yield f"{label}{name}not set up; {kind.setup}"
+        for candidate in interpreters.candidates(kind) if kind is not lava.FULL else ():
             verdict = candidate.problem or "can be used"
-            yield f"lava      Python {candidate.version or '?'} at {candidate.python} ({candidate.source}): {verdict}"
+            yield f"{label}Python {candidate.version or '?'} at {candidate.python} ({candidate.source}): {verdict}"
     for name, where in data.available():
         yield f"data      {name}: {where or 'not found; give --data DIR, or it is downloaded when used'}"

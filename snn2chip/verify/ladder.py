@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn2chip import ir, lava
+from snn2chip import ir
+from snn2chip.backends import lava
 from snn2chip.chip.profile import INPUT_MAX, UNIT
 from snn2chip.errors import InputError
 from snn2chip.ir.encode import encoder_of

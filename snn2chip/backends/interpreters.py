@@ -1,4 +1,4 @@
-"""Find a Python that Lava runs on: what was set explicitly, what is on this machine, what uv can download."""
+"""Find a Python that carries an environment: what was set explicitly, what is on this machine, what uv can download."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from snn2chip.backends.kinds import Kind
+from snn2chip.backends.processes import child_environment
 from snn2chip.errors import SetupError
 from snn2chip.files import parse
-from snn2chip.lava.processes import child_environment
-
-PYTHON_VARIABLE = "SNN2CHIP_LAVA_PYTHON"
-LIGHT_VERSIONS = ("3.10", "3.11", "3.12")
-_FULL_VERSIONS = ("3.10",)
-_UV_VERSIONS = {False: "3.11", True: "3.10"}
 
 
 class NoPythonError(SetupError):
-    """No interpreter that Lava runs on was found."""
+    """No interpreter that carries an environment was found."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An interpreter that was looked at; `problem` says why it cannot carry Lava, None if it can."""
+    """An interpreter that was looked at; `problem` says why it cannot carry the environment, None if it can.
+
+    `ready`: it imports already what the environment is for.
+    """
 
     python: Path
     source: str
     version: str | None
     problem: str | None
-    has_lava: bool = False
+    ready: bool = False
 
 
 # Some systems split venv and pip's bundle off; an interpreter without them runs but cannot carry Lava.
@@ -46,48 +45,47 @@ except Exception as error:
 json.dump({
     "version": "%d.%d.%d" % sys.version_info[:3],
     "problem": problem,
-    "lava": importlib.util.find_spec("lava") is not None,
+    "ready": importlib.util.find_spec(sys.argv[1]) is not None,
 }, sys.stdout)
 """
 
 
-def candidates(full: bool = False) -> list[Candidate]:
+def candidates(kind: Kind) -> list[Candidate]:
     """Every interpreter that `setup` would consider, in its order of preference, usable or not.
 
     Each is started once to see that it really runs. Nothing is downloaded.
     """
-    return list(_candidates(full))
+    return list(_candidates(kind))
 
 
-def _candidates(full: bool) -> Iterator[Candidate]:
+def _candidates(kind: Kind) -> Iterator[Candidate]:
     """Explicit setting; PATH; the interpreter that runs this; pyenv's folder; what uv already has."""
-    wanted = _FULL_VERSIONS if full else LIGHT_VERSIONS
-    explicit = os.environ.get(PYTHON_VARIABLE)
+    explicit = os.environ.get(kind.variable)
     if explicit:
-        yield probe(Path(explicit).expanduser(), PYTHON_VARIABLE, wanted)
+        yield probe(Path(explicit).expanduser(), kind.variable, kind)
         return
     seen: set[Path] = set()
-    for path, source in _places(full, wanted):
+    for path, source in _places(kind):
         if path.resolve() not in seen:
             seen.add(path.resolve())
-            yield probe(path, source, wanted)
+            yield probe(path, source, kind)
 
 
-def _places(full: bool, wanted: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    for version in wanted:
+def _places(kind: Kind) -> Iterator[tuple[Path, str]]:
+    for version in kind.pythons:
         for folder in os.get_exec_path():
             found = shutil.which(f"python{version}", path=folder)
             if found:
                 yield Path(found), "PATH"
-    if f"{sys.version_info.major}.{sys.version_info.minor}" in wanted:
+    if f"{sys.version_info.major}.{sys.version_info.minor}" in kind.pythons:
         yield Path(sys.executable), "this interpreter"
     root = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser())
-    for version in wanted:
+    for version in kind.pythons:
         for path in sorted(root.glob(f"versions/{version}.*/bin/python"), reverse=True):
             yield path, "pyenv"
     uv = shutil.which("uv")
     if uv:
-        found = _ask([uv, "python", "find", _UV_VERSIONS[full]], {"UV_PYTHON_DOWNLOADS": "never"})
+        found = _ask([uv, "python", "find", kind.download], {"UV_PYTHON_DOWNLOADS": "never"})
         if found:
             yield Path(found), "uv"
 
@@ -110,15 +108,15 @@ def _ask(command: Sequence[str], environment: Mapping[str, str]) -> str:
     return lines[-1] if lines else ""
 
 
-def probe(python: Path, source: str, wanted: Sequence[str]) -> Candidate:
+def probe(python: Path, source: str, kind: Kind) -> Candidate:
     """Start the interpreter and see what it is: a name on PATH may be a shim that only fails."""
 
-    def unusable(problem: str, version: str | None = None, has_lava: bool = False) -> Candidate:
-        return Candidate(python, source, version, problem, has_lava)
+    def unusable(problem: str, version: str | None = None, ready: bool = False) -> Candidate:
+        return Candidate(python, source, version, problem, ready)
 
     try:
         answer = subprocess.run(
-            [python, "-E", "-s", "-c", _PROBE],
+            [python, "-E", "-s", "-c", _PROBE, kind.folder],
             env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -132,44 +130,44 @@ def probe(python: Path, source: str, wanted: Sequence[str]) -> Candidate:
         return unusable(f"does not run: {error.strerror}")
     try:
         about = parse(answer.stdout, "JSON")
-        version, problem, has_lava = str(about["version"]), about["problem"], bool(about["lava"])
+        version, problem, ready = str(about["version"]), about["problem"], bool(about["ready"])
     except (ValueError, KeyError, TypeError):
         said = (answer.stderr.strip() or answer.stdout.strip() or "no output").splitlines()[0]
         return unusable(f"does not run: {said}")
-    if version.rpartition(".")[0] not in wanted:
-        return unusable(f"Python {version}; Lava needs {' or '.join(wanted)}", version, has_lava)
+    if version.rpartition(".")[0] not in kind.pythons:
+        return unusable(f"Python {version}; {kind.title} needs {' or '.join(kind.pythons)}", version, ready)
     if problem:
-        return unusable(f"cannot make environments ({problem}); install its venv package", version, has_lava)
-    return Candidate(python, source, version, None, has_lava)
+        return unusable(f"cannot make environments ({problem}); install its venv package", version, ready)
+    return Candidate(python, source, version, None, ready)
 
 
-def choose(full: bool, say: Callable[[str], None]) -> Candidate:
+def choose(kind: Kind, say: Callable[[str], None]) -> Candidate:
     """The first usable interpreter; as a last resort the one that uv downloads.
 
     Raises:
         NoPythonError: there is none.
     """
-    wanted = _FULL_VERSIONS if full else LIGHT_VERSIONS
+    wanted = " or ".join(kind.pythons)
     problems = []
-    for candidate in _candidates(full):
+    for candidate in _candidates(kind):
         if candidate.problem is None:
             return candidate
         problems.append(f"'{candidate.python}' ({candidate.source}): {candidate.problem}")
-        if candidate.source == PYTHON_VARIABLE:
-            raise NoPythonError(f"{PYTHON_VARIABLE}: {problems[0]}; name a Python {' or '.join(wanted)}, or unset it")
+        if candidate.source == kind.variable:
+            raise NoPythonError(f"{kind.variable}: {problems[0]}; name a Python {wanted}, or unset it")
     uv = shutil.which("uv")
     if uv:
-        say(f"downloading Python {_UV_VERSIONS[full]} with uv")
-        _ask([uv, "python", "install", _UV_VERSIONS[full]], {})
-        found = _ask([uv, "python", "find", _UV_VERSIONS[full]], {"UV_PYTHON_DOWNLOADS": "never"})
+        say(f"downloading Python {kind.download} with uv")
+        _ask([uv, "python", "install", kind.download], {})
+        found = _ask([uv, "python", "find", kind.download], {"UV_PYTHON_DOWNLOADS": "never"})
         if found:
-            candidate = probe(Path(found), "uv", wanted)
+            candidate = probe(Path(found), "uv", kind)
             if candidate.problem is None:
                 return candidate
             problems.append(f"'{found}' (uv): {candidate.problem}")
         else:
-            problems.append(f"'{uv}': could not download Python {_UV_VERSIONS[full]}")
+            problems.append(f"'{uv}': could not download Python {kind.download}")
     raise NoPythonError(
-        f"no Python {' or '.join(wanted)} to run Lava with: {'; '.join(problems) or 'none on PATH'}; "
-        f"install one or set {PYTHON_VARIABLE} to it"
+        f"no Python {wanted} to run {kind.title} with: {'; '.join(problems) or 'none on PATH'}; "
+        f"install one or set {kind.variable} to it"
     )

@@ -1,28 +1,81 @@
-"""Run the programs of deploy/lava/ in Lava's environment: files in, files out."""
+"""Run networks in Lava, which lives in an environment of its own.
+
+Lava 0.10 needs numpy below 2 and declares Python 3.10 and torch 2.3: it cannot share an environment with this
+package. `run` starts the program deploy/lava/run_network.py in its environment with a netx file and an .npz in and an
+.npz out.
+
+Two kinds: *light* (Python 3.10 to 3.12, no torch, about 470 MB, 20 seconds) is what everything uses; *full* (Python
+3.10 and lava-dl's own requirements, about 6 GB) is the reference it is compared with.
+
+Environment variables: SNN2CHIP_LAVA_PYTHON names the interpreter to use (as it is if it imports Lava, else to
+build the environment from), SNN2CHIP_CACHE the folder that holds environments.
+"""
 
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from snn2chip import npz
+from snn2chip.backends import environment as environments
+from snn2chip.backends.environment import Environment as Environment
+from snn2chip.backends.environment import RegistryError as RegistryError
+from snn2chip.backends.interpreters import Candidate
+from snn2chip.backends.interpreters import NoPythonError as NoPythonError
+from snn2chip.backends.interpreters import candidates as found_interpreters
+from snn2chip.backends.kinds import Kind
+from snn2chip.backends.programs import need, run_program
 from snn2chip.console import console_of, progress_bar
-from snn2chip.errors import InputError, SetupError
+from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
-from snn2chip.lava.environment import Environment, find
-from snn2chip.lava.processes import end, last_words, started
-from snn2chip.places import deploy_file
 from snn2chip.text import one_line
 
-_BAD_INPUT = 2  # the programs' exit status for a file they cannot use
+_BINARY = ("--only-binary", ":all:")
+LIGHT = Kind(
+    title="Lava",
+    folder="lava",
+    name="light",
+    pythons=("3.10", "3.11", "3.12"),
+    download="3.11",
+    locks=(
+        ("requirements-light.txt", _BINARY),
+        ("requirements-light-nodeps.txt", (*_BINARY, "--no-deps", "--ignore-requires-python")),
+    ),
+    program="run_network.py",
+    by_hand="lava-nc and lava-dl",
+)
+FULL = replace(
+    LIGHT,
+    name="full",
+    pythons=("3.10",),
+    download="3.10",
+    locks=(("requirements-full.txt", ()),),
+    complete=True,
+    note=" (several GB)",
+)
+KINDS = {False: LIGHT, True: FULL}
+PYTHON_VARIABLE = LIGHT.variable
+
+
+def find(full: bool = False) -> Environment | None:
+    """The environment that is ready to use, None if `setup` has to make it; see `backends.environment.find`."""
+    return environments.find(KINDS[full])
+
+
+def setup(full: bool = False, progress: bool = True) -> Environment:
+    """Make Lava's environment unless it is there, and return it; see `backends.environment.setup`."""
+    return environments.setup(KINDS[full], progress)
+
+
+def candidates(full: bool = False) -> list[Candidate]:
+    """Every interpreter that `setup` would consider; see `backends.interpreters.candidates`."""
+    return found_interpreters(KINDS[full])
 
 
 def run(
@@ -101,7 +154,7 @@ def _run(
     if not net.is_file():
         raise InputError(f"'{net}': no such file; give a netx network")
     _check_input(input)
-    environment = _need(full)
+    environment = need(KINDS[full])
     with progress_bar("Lava, steps", quiet=not progress) as show, atomic_path(output) as part:
 
         def follow(line: str) -> None:
@@ -113,7 +166,7 @@ def _run(
         flags = [*flags, "--progress", *(["--fast-convolution"] if fast_convolution else [])]
         files = [str(path.absolute()) for path in (net, input, part)]
         try:
-            said = _program(environment, program, [*files, *flags], timeout, follow)
+            said = run_program(environment, program, [*files, *flags], timeout, follow)
         except InputError as error:
             raise type(error)(str(error).replace(files[2], str(output))) from None
     for line in said.splitlines():
@@ -153,21 +206,13 @@ def neuron_reference(
         shape = {"a_in": array.shape, "bias_mant": (count, neurons), **tables}.get(name, (count,))
         if array.shape != shape or array.dtype.kind not in "iu":
             raise InputError(f"cases: {name} is {array.dtype} of shape {array.shape}; give integers of shape {shape}")
-    environment = _need(full)
+    environment = need(KINDS[full])
     with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
         given, result = Path(folder, "cases.npz"), Path(folder, "result.npz")
         with given.open("wb") as file:
             np.savez(file, allow_pickle=False, model=np.array(model), **arrays)
-        _program(environment, "neuron_reference.py", [str(given), str(result)], None, lambda line: None)
+        run_program(environment, "neuron_reference.py", [str(given), str(result)], None, lambda line: None)
         return npz.load(result)
-
-
-def _need(full: bool) -> Environment:
-    environment = find(full)
-    if environment is None:
-        option = " --full" if full else ""
-        raise SetupError(f"Lava's environment is not set up; run `snn2chip lava setup{option}` once")
-    return environment
 
 
 def _check_input(path: Path) -> None:
@@ -186,49 +231,3 @@ def _check_input(path: Path) -> None:
         raise InputError(
             f"'{path}': input has shape {shape}; give (samples, T, C, H, W) or (samples, T, features), not empty"
         )
-
-
-def _program(
-    environment: Environment,
-    name: str,
-    arguments: Sequence[str],
-    timeout: float | None,
-    follow: Callable[[str], None],
-) -> str:
-    """Run deploy/lava/`name`, hand each line of its stdout to `follow`, and return its stderr.
-
-    Raises:
-        InputError: it failed; the message is the program's own.
-    """
-    # -B: no bytecode beside the programs, which may be part of an installed package.
-    command = [str(environment.python), "-E", "-s", "-B", str(deploy_file("lava", name)), *arguments]
-    late = threading.Event()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as words:
-        with started(command, stdout=subprocess.PIPE, stderr=words, text=True) as process:
-
-            def give_up() -> None:
-                late.set()
-                end(process)
-
-            timer = threading.Timer(timeout or 0, give_up)
-            timer.daemon = True
-            if timeout is not None:
-                timer.start()
-            try:
-                for line in process.stdout or ():
-                    follow(line.strip())
-                status = process.wait()
-            finally:
-                timer.cancel()
-        words.seek(0)
-        said = words.read()
-    if late.is_set():
-        raise InputError(f"Lava was not done after {timeout} s; give it more time or fewer samples")
-    if status == 0:
-        return said
-    if status < 0:
-        raise InputError(
-            f"Lava's program was killed by {signal.Signals(-status).name}; memory may have run out: run fewer samples"
-        )
-    message = last_words(said)
-    raise InputError(message if status == _BAD_INPUT else f"Lava failed: {message}")

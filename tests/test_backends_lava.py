@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 import pytest
 
-from snn2chip import ir, lava
+from snn2chip import ir
+from snn2chip.backends import lava
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats import netx
-from snn2chip.places import deploy_file
+from snn2chip.places import CACHE_VARIABLE, deploy_file
 from snn2chip.simulate import reference
 
 T = 4
@@ -335,7 +336,9 @@ def wait_until(condition: object, seconds: float = 20) -> bool:
 def long_run(lava_environment: lava.Environment, network: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that calls lava.run on minutes of work, once Lava's own processes are there."""
     given = save(tmp_path / "i.npz", input=graded_input(20_000).astype(np.int8))
-    code = f"from snn2chip import lava; lava.run({str(network)!r}, {str(given)!r}, {str(tmp_path / 'o.npz')!r})"
+    code = (
+        f"from snn2chip.backends import lava; lava.run({str(network)!r}, {str(given)!r}, {str(tmp_path / 'o.npz')!r})"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True
     )
@@ -384,14 +387,14 @@ def test_time_limit(lava_environment: lava.Environment, network: Path, tmp_path:
 # ------------------------------------------------------------------------- finding an interpreter, with fakes
 
 FAKE = """#!/bin/sh
-# An interpreter that is none: answers what snn2chip.lava asks, and does what `-m venv` and `-m pip` would.
+# An interpreter that is none: answers what snn2chip.backends asks, and does what `-m venv` and `-m pip` would.
 case "$*" in
   *run_network.py*--check*) echo '{"python": "3.10.99", "lava-nc": "0.10.0", "standins": [], "installed": %(all)s}' ;;
   *"-m venv "*) for last; do :; done
       echo venv >> "%(log)s"; sleep 0.3
       mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
   *"-m pip "*) echo pip >> "%(log)s"; %(pip)s ;;
-  *-c*) echo '{"version": "%(version)s", "problem": %(problem)s, "lava": false}' ;;
+  *-c*) echo '{"version": "%(version)s", "problem": %(problem)s, "ready": false}' ;;
 esac
 """
 
@@ -423,7 +426,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tools / tool).symlink_to(Path("/bin", tool))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{tools}")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
-    monkeypatch.setenv(lava.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(lava.PYTHON_VARIABLE, raising=False)
     return tmp_path / "bin"
 
@@ -492,7 +495,7 @@ def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (chosen.parent / "log").read_text().split() == ["venv", "pip"]
 
     ready = fake_python(bare.parent / "ready" / "python")
-    ready.write_text(ready.read_text().replace('"lava": false', '"lava": true'))
+    ready.write_text(ready.read_text().replace('"ready": false', '"ready": true'))
     monkeypatch.setenv(lava.PYTHON_VARIABLE, str(ready))
     as_is = lava.setup(full=True, progress=False)
     assert as_is.python == ready and as_is.folder is None and not (ready.parent / "log").exists()
@@ -571,7 +574,7 @@ def test_an_orphaned_installer_stays_in_its_own_folder(bare: Path) -> None:
     """SIGKILL of a setup leaves its pip running: it writes neither into the next one's environment nor into its log."""
     late = f'sleep 3; echo late; (: > "${{0%/*}}/../late"); echo late >> "{bare}/log"'
     fake_python(bare / "python3.10", pip=late)
-    code = "from snn2chip import lava; lava.setup(full=True, progress=False)"
+    code = "from snn2chip.backends import lava; lava.setup(full=True, progress=False)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1]) as process:
         assert wait_until(lambda: (bare / "log").exists() and "pip" in (bare / "log").read_text())
         process.kill()
@@ -618,7 +621,7 @@ def test_failed_setup_says_why_and_leaves_no_folder(bare: Path, capsys: pytest.C
 def test_interrupted_setup_leaves_nothing_behind(bare: Path) -> None:
     """Ctrl-C while pip runs ends pip and removes what was made."""
     fake_python(bare / "python3.10", pip="sleep 86399")
-    code = "from snn2chip import lava; lava.setup(full=True)"
+    code = "from snn2chip.backends import lava; lava.setup(full=True)"
     root = Path(__file__).parents[1]
     with subprocess.Popen([sys.executable, "-c", code], cwd=root, stderr=subprocess.PIPE) as process:
         assert wait_until(lambda: (bare / "log").exists() and "pip" in (bare / "log").read_text())

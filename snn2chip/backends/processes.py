@@ -16,20 +16,23 @@ def child_environment() -> dict[str, str]:
     """Variables for child processes: ours, without what would mix this interpreter's packages with theirs."""
     drop = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PYTHONWARNINGS")
     kept = {key: value for key, value in os.environ.items() if key not in drop}
-    # Each Lava process is one OS process; a pool of threads in each would only fight over the cores.
+    # Simulators start processes or threads of their own; a pool of threads in each would only fight over the cores.
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {**kept, **dict.fromkeys(threads, "1")}
 
 
 @contextmanager
-def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """Start a program in a process group of its own, and end the whole group if the block is left early."""
+def started(command: Sequence[str], setup: str, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program in a process group of its own, and end the whole group if the block is left early.
+
+    `setup` is the command that makes its environment.
+    """
     try:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, env=child_environment(), start_new_session=True, **options
         )
     except OSError as error:
-        raise SetupError(f"'{command[0]}' does not run: {error.strerror}; run `snn2chip lava setup`") from error
+        raise SetupError(f"'{command[0]}' does not run: {error.strerror}; run `{setup}`") from error
     try:
         yield process
     finally:
