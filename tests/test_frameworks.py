@@ -13,7 +13,7 @@ from conftest import ROOT
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("framework", ["spikingjelly", "snntorch"])
+@pytest.mark.parametrize("framework", ["spikingjelly", "snntorch", "lava_dl"])
 def test_in_an_environment_with_the_packages(framework: str) -> None:
     """That of the benches' peers, which is made where it is missing (from PyPI; minutes); nothing may be skipped there
     but what a version has not."""

@@ -11,12 +11,18 @@ from torch import nn
 
 from snn2chip import ir
 
-Layout = Literal["image", "lifted", "steps", "merged", "step", "total", "state"]
+Layout = Literal["image", "lifted", "steps", "series", "merged", "step", "total", "state"]
 """How a tensor holds time, see `snn2chip.passes.record`."""
 
 Make = Callable[[str, tuple[str, ...], ir.Shape], "list[ir.Node]"]
 
-_HERE = {"snn2chip": "own", "torch": "torch_layers", "spikingjelly": "spikingjelly", "snntorch": "snntorch"}
+_HERE = {
+    "snn2chip": "own",
+    "torch": "torch_layers",
+    "spikingjelly": "spikingjelly",
+    "snntorch": "snntorch",
+    "lava": "lava_dl",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Leaf:
 def reset(network: nn.Module) -> None:
     """Let the neurons of every framework that has modules in `network` start anew."""
     roots = {kind.__module__.partition(".")[0] for module in network.modules() for kind in type(module).__mro__}
-    for name in roots & {"spikingjelly", "snntorch"}:
+    for name in roots & {"spikingjelly", "snntorch", "lava"}:
         importlib.import_module(f"snn2chip.frameworks.{_HERE[name]}").reset(network)
 
 

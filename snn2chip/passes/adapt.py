@@ -28,7 +28,7 @@ class Adapted:
     captured  the network; its notes say how the module was read
     module    the module itself
     takes     how it takes its input: "image" once (it loops over steps or repeats the image itself), all "steps"
-              (T, N, ...) at once, or one "step" a call
+              (T, N, ...) at once, all as a "series" (N, ..., T), or one "step" a call
     ending    which value it returns
     place     where in the tuple that it returns, if it returns one
     """
@@ -66,10 +66,12 @@ class Adapted:
             outputs = [self._chosen(module(x[t])) for t in range(len(x))]
             scores = torch.stack(outputs).sum(0)
         else:
-            out = self._chosen(module(x[0] if self.takes == "image" else x))
+            given_all = x.movedim(0, -1) if self.takes == "series" else x
+            out = self._chosen(module(x[0] if self.takes == "image" else given_all))
             if self.ending.layout == "merged":
                 out = out.reshape(len(x), -1, *out.shape[1:])
-            scores = out / self.ending.factor if self.ending.layout == "total" else out.sum(0)
+            time = -1 if self.takes == "series" else 0
+            scores = out / self.ending.factor if self.ending.layout == "total" else out.sum(time)
         for handle in handles:
             handle.remove()
         spikes: dict[str, NDArray[Any]] = {}
@@ -78,6 +80,7 @@ class Adapted:
             calls = found[name]
             whole = calls[0].ndim == len(self.captured.shape(node.name)) + 2
             steps = calls[int(use or 1) - 1] if whole else torch.stack(calls)
+            steps = steps.movedim(-1, 0) if self.takes == "series" else steps
             spikes[node.name] = steps.transpose(0, 1).numpy().astype(bool)
         return spikes, scores.numpy()
 
@@ -96,10 +99,11 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
         UnsupportedError: a layer or an operation has no counterpart on the chip; named, with the nearest that has.
         InputError: NaN or infinite parameters, or shapes that do not fit.
     """
-    module, events = copy.deepcopy(module).eval(), given.coding == "events"
+    module, events = _copied(module).eval(), given.coding == "events"
     reset(module)
     said: UnsupportedError | None = None
-    for layout in ("steps", "image") if events else ("image", "steps"):
+    ways: list[Layout] = ["steps", "image", "series"] if events else ["image", "steps", "series"]
+    for layout in ways:
         try:
             return _recorded(module, given, timesteps, classes, layout)
         except UnsupportedError as error:
@@ -107,6 +111,17 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
             said = error if said is None or isinstance(said, OtherTimeError) else said
     assert said is not None
     raise said
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy of a module; what it has computed of its parameters, weight norm's weights say, without its history."""
+    computed = {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    return copy.deepcopy(module, computed)
 
 
 def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout) -> Adapted:
@@ -133,6 +148,11 @@ def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Seque
     recorder.nodes.append(ir.Readout("readout", (ending.name,), kind))
     notes = (f"read as a module that takes {_SAID[takes]}",)
     captured = ir.Network("captured", timesteps, tuple(classes), tuple(recorder.nodes), notes)
+    if captured.integers and ((given.scale != 1).any() or given.shift.any()):
+        raise InputError(
+            "network: it computes in integers, and takes spikes or counts as they are, not images with a mean and std; "
+            "give frames (N, T, C, H, W)"
+        )
     place = chosen[0] if isinstance(output, (tuple, list)) else None
     return Adapted(captured, module, takes, ending, place)
 
@@ -140,6 +160,7 @@ def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Seque
 _SAID: dict[Layout, str] = {
     "image": "an image and makes its time steps itself",
     "steps": "all time steps at once (T, N, ...)",
+    "series": "all time steps at once, time last (N, ..., T)",
     "step": "one time step a call, its outputs added up",
 }
 

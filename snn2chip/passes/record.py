@@ -10,6 +10,7 @@ How a tensor holds time is its `Layout`; everything that is written down is of o
     image    (N, ...)       no time yet: the same at every step
     lifted   (1, N, ...)    the same, about to be repeated
     steps    (T, N, ...)
+    series   (N, ..., T)    the same, time last
     merged   (T N, ...)     the same values in the same order, as layers of torch take them
     step     (N, ...)       one step of a loop over time
     total    (N, ...)       a sum over all steps, or up to `step` while a loop adds them up, times `factor`
@@ -197,9 +198,13 @@ class Recorder:
             return (self.timesteps if layout == "steps" else 1, self.batch)
         return (self.timesteps * self.batch if layout == "merged" else self.batch,)
 
+    def sides(self, layout: Layout, shape: ir.Shape) -> tuple[int, ...]:
+        """The sides of a tensor of samples and steps of `shape`."""
+        return (*self.lead(layout), *shape, *((self.timesteps,) if layout == "series" else ()))
+
     def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
         """A tensor that holds `value`, in `memory` or in some of its own."""
-        sides = (*self.lead(value.layout), *self.shapes[value.name])
+        sides = self.sides(value.layout, self.shapes[value.name])
         made: Seen = torch.empty(sides, device="meta").as_subclass(Seen)
         made.value, made.recorder, made.memory = value, self, memory or _Memory()
         made.changes = made.memory.changes
@@ -383,10 +388,10 @@ class Recorder:
         elif value.layout in ("image", "lifted"):  # unsqueeze and repeat, or repeat alone, make the steps of an image
             layouts = ("image", "steps", "lifted", "merged")
         for layout in layouts:
-            if sides == (*self.lead(layout), *shape):
+            if sides == self.sides(layout, shape):
                 return replace(value, layout=layout)
         for layout in layouts:
-            if sides == (*self.lead(layout), *flat):
+            if sides == self.sides(layout, flat):
                 path = self._at("flatten")
                 known = self._made.get((path, (value.name,))) if layout in ("image", "step") else None
                 if known is None:
@@ -402,7 +407,8 @@ class Recorder:
         lead, shape = len(self.lead(value.layout)), self.shapes[value.name]
         dims = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
         axes = {int(axis) % tensor.ndim for axis in dims}
-        if value.layout == "steps" and axes == {0} and not keep:
+        time = {"steps": 0, "series": tensor.ndim - 1}.get(value.layout)
+        if axes == {time} and not keep:
             return self.tensor(
                 Value(value.name, "total", self.timesteps - 1, 1 / self.timesteps if name == "mean" else 1)
             )
@@ -445,6 +451,7 @@ _SIDES: dict[Layout, str] = {
     "image": "one image (N, ...)",
     "lifted": "one image (1, N, ...)",
     "steps": "steps (T, N, ...)",
+    "series": "steps, time last (N, ..., T)",
     "merged": "steps and samples in one axis (T N, ...)",
     "step": "one step (N, ...)",
     "total": "a sum over time",
