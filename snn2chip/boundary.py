@@ -54,8 +54,8 @@ def report(error: BaseException) -> int:
     if out_of_memory(error):
         traceback.clear_frames(error.__traceback__)  # what they held is free
         say(
-            f"error: not enough memory ({first_line(error, 200)}); take --limit, fewer samples or a smaller batch, or "
-            "allow the process more"
+            f"error: not enough memory ({first_line(error, 200)}); take --limit, fewer samples or a smaller batch "
+            "(--batch, or --set train.batch_size=N), or allow the process more"
         )
         return 2
     if isinstance(error, RecursionError):

@@ -307,6 +307,11 @@ class TrainSpec(_Table):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="bfloat16: autocast of convolutions and products; the membrane stays float32"
     )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, only algorithms that give the same bits every time, as the CPU's do: a resumed run "
+        "repeats an unbroken one bit for bit there too, but steps take longer",
+    )
     balance_percentile: float = Field(
         99.7, ge=0, le=100, description="of a layer's currents: its threshold when train --init gives a ReLU network"
     )

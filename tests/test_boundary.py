@@ -54,6 +54,8 @@ MEMORY: list[BaseException] = [
     BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
     OSError("Unable to synchronously open object (memory allocation failed for dataspace)"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
 ]  # fmt: skip
 

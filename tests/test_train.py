@@ -30,7 +30,9 @@ from snn2chip.recipe import Recipe
 from snn2chip.simulate.events import unavailable
 from snn2chip.train import checkpoint, loop
 from snn2chip.train import start_from_onnx as plain_recipes
-from snn2chip.train.loop import Trainer, _mix, channel_statistics, make_optimizer, schedule
+from snn2chip.train.batches import seed_of
+from snn2chip.train.loop import Trainer, channel_statistics, make_optimizer, schedule
+from snn2chip.train.teaching import loss_of
 from snn2chip.verify.ladder import verify
 
 CPU = torch.device("cpu")
@@ -203,9 +205,9 @@ def test_the_average_is_that_of_the_steps_with_statistics_of_its_own(digits: Set
     state = state_of(tmp_path / "model.pt")
     assert torch.allclose(state["body.conv1.weight"].double(), wanted, atol=1e-6)
     # conv1's currents do not depend on other statistics: their mean over the batches is what the file says
-    order = loop._order(256, _mix(0, 1, 1))
+    network = trainer.average.network
     means = [
-        trainer.average.body.conv1(trainer.average.encoder(trainer._batch(order, 1, step)[0])).mean((0, 1, 3, 4))  # type: ignore[union-attr, operator]
+        network.body.conv1(network.encoder(trainer.batches(1, step)[0])).mean((0, 1, 3, 4))  # type: ignore[union-attr, operator]
         for step in range(8)
     ]
     assert torch.allclose(state["body.norm1.running_mean"], torch.stack(means).mean(0), atol=1e-5)
@@ -233,19 +235,18 @@ def test_loss_of_steps_and_of_a_teacher(digits: Sets, tmp_path: Path) -> None:
     teacher = tmp_path / "teacher" / "model.pt"
     steps, labels = torch.randn(2, 5, 10), torch.tensor([1, 0, 3, 9, 1])
     each = torch.stack([torch.nn.functional.cross_entropy(step, labels) for step in steps]).mean()
-    trainer = Trainer(tiny_recipe(train__loss="steps"), *digits, tmp_path / "a", fuse=False)
-    assert torch.isclose(trainer._loss(steps, steps.mean(0), labels, None), each)
+    assert torch.isclose(loss_of(tiny_recipe(train__loss="steps").train, steps, steps.mean(0), labels, None), each)
     recipe = tiny_recipe(train__distill=0.7, train__temperature=3.0)
     trainer = Trainer(recipe, *digits, tmp_path / "b", fuse=False, teacher=teacher)
     own, theirs = steps.mean(0), torch.randn(5, 10)
     p, q = (torch.softmax(scores / 3, 1) for scores in (theirs, own))
     apart = (p * (p.log() - q.log())).sum(1).mean() * 9
     plain = torch.nn.functional.cross_entropy(own, labels)
-    assert torch.isclose(trainer._loss(steps, own, labels, theirs), 0.3 * plain + 0.7 * apart)
+    assert torch.isclose(loss_of(recipe.train, steps, own, labels, theirs), 0.3 * plain + 0.7 * apart)
     images = digits[0].images[:5]
     with torch.no_grad():
         wanted = model_file.load(teacher).network(images)
-    assert torch.allclose(trainer._taught(images), wanted)
+        assert trainer.teacher is not None and torch.allclose(trainer.teacher(images), wanted)
     list(trainer.run())
     assert model_file.load(tmp_path / "b" / "model.pt").metrics["teacher"] == "teacher"
     with pytest.raises(InputError, match=r"--teacher '.*' tells 10 classes .* apart, the recipe 9 of"):
@@ -284,7 +285,7 @@ def test_a_channel_of_one_colour_is_not_divided_by_zero() -> None:
 
 def test_seeds_of_steps_do_not_meet() -> None:
     """No two (seed, epoch, step) of a long run share a seed, and all of them fit torch's generators."""
-    seeds = {_mix(seed, 2, epoch, step) for seed in range(3) for epoch in range(40) for step in range(100)}
+    seeds = {seed_of(seed, 2, epoch, step) for seed in range(3) for epoch in range(40) for step in range(100)}
     assert len(seeds) == 3 * 40 * 100
     assert min(seeds) >= 0
     assert max(seeds) < 2**63

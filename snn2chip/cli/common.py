@@ -54,13 +54,14 @@ Device = Literal["auto", "cpu", "cuda"]
 """Where training and simulation run."""
 
 
-def device_of(device: Device) -> Any:
+def device_of(device: Device, engine: str = "auto") -> Any:
+    """The device of a name; of `auto`, the CPU for the engine that runs nowhere else."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device; use --device cpu, or install torch with CUDA")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and engine != "events" else "cpu")
     return torch.device(device)
 
 

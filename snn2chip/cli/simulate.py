@@ -103,7 +103,7 @@ def simulate(
     if chip is not None and not cost:
         raise InputError("--chip says where --cost is counted; give --cost too")
     meter = _meter(chain, chip) if cost else None
-    where = local(device_of(device))
+    where = local(device_of(device, engine))
     port, images = None, None
     if input_file is not None:
         port = trace.load_input(input_file, chain)[:limit]

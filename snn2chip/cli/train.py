@@ -76,6 +76,7 @@ def train(
     teacher: Annotated[
         Path | None, typer.Option(help="Learn from this model.pt's answers too (train.distill, train.temperature).")
     ] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="On a GPU: replay a step as one CUDA graph.")] = False,
 ) -> None:
     """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out.
 
@@ -104,7 +105,13 @@ def train(
         training = load(chosen.data.name, "train", data, image_size=size, events=chosen.binning)
         test = load(chosen.data.name, "test", data, image_size=size, events=chosen.binning)
     trainer = Trainer(
-        chosen, training, test, out, device=where, resume=resume, overwrite=overwrite, init=init, teacher=teacher
+        *(chosen, training, test, out),
+        device=where,
+        resume=resume,
+        overwrite=overwrite,
+        init=init,
+        teacher=teacher,
+        graph=graph,
     )
     weights = sum(p.numel() for p in trainer.network.parameters())
     console.print(

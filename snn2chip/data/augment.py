@@ -154,7 +154,8 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Two images in one, with their classes in proportion (N, K), in the spec's shares of batches; else as they are.
 
-    Every image meets the one before it in the batch, with the batch's own share p drawn from 0..1. `cutmix` (Yun et al.
+    What is drawn steers the host, which would wait for a GPU's `generator`: give one of the CPU. Every image meets the
+    one before it in the batch, with the batch's own share p drawn from 0..1. `cutmix` (Yun et al.
     2019) pastes a rectangle of p of the other's area, `mixup` (Zhang et al. 2018) adds p of its values to 1 - p of its
     own.
     """

@@ -12,7 +12,7 @@ from snn2chip.errors import InputError
 
 def poisson(pixels: torch.Tensor, timesteps: int, pixel_max: int, generator: torch.Generator) -> torch.Tensor:
     """Spikes (T, ...) of pixels: at every step one with probability ``pixel / pixel_max``, drawn from `generator`."""
-    draws = torch.rand((timesteps, *pixels.shape), generator=generator).to(pixels.device)
+    draws = torch.rand((timesteps, *pixels.shape), generator=generator, device=generator.device).to(pixels.device)
     return draws < pixels.to(draws.dtype) / pixel_max
 
 

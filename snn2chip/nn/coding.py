@@ -64,7 +64,8 @@ class PoissonInput(nn.Module):
     """Poisson (Bernoulli) coding: at every step a pixel spikes with probability x / max_value.
 
     The random numbers come from a generator seeded with `seed` at construction and by `reseed`, so that a
-    run can be repeated spike for spike.
+    run can be repeated spike for spike. In eval mode it is the CPU's, as for the chip; in training that of the device,
+    so that a GPU waits for nothing.
     """
 
     coding: Coding = "poisson"
@@ -74,14 +75,19 @@ class PoissonInput(nn.Module):
         _positive("PoissonInput", timesteps=timesteps, max_value=max_value)
         self.timesteps, self.max_value = timesteps, max_value
         self._generator = torch.Generator()
+        self._there: torch.Generator | None = None
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
         """Start the sequence of random numbers again from `seed`."""
+        self.seed, self._there = seed, None
         self._generator.manual_seed(seed)
 
     def forward(self, x: Tensor) -> Tensor:
-        return poisson(x, self.timesteps, self.max_value, self._generator).to(torch.get_default_dtype())
+        generator = self._generator
+        if self.training and x.is_cuda:
+            generator = self._there = self._there or torch.Generator(x.device).manual_seed(self.seed)
+        return poisson(x, self.timesteps, self.max_value, generator).to(torch.get_default_dtype())
 
 
 class EventInput(nn.Module):

@@ -3,6 +3,9 @@
 All randomness of a step (order, augmentation, dropout, Poisson input) is seeded from (seed, epoch, step):
 a checkpoint needs no generator state, and may be taken at any step.
 
+On a GPU nothing in a step waits for its result: losses and the sizes of gradients are summed up there and read every
+`READ` steps, before a checkpoint and at an epoch's end. One that is no longer finite is noticed then.
+
 Under torchrun each process takes its part of every batch: order, augmentation, statistics and the mean of the gradients
 are those of the whole batch, so that losses are a single process's up to rounding. Dropout and Poisson input draw in
 each process for itself, from (seed, epoch, step, rank). The leader alone writes.
@@ -10,7 +13,7 @@ each process for itself, from (seed, epoch, step, rank). The leader alone writes
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import math
 import time
@@ -22,28 +25,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snn2chip import parallel
-from snn2chip.data import Augment, AugmentSpec, ImageSet
-from snn2chip.data.augment import mix
+from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.files import exclusive, make_way, refuse_results, write_text
-from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, TDBatchNorm, model_file
+from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, model_file
 from snn2chip.nn.early_exit import early_exit
 from snn2chip.nn.neuron import fuse_neurons
 from snn2chip.recipe import Recipe
 from snn2chip.train import checkpoint
 from snn2chip.train.allocator import keep_pages
+from snn2chip.train.average import Average
 from snn2chip.train.balance import balance
+from snn2chip.train.batches import Batches, order_of, seed_of
 from snn2chip.train.checkpoint import Progress
+from snn2chip.train.graph import Graphed
 from snn2chip.train.optimization import make_optimizer, schedule
 from snn2chip.train.quantized import FLOAT, Quantized
 from snn2chip.train.start_from_model import shorten, start_from
-from snn2chip.train.surroundings import processor_name, whole
+from snn2chip.train.surroundings import arithmetic, processor_name, whole
+from snn2chip.train.teaching import loss_of, teacher_of
 from snn2chip.train.whiten import whiten
 
 CHECKPOINT_SECONDS = 60.0
+READ = 50  # steps on a GPU between two looks at losses
 STATISTICS = 50  # batches that the statistics of an averaged network are taken from
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl", FLOAT)  # what another run would destroy
 
@@ -61,20 +67,9 @@ class Event:
     metrics: dict[str, float] | None = None
 
 
-def _mix(*parts: int) -> int:
-    """One 63-bit seed from several numbers (splitmix64's finalizer, chained)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-        state ^= state >> 31
-    return state >> 1
-
-
 def validation_seed(recipe: Recipe) -> int:
     """What draws the samples that are set aside, see `ImageSet.set_aside`."""
-    return _mix(recipe.train.seed, 4)
+    return seed_of(recipe.train.seed, 4)
 
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
@@ -97,46 +92,38 @@ def evaluate(
     images: ImageSet,
     *,
     batch_size: int = 250,
-    device: torch.device | None = None,
     precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> float:
-    """Accuracy of `network` (in eval mode) on `images`, as a fraction. Poisson input restarts from seed 0.
+    """Accuracy of `network` (in eval mode) on `images`, as a fraction, computed where the network is. Poisson input
+    restarts from seed 0.
 
     Several processes share the images. `stop` is asked before every batch whether the result is still wanted.
     """
-    device = device or torch.device("cpu")
+    device = next(itertools.chain(network.parameters(), network.buffers())).device
     network.eval()
     if isinstance(network.encoder, PoissonInput):
         network.encoder.reseed(parallel.rank())
-    correct = 0
+    correct = torch.zeros((), dtype=torch.int64, device=device)
     part = parallel.share(len(images))
     for start in range(part.start, part.stop, batch_size):
         if stop():
             break
         here = slice(start, min(start + batch_size, part.stop))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with arithmetic(device, precision):
             scores = network(images.images[here].to(device))
-        correct += int((scores.argmax(1).cpu() == images.labels[here]).sum())
+        correct += (scores.argmax(1) == images.labels[here].to(device)).sum()
         if progress is not None:
             progress(here.stop - part.start, part.stop - part.start)
-    return parallel.sum_over(correct)[0] / len(images)
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _order(count: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=_generator(seed))
+    return parallel.sum_over(int(correct))[0] / len(images)
 
 
 class Trainer:
     """One training run in folder `out`: `model.pt`, `metrics.jsonl`, `checkpoint.pt`.
 
     Nothing in `out` is changed before `run`, which holds the folder. A run that is there already is gone on with
-    (`resume`), deleted by `run` (`overwrite`), or refused.
+    (`resume`), deleted by `run` (`overwrite`), or refused. `graph`: on a GPU, replay a step as one CUDA graph.
 
     Raises:
         InputError: `out` holds a run and neither was said; resume without a checkpoint, of another recipe or from a
@@ -156,6 +143,7 @@ class Trainer:
         init: Path | None = None,
         teacher: Path | None = None,
         fuse: bool = True,
+        graph: bool = False,
     ) -> None:
         self.recipe, self.out = recipe, out
         self._resume, self._overwrite = resume, overwrite
@@ -176,7 +164,7 @@ class Trainer:
             )
         if self.device.type == "cpu":
             keep_pages()
-        torch.manual_seed(_mix(recipe.train.seed))
+        torch.manual_seed(seed_of(recipe.train.seed))
         mean, std = channel_statistics(self.train_set)
         self.network = model_file.build_network(recipe, train.shape, len(train.classes), train.max_value, mean, std).to(
             self.device
@@ -185,7 +173,9 @@ class Trainer:
         if recipe.train.whiten:
             whiten(self.network, self.train_set)
         self.init, self.teacher_file = init, teacher
-        self.teacher = None if teacher is None else self._teacher(teacher)
+        self.teacher = (
+            None if teacher is None else teacher_of(teacher, self.network, self.train_set.classes, self.device)
+        )
         if init is not None:
             trained = model_file.load(init).network
             self.notes += start_from(self.network, trained, f"--init '{init}'")
@@ -202,13 +192,18 @@ class Trainer:
                 raise InputError("train.quantize goes on from a trained network: give --init, or retrain --quantize")
             self.quantized = Quantized(self.network, recipe, len(train.classes), fresh=not resume, fuse=fuse)
         self.optimizer = make_optimizer(self.network, recipe.train)
-        # the running average of the weights; its buffers are taken anew whenever it is looked at
-        self.average = copy.deepcopy(self.network) if recipe.train.average else None
-        self.steps_per_epoch = len(self.train_set) // recipe.train.batch_size
-        table = recipe.data.augment
-        self.augment = Augment(AugmentSpec(**dict(table)))
-        self._sides = torch.randint(2, (len(self.train_set),), generator=_generator(_mix(recipe.train.seed, 5)))
+        self.average = Average(self.network, recipe.train.average) if recipe.train.average else None
+        self.batches = Batches(self.train_set, recipe, self.device)
+        self.steps_per_epoch = self.batches.steps
         self.progress = Progress()
+        # of the epoch: losses times images, right answers, sizes of gradients; read from here into `progress`
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self._every = 1 if self.device.type == "cpu" or parallel.size() > 1 else READ
+        self._unread = 0  # steps
+        self._shown = (0.0, 0.0)  # loss and accuracy as last read
+        self._work: Callable[[Tensor, Tensor], None] = self._pass
+        if graph:
+            self._replay()
         self._half = False  # in the middle of a step: nothing to keep
         self._stepped = False
         self._interrupt = parallel.Interrupt()
@@ -228,15 +223,29 @@ class Trainer:
         path = self.out / "checkpoint.pt"
         content = parallel.from_leader(lambda: checkpoint.load(path))
         self.progress = checkpoint.restore(
-            content, path, self.recipe, self.network, self.average, self.optimizer, self.steps_per_epoch
+            *(content, path, self.recipe, self.network, None if self.average is None else self.average.network),
+            *(self.optimizer, self.steps_per_epoch),
         )
+        self._start_sums()
+
+    def _replay(self) -> None:
+        """Replay steps as a graph, or note why not."""
+        why = None
+        if self.device.type != "cuda" or parallel.size() > 1:
+            why = "it needs one process on a GPU"
+        elif self.quantized is not None or isinstance(self.network.encoder, PoissonInput):
+            why = "the exporter in every step, and Poisson input, work on the host too"
+        if why is None:
+            self._work = Graphed(self._pass, [p for p in self.network.parameters() if p.requires_grad])
+        else:
+            self.notes.append(f"steps are not replayed as a graph: {why}")
 
     def _balance(self) -> None:
         """Thresholds for a network whose weights come from ReLUs, from one batch of training images."""
         spec = self.recipe.train
         if not any(isinstance(module, LIF) for module in self.network.modules()):
             return
-        rows = _order(len(self.train_set), _mix(spec.seed, 3))[: spec.batch_size]
+        rows = order_of(len(self.train_set), seed_of(spec.seed, 3))[: spec.batch_size]
         set_to = balance(self.network, self.train_set.images[rows].to(self.device), spec.balance_percentile)
         self.notes.append(
             f"thresholds set to percentile {spec.balance_percentile:g} of the currents: "
@@ -268,13 +277,12 @@ class Trainer:
         saved = time.monotonic()
         try:
             while progress.epoch < spec.epochs:
-                order = _order(len(self.train_set), _mix(spec.seed, 1, progress.epoch))
                 started = time.monotonic()
                 while progress.step < self.steps_per_epoch:
                     # the first step compiles, which takes long and has nothing to lose
                     with whole() if self._stepped else nullcontext():
                         self._half = True
-                        self._step(order)
+                        self._step()
                         self._half, self._stepped = False, True
                     if self._stopping:
                         raise KeyboardInterrupt
@@ -294,50 +302,72 @@ class Trainer:
             raise
         self._finish()
 
-    def _step(self, order: Tensor) -> None:
+    def _step(self) -> None:
         spec, progress, network = self.recipe.train, self.progress, self.network
-        seed = _mix(spec.seed, 2, progress.epoch, progress.step)
-        own = _mix(seed, parallel.rank()) if parallel.rank() else seed
+        done = progress.epoch * self.steps_per_epoch + progress.step
+        seed = seed_of(spec.seed, 2, progress.epoch, progress.step)
+        own = seed_of(seed, parallel.rank()) if parallel.rank() else seed
         torch.manual_seed(own)
         if isinstance(network.encoder, PoissonInput):
             network.encoder.reseed(own)
-        images, labels = self._batch(order, progress.epoch, progress.step)
-        count, classes = len(labels), labels.argmax(1) if labels.ndim == 2 else labels
-        share = schedule(spec, progress.epoch * self.steps_per_epoch + progress.step, self.steps_per_epoch)
+        share = schedule(spec, done, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["peak"]
         network.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-            steps, scores = self._scores(images)
-            taught = None if self.teacher is None else self._taught(images)
-        loss = self._loss(steps, scores, labels, taught)
-        right = int((scores.argmax(1) == classes).sum())
-        total, correct, stopping = parallel.sum_over(loss.item() * count, right, self._interrupt.asked)
-        value = total / spec.batch_size if parallel.size() > 1 else loss.item()
-        if not math.isfinite(value):
-            raise self._diverged(f"loss {value}")
-        network.zero_grad()
-        if parallel.size() > 1:  # the mean over processes is then that over the batch
-            loss = loss * (count * parallel.size() / spec.batch_size)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients([p for p in network.parameters() if p.requires_grad])
-        # a neuron turns NaN into silence, so that the loss of a network full of NaN is finite: gradients tell
-        limit = math.inf if spec.grad_clip is None else spec.grad_clip
-        size = float(nn.utils.clip_grad_norm_(network.parameters(), limit))
-        if not math.isfinite(size):
-            raise self._diverged(f"gradient {size}")
+        self._work(*self.batches(progress.epoch, progress.step))
+        self._unread += 1
+        progress.seen += spec.batch_size
+        if self._unread >= self._every:
+            self._read()
         self.optimizer.step()
         if self.average is not None:
-            done = progress.epoch * self.steps_per_epoch + progress.step
-            left = 1 - min(spec.average, (1 + done) / (10 + done))  # young averages forget their start sooner
-            with torch.no_grad():
-                for kept, new in zip(self.average.parameters(), network.parameters(), strict=True):
-                    kept.lerp_(new, left)
-        progress.loss_sum += value * spec.batch_size
-        progress.correct += int(correct)
-        progress.seen += spec.batch_size
+            self.average.add(network, done)
         progress.step += 1
-        self._stopping = bool(stopping)
+
+    def _pass(self, images: Tensor, labels: Tensor) -> None:
+        """Gradients of a batch, and what `_sums` says of it; of one process nothing here waits for the device."""
+        spec, network = self.recipe.train, self.network
+        count, classes = len(labels), labels.argmax(1) if labels.ndim == 2 else labels
+        with arithmetic(self.device, spec.precision, spec.deterministic):
+            steps, scores = self._scores(images)
+            with torch.no_grad():
+                taught = None if self.teacher is None else self.teacher(images)
+        with arithmetic(self.device, "float32", spec.deterministic):
+            loss = loss_of(spec, steps, scores, labels, taught)
+            seen = torch.stack([loss.detach().double() * count, (scores.argmax(1) == classes).sum().double()])
+            network.zero_grad()
+            if parallel.size() > 1:  # the mean over processes is then that over the batch
+                loss = loss * (count * parallel.size() / spec.batch_size)
+            loss.backward()  # type: ignore[no-untyped-call]
+        if parallel.size() > 1:
+            *totals, stopping = parallel.sum_over(*seen.tolist(), self._interrupt.asked)
+            seen, self._stopping = seen.new_tensor(totals), bool(stopping)
+            parallel.average_gradients([p for p in network.parameters() if p.requires_grad])
+        # a neuron turns NaN into silence, so that the loss of a network full of NaN is finite: gradients tell
+        limit = math.inf if spec.grad_clip is None else spec.grad_clip
+        size = nn.utils.clip_grad_norm_(network.parameters(), limit)
+        self._sums += torch.cat([seen, size.double().view(1)])
+
+    def _start_sums(self) -> None:
+        p = self.progress
+        self._sums.copy_(torch.tensor([p.loss_sum, p.correct, 0.0], dtype=torch.float64))
+        self._shown = p.loss_sum / max(1, p.seen), p.correct / max(1, p.seen)
+
+    def _read(self) -> None:
+        """Take `_sums` into `progress`; waits for the device.
+
+        Raises:
+            InputError: a loss or gradient that is not finite: training diverged.
+        """
+        if not self._unread:
+            return
+        p, (loss, right, size) = self.progress, self._sums.tolist()
+        for what, value in (("loss", loss), ("gradient", size)):
+            if not math.isfinite(value):
+                self._half = True  # not worth a checkpoint
+                raise self._diverged(f"{what} {value}")
+        p.loss_sum, p.correct, self._unread = loss, int(right), 0
+        self._shown = p.loss_sum / p.seen, p.correct / p.seen
 
     def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the loss is of: outputs (T, N, K) and their readout (N, K), which is all that integers give."""
@@ -349,90 +379,27 @@ class Trainer:
         scores = self.quantized(images, frozen=p.epoch * self.steps_per_epoch + p.step >= exact)
         return scores.unsqueeze(0), scores
 
-    def _batch(self, order: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """This process's part of a batch, augmented: images and labels (N,), or (N, K) where images are mixed.
-
-        Augmented whole, so that a part does not depend on how many there are.
-        """
-        table, size = self.recipe.data.augment, self.recipe.train.batch_size
-        rows = order[step * size : (step + 1) * size]
-        generator = torch.Generator(self.device).manual_seed(_mix(self.recipe.train.seed, 2, epoch, step))
-        flipped = (self._sides[rows] + epoch) % 2 == 1 if table.flip == "alternating" else None
-        images = self.augment(self.train_set.images[rows].to(self.device), generator, flipped)
-        labels = self.train_set.labels[rows].to(self.device)
-        if table.cutmix or table.mixup:
-            images, labels = mix(images, labels, self.augment.spec, len(self.train_set.classes), generator)
-        part = parallel.share(len(rows))
-        images = images[part]
-        return images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images, labels[part]
-
-    def _loss(self, steps: Tensor, scores: Tensor, labels: Tensor, taught: Tensor | None) -> Tensor:
-        """The recipe's loss of the outputs (T, N, K) and their readout (N, K), with the teacher's scores if there is
-        one (Hinton et al. 2015)::
-
-            (1 - d) * cross entropy  +  d * temperature^2 * KL(teacher || network), both at that temperature
-        """
-        spec = self.recipe.train
-        if spec.loss == "steps":
-            labels = labels.repeat(len(steps), *(1,) * (labels.ndim - 1))
-            own = steps.float().flatten(0, 1)
-        else:
-            own = scores.float()
-        loss = F.cross_entropy(own, labels, label_smoothing=spec.label_smoothing)
-        if taught is None:
-            return loss
-        found = F.log_softmax(scores.float() / spec.temperature, 1)
-        wanted = F.log_softmax(taught.float() / spec.temperature, 1)
-        apart = F.kl_div(found, wanted, log_target=True, reduction="batchmean") * spec.temperature**2
-        return (1 - spec.distill) * loss + spec.distill * apart
-
-    def _teacher(self, path: Path) -> SpikingNetwork:
-        model = model_file.load(path)
-        if model.network.input_shape != self.network.input_shape or model.classes != self.train_set.classes:
-            raise InputError(
-                f"--teacher '{path}' tells {len(model.classes)} classes of {model.network.input_shape} images apart, "
-                f"the recipe {len(self.train_set.classes)} of {self.network.input_shape}; give a model of this data set"
-            )
-        network = model.network.to(self.device)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-    @torch.no_grad()
-    def _taught(self, images: Tensor) -> Tensor:
-        """The teacher's scores (N, K) of images as the network sees them."""
-        assert self.teacher is not None
-        scores: Tensor = self.teacher(images)
-        return scores
-
     @property
     def _kept(self) -> SpikingNetwork:
-        """The network to keep: the trained one, its integers, or the average of its weights with own statistics.
-
-        Those are the means over `STATISTICS` batches, as the first of an epoch, of what batch normalization computes.
-        """
+        """The network to keep: the trained one, its integers, or the average of its weights, with statistics of the
+        first `STATISTICS` batches of an epoch."""
         if self.quantized is not None:
             return self.quantized.deployed()
         if self.average is None:
             return self.network
-        spec, network = self.recipe.train, self.average
-        norms = [module for module in network.modules() if isinstance(module, (TDBatchNorm, BNTT))]
-        usual = [norm.momentum for norm in norms]
-        order = _order(len(self.train_set), _mix(spec.seed, 1, self.progress.epoch))
-        network.train()
-        torch.manual_seed(_mix(spec.seed, 6))
-        with torch.no_grad():
-            for step in range(min(STATISTICS, self.steps_per_epoch)):
-                for norm in norms:
-                    norm.momentum = 1 / (step + 1)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=spec.precision == "bfloat16"):
-                    network(self._batch(order, self.progress.epoch, step)[0])
-        for norm, momentum in zip(norms, usual, strict=True):
-            norm.momentum = momentum
-        return network.eval()
+        p, spec = self.progress, self.recipe.train
+        torch.manual_seed(seed_of(spec.seed, 6))
+        with arithmetic(self.device, spec.precision, spec.deterministic):
+            return self.average.settle(
+                self.batches(p.epoch, step)[0] for step in range(min(STATISTICS, self.steps_per_epoch))
+            )
 
     def _diverged(self, what: str) -> InputError:
         p, spec = self.progress, self.recipe.train
+        last = p.seen // spec.batch_size
+        steps = f"step {last}" if self._unread < 2 else f"steps {last - self._unread + 1} to {last}"
         return InputError(
-            f"training diverged: {what} at epoch {p.epoch + 1}, step {p.step + 1}; "
+            f"training diverged: {what} at epoch {p.epoch + 1}, {steps}; "
             f"lower train.lr (now {spec.lr}) or set train.grad_clip"
         )
 
@@ -443,14 +410,15 @@ class Trainer:
             epochs=self.recipe.train.epochs,
             step=p.step,
             steps=self.steps_per_epoch,
-            loss=p.loss_sum / max(1, p.seen),
-            accuracy=p.correct / max(1, p.seen),
+            loss=self._shown[0],
+            accuracy=self._shown[1],
             metrics=metrics,
         )
 
     def _finish_epoch(self) -> None:
         p = self.progress
         spec = self.recipe.train
+        self._read()
         rate = spec.lr * schedule(spec, p.epoch * self.steps_per_epoch + p.step, self.steps_per_epoch)
         for name, value in self.network.state_dict().items():
             if not bool(torch.isfinite(value).all()):
@@ -461,7 +429,6 @@ class Trainer:
             accuracy = evaluate(
                 self._kept,
                 self.validation_set,
-                device=self.device,
                 precision=spec.precision if self.quantized is None else "float32",  # exact
                 stop=lambda: self._interrupt.asked,
             )
@@ -480,14 +447,15 @@ class Trainer:
                 }
             )
             p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
+            self._start_sums()
         self._checkpoint()
 
     def _checkpoint(self) -> None:
+        self._read()
         if not parallel.is_leader():
             return
-        checkpoint.save(
-            self.out / "checkpoint.pt", self.recipe, self.network, self.average, self.optimizer, self.progress
-        )
+        average = None if self.average is None else self.average.network
+        checkpoint.save(self.out / "checkpoint.pt", self.recipe, self.network, average, self.optimizer, self.progress)
         lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
         write_text(self.out / "metrics.jsonl", lines)
 
@@ -497,10 +465,9 @@ class Trainer:
         return processor_name()
 
     def _finish(self) -> None:
-        network, recipe = self._kept.eval().to("cpu"), self.recipe
+        network, recipe = self._kept.eval(), self.recipe
         if self.quantized is not None:
             recipe = self.quantized.recipe
-        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         accuracy = evaluate(network, self.test_set)
         metrics: dict[str, Any] = {
             "dataset": self.test_set.name,
@@ -522,6 +489,7 @@ class Trainer:
             metrics["quantized"] = self.quantized.figures()
         if any(isinstance(module, BNTT) for module in network.modules()):
             metrics["early_exit"] = self._early_exit(network)
+        network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.metrics = metrics
         if not parallel.is_leader():
             return
@@ -550,6 +518,6 @@ class Trainer:
         found = early_exit(network)
         short = {"limit": found.limit, "timesteps": found.timesteps, "layers": dict(found.layers)}
         if found.timesteps < network.timesteps:
-            fewer = shorten(network, self.recipe, found.timesteps, len(self.test_set.classes))
+            fewer = shorten(network, self.recipe, found.timesteps, len(self.test_set.classes)).to(self.device)
             short["accuracy"] = evaluate(fewer, self.test_set.first_steps(found.timesteps))
         return short
