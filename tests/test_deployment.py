@@ -119,6 +119,30 @@ def test_a_current_that_decays(lava: bool) -> None:
     assert deployed.verify(samples=5, lava=lava).passed
 
 
+@pytest.mark.parametrize("lava", [pytest.param(True, marks=pytest.mark.lava), False])
+def test_rows(lava: bool) -> None:
+    """Samples (N, C, L): calibration, verification and simulation of a network of one side."""
+
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(2)
+            self.conv, self.lif, self.fc = nn.Conv1d(2, 4, 5, 2, 2), LIF(0.5, 0.2), nn.Linear(64, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x.flatten(0, 1))
+            return self.fc(self.lif(y.view(*x.shape[:2], *y.shape[1:])).flatten(2)).mean(0)  # type: ignore[no-any-return]
+
+    rows = PIXELS.flatten(2)[:, :, ::2]
+    normal = (rows.float() / 255 - torch.tensor([[0.5], [0.4]])) / 0.25
+    deployed = snn2chip.deploy(Rows(), normal, timesteps=3, mean=[0.5, 0.4], std=0.25)
+    assert deployed.chain.input_shape == (2, 1, 32) and deployed.chain.stock
+    assert deployed.verify(rows[:4], lava=lava).passed
+    with torch.no_grad():
+        wanted = Rows()(normal.expand(3, *normal.shape)).argmax(1)
+    assert np.mean(wanted.numpy() == deployed.simulate(normal).trace.scores.argmax(1)) > 0.8
+
+
 def test_no_relay_stands_beside_a_current_that_decays() -> None:
     """It would fire again from what is left of one spike."""
 
@@ -190,7 +214,7 @@ def test_a_changed_file_fails_the_ladder() -> None:
     [
         (PIXELS, {}, "images have no time steps; give timesteps="),
         (PIXELS, {"timesteps": 2, "max_value": 16}, r"integers 0\.\.255 exceed the pixels 0\.\.16; give max_value="),
-        (PIXELS[:, 0], {"timesteps": 2}, r"samples of shape \(30, 8, 8\); give images \(N, C, H, W\)"),
+        (PIXELS[:, 0], {"timesteps": 2}, r"'conv'.* of three axes are rows \(N, C, L\)"),
         (torch.rand(4, 2, 8, 8), {"timesteps": 2}, "are not .* of whole pixels; give the integers themselves"),
         ((PIXELS.float() / 255 - 0.5) / 0.2, {"timesteps": 2}, "give the integers themselves, or mean=, std="),
         (torch.full((4, 2, 8, 8), torch.nan), {"timesteps": 2}, "NaN or infinite"),

@@ -87,6 +87,16 @@ def test_neurons_that_keep_their_membrane(output: bool) -> None:
     assert found.takes == "step" and found.captured.of(ir.LIF)[1].tau == 1.0  # beta is clamped
 
 
+def test_rows() -> None:
+    """Conv1d and its pooling, called once a step."""
+    torch.manual_seed(2)
+    kept = {"init_hidden": True, **ZERO}
+    first = (nn.Conv1d(2, 6, 5, padding=2), nn.BatchNorm1d(6), snn.Leaky(beta=0.7, threshold=0.4, **kept))
+    network = nn.Sequential(*first, nn.MaxPool1d(2), nn.Flatten(), nn.Linear(60, 5), snn.Leaky(0.9, 0.02, **kept))
+    found = held(lively(network), pixels((2, 1, 20), 255, [0.5], [0.25]), 5)
+    assert found.takes == "step" and found.captured.shape("2") == (6, 1, 20)
+
+
 class Currents(nn.Module):
     """Synaptic neurons in a loop that hands on both of their states."""
 

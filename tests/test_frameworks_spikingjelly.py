@@ -60,6 +60,18 @@ def test_frames_of_events() -> None:
         held(vgg(NEURONS["lif"], mode), frames(SHAPE, 1), 4)
 
 
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_rows(mode: str) -> None:
+    """Its layers of one side."""
+    torch.manual_seed(0)
+    first = (layer.Conv1d(2, 6, 5, padding=2), layer.BatchNorm1d(6), neuron.LIFNode(v_threshold=0.5))
+    pools = (layer.MaxPool1d(2), layer.Conv1d(6, 6, 3), layer.AvgPool1d(2), neuron.IFNode(v_threshold=0.3))
+    network = nn.Sequential(*first, *pools, layer.Flatten(), layer.Linear(24, 5))
+    functional.set_step_mode(network, mode)
+    found = held(lively(network), pixels((2, 1, 20), 255, [0.5], [0.25]), 4)
+    assert found.takes == ("steps" if mode == "m" else "step")
+
+
 class Repeats(nn.Module):
     """As the package's tutorials have it: stateless layers once, the rest over T repeats, the mean of its spikes."""
 

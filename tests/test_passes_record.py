@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frameworks_held import held, lively
 from plain_torch import Plain, network_of
 from torch import nn
 
@@ -16,6 +17,7 @@ from snn2chip.errors import UnsupportedError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import LIF, Residual, SpikeCountReadout, TDBatchNorm
+from snn2chip.passes.adapt import frames, pixels
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.verify.compare import module_spikes
@@ -73,6 +75,63 @@ def test_batch_statistics_are_those_of_all_steps_and_samples() -> None:
     network.train()(images)
     x = network.encoder(images).flatten(0, 1)
     torch.testing.assert_close(norm.running_mean, network.body[0](x).mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+class Rows(nn.Module):
+    """Of one side: every layer of rows that torch has, all steps at once."""
+
+    def __init__(self, end: str = "mean") -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.end = end
+        self.conv1, self.bn1 = nn.Conv1d(2, 6, 3, stride=2, padding=2, dilation=2), nn.BatchNorm1d(6)
+        self.lif1, self.pool = LIF(0.5, 0.3), nn.MaxPool1d(3, 2, 1)
+        self.conv2, self.average, self.lif2 = nn.Conv1d(6, 8, 3, groups=2), nn.AvgPool1d(2), LIF(0.25, 0.05)
+        self.adaptive = nn.AdaptiveAvgPool1d(1)
+        self.fc, self.bn2 = nn.Linear(16 if end == "view" else 8, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        steps, samples = x.shape[:2]
+        y = self.bn1(self.conv1(x.flatten(0, 1)))
+        y = self.lif1(y.view(steps, samples, *y.shape[1:])).flatten(0, 1)
+        y = self.average(self.conv2(self.pool(y)))
+        y = self.lif2(y.view(steps, samples, *y.shape[1:])).flatten(0, 1)
+        if self.end == "unsqueeze":
+            y = y.unsqueeze(-2).mean((2, 3))
+        elif self.end == "view":
+            y = y.view(len(y), -1)
+        else:
+            y = y.mean(-1) if self.end == "mean" else self.adaptive(y).flatten(1)
+        return self.bn2(self.fc(y)).view(steps, samples, -1)
+
+
+@pytest.mark.parametrize("end", ["mean", "adaptive", "view", "unsqueeze"])
+def test_rows_are_images_of_height_1(end: str) -> None:
+    """The module's own forward, on rows (C, L), and every stage: every spike; images repeated, and frames."""
+    for given in (pixels((2, 1, 24), 255, [0.5], [0.25]), frames((2, 1, 24), 1)):
+        found = held(lively(Rows(end)), given, 3)
+        assert found.takes == "steps" and found.captured.shape("lif1") == (6, 1, 12)
+        assert found.rows >= {"input", "lif1", "lif2"}
+
+
+def test_rows_inside_a_network_of_images() -> None:
+    """A height of 1 may be squeezed and put back; layers of images and of rows say what they take."""
+
+    class Squeezed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.lif = nn.Conv2d(2, 4, (8, 3)), LIF(0.5, 0.3)
+            self.row, self.last = nn.Conv1d(4, 4, 3), LIF(0.5, 0.2)
+            self.fc = nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.row(self.lif(self.conv(x)).squeeze(2)).unsqueeze(2)
+            return self.fc(self.last(y).flatten(1))  # type: ignore[no-any-return]
+
+    same(network_of(Squeezed()))
+    with pytest.raises(UnsupportedError, match=r"layer '0': takes rows \(C, L\), but is given images \(C, H, W\)"):
+        capture(network_of(nn.Sequential(nn.Conv1d(2, 4, 3), LIF(), nn.Flatten(), nn.Linear(9, 3))))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,8 @@ class Deployed:
             InputError: see `snn2chip.deployment.data`.
         """
         samples, labels = gather(data, limit)
+        given = self.export.captured.input.shape
+        samples = samples[:, :, None] if samples.ndim == len(given) == 3 else samples  # rows
         return integers(samples, self._scaling)[0], labels
 
     def verify(self, data: Any = None, *, samples: int = 20, lava: bool = False, onnx: bool = False) -> Verdict:
@@ -186,9 +188,10 @@ def deploy(
     Args:
         network: a `snn2chip.nn.SpikingNetwork`, or a trained module of torch's layers with neurons of snn2chip.nn,
             SpikingJelly or snnTorch (see `snn2chip.passes.adapt` for the ways it may take time).
-        calibration: samples that choose the scales: a tensor or an array (N, C, H, W) of images or (N, T, C, H, W) of
-            frames of spikes or counts, a pair (samples, labels), a DataLoader or a Dataset. Integers are pixels;
-            floats must be what the network sees of whole pixels (`snn2chip.deployment.data`).
+        calibration: samples that choose the scales: a tensor or an array (N, C, H, W) of images, (N, C, L) of rows or
+            (N, T, C, H, W) of frames of spikes or counts (of rows: H = 1), a pair (samples, labels), a DataLoader or a
+            Dataset. Integers are pixels; floats must be what the network sees of whole pixels
+            (`snn2chip.deployment.data`).
         chip: a profile or its name.
         timesteps: steps a sample; needed for images given to a module of another framework.
         mean, std: how that module's input was normalized, ``(pixel / max_value - mean) / std``: one number, or one a
@@ -218,8 +221,15 @@ def deploy(
         captured = capture(trained, classes)
         scaling = Scaling(captured.input.pixel_max)
     else:
+        rows = given.ndim == 3
+        given = given[:, :, None] if rows else given
         scaling, described, steps = _described(given, timesteps, mean, std, max_value)
-        trained = adapt(network, described, steps, classes)
+        try:
+            trained = adapt(network, described, steps, classes)
+        except InputError as error:
+            if not rows:
+                raise
+            raise type(error)(f"{error} (samples of three axes are rows (N, C, L); images are (N, C, H, W))") from None
         captured = trained.captured
     raw_samples, said = integers(given, scaling)
     raw = encoder_of(captured)(raw_samples)
@@ -262,7 +272,8 @@ def _described(
         return Scaling(high), frames(shape[1:], high), len(samples[0])
     if samples.ndim not in (2, 4):
         raise InputError(
-            f"samples of shape {samples.shape}; give images (N, C, H, W), features (N, F) or frames (N, T, C, H, W)"
+            f"samples of shape {samples.shape}; give images (N, C, H, W), rows (N, C, L), features (N, F) or frames "
+            f"(N, T, C, H, W)"
         )
     if timesteps is None or timesteps < 1:
         raise InputError("images have no time steps; give timesteps=, those that the network was trained for")

@@ -31,11 +31,13 @@ class Leaf:
 
     layouts  how it takes time
     states   how many values it hands to itself, after its output
+    axes     sides beside channels that what it reads may have: 2 of an image, 1 of a row, 0 of features; () for any
     """
 
     make: Make
     layouts: tuple[Layout, ...]
     states: int = 0
+    axes: tuple[int, ...] = ()
 
 
 def reset(network: nn.Module) -> None:

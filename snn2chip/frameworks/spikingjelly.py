@@ -28,6 +28,7 @@ _STEPS = {  # what makes a neuron another one, in either version
 }
 _AS_TORCH = {
     *("Conv2d", "Linear", "BatchNorm1d", "BatchNorm2d", "AvgPool2d", "AdaptiveAvgPool2d", "MaxPool2d"),
+    *("Conv1d", "AvgPool1d", "AdaptiveAvgPool1d", "MaxPool1d"),
     *("ThresholdDependentBatchNorm1d", "ThresholdDependentBatchNorm2d", "_ThresholdDependentBatchNormBase"),
 }
 _KINDS: tuple[type[nn.Module], ...] = (neuron.IFNode, neuron.LIFNode, neuron.ParametricLIFNode)
@@ -44,7 +45,11 @@ def leaf(path: str, module: nn.Module) -> Leaf | None:
         return Leaf(lambda *_: [], torch_layers.ANY)
     owner = next(kind.__name__ for kind in type(module).__mro__ if "forward" in vars(kind))
     if owner in _AS_TORCH:
-        return Leaf(lambda name, sources, shape: torch_layers.nodes(module, name, sources[0], shape) or [], layouts)
+        return Leaf(
+            lambda name, sources, shape: torch_layers.nodes(module, name, sources[0], shape) or [],
+            layouts,
+            axes=torch_layers.axes(module),
+        )
     if type(module).__name__ in ("TemporalEffectiveBatchNorm1d", "TemporalEffectiveBatchNorm2d"):
         return Leaf(lambda name, sources, _shape: [_scaled(name, sources, module)], ("steps",))
     if type(module).__name__ in ("BatchNormThroughTime1d", "BatchNormThroughTime2d"):

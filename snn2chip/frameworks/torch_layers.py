@@ -1,4 +1,7 @@
-"""torch's own layers, which take samples (N, ...) of one step, or steps and samples in one axis."""
+"""torch's own layers, which take samples (N, ...) of one step, or steps and samples in one axis.
+
+A row (C, L), as Conv1d takes it, is an image of height 1, and its layers are those of such an image.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from snn2chip import ir
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import UnsupportedError
 from snn2chip.frameworks.leaf import Layout, Leaf
 
 SAMPLES: tuple[Layout, ...] = ("merged", "image", "step")
@@ -44,8 +47,15 @@ def pair(value: int | tuple[int, ...]) -> ir.Pair:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
-def convolution(name: str, source: str, module: nn.Conv2d) -> ir.Conv:
-    """A convolution in two dimensions.
+def sides(module: nn.Module, what: str) -> ir.Pair:
+    """A constant of a layer's windows as height and width; of a layer of rows, whose height has one pixel, the width's
+    alone."""
+    height, width = pair(getattr(module, what))
+    return (0 if what == "padding" else 1, width) if isinstance(module, _OF_ROWS) else (height, width)
+
+
+def convolution(name: str, source: str, module: nn.Conv2d | nn.Conv1d) -> ir.Conv:
+    """A convolution in two dimensions, or in one.
 
     Raises:
         UnsupportedError: padding by name, or by other values than zero.
@@ -56,16 +66,10 @@ def convolution(name: str, source: str, module: nn.Conv2d) -> ir.Conv:
         raise UnsupportedError(
             f"layer '{name}': padding_mode '{module.padding_mode}' has no counterpart on the chip; use 'zeros'"
         )
-    return ir.Conv(
-        name,
-        (source,),
-        array(module.weight),
-        optional(module.bias),
-        pair(module.stride),
-        pair(module.padding),
-        pair(module.dilation),
-        module.groups,
-    )
+    weight = array(module.weight)
+    weight = weight[:, :, None] if isinstance(module, nn.Conv1d) else weight
+    stride, padding, dilation = (sides(module, what) for what in ("stride", "padding", "dilation"))
+    return ir.Conv(name, (source,), weight, optional(module.bias), stride, padding, dilation, module.groups)
 
 
 def normalization(name: str, source: str, module: _BatchNorm) -> ir.Norm:
@@ -85,22 +89,25 @@ def normalization(name: str, source: str, module: _BatchNorm) -> ir.Norm:
     return ir.Norm(name, (source,), gamma, beta, mean, var, module.eps, 1.0, 1.0)
 
 
-def average(name: str, source: str, module: nn.AvgPool2d) -> ir.AvgPool:
+def average(name: str, source: str, module: nn.AvgPool2d | nn.AvgPool1d) -> ir.AvgPool:
     """Average pooling whose windows lie side by side.
 
     Raises:
         UnsupportedError: other windows.
     """
-    kernel, stride = pair(module.kernel_size), pair(module.stride)
-    if stride != kernel or pair(module.padding) != (0, 0) or module.ceil_mode or module.divisor_override is not None:
+    kernel, stride, padding = (sides(module, what) for what in ("kernel_size", "stride", "padding"))
+    divisor = getattr(module, "divisor_override", None)
+    if stride != kernel or padding != (0, 0) or module.ceil_mode or divisor is not None:
         raise UnsupportedError(
-            f"layer '{name}': AvgPool2d of kernel {kernel}, stride {stride}, padding {pair(module.padding)}; only "
+            f"layer '{name}': {type(module).__name__} of kernel {kernel}, stride {stride}, padding {padding}; only "
             f"windows side by side can be folded: stride = kernel, no padding, no ceil_mode, no divisor_override"
         )
     return ir.AvgPool(name, (source,), kernel)
 
 
-def adaptive(name: str, source: str, module: nn.AdaptiveAvgPool2d, shape: ir.Shape) -> ir.AvgPool:
+def adaptive(
+    name: str, source: str, module: nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool1d, shape: ir.Shape
+) -> ir.AvgPool:
     """Average pooling to a given size, where that has windows side by side.
 
     Raises:
@@ -108,39 +115,42 @@ def adaptive(name: str, source: str, module: nn.AdaptiveAvgPool2d, shape: ir.Sha
     """
     size = module.output_size
     wanted = (size, size) if isinstance(size, int) else tuple(size or ())
-    sides = tuple(side if given is None else given for side, given in zip(shape[1:], wanted, strict=True))
-    if len(shape) != 3 or any(side % given for side, given in zip(shape[1:], sides, strict=True)):
+    wanted = (1, *wanted[-1:]) if isinstance(module, _OF_ROWS) else wanted
+    made = tuple(side if given is None else given for side, given in zip(shape[1:], wanted, strict=True))
+    if len(shape) != 3 or any(side % given for side, given in zip(shape[1:], made, strict=True)):
         raise UnsupportedError(
-            f"layer '{name}': AdaptiveAvgPool2d from {shape[1:]} to {sides}: its windows overlap; choose a size that "
-            f"divides"
+            f"layer '{name}': {type(module).__name__} from {shape[1:]} to {made}: its windows overlap; choose a size "
+            f"that divides"
         )
-    return ir.AvgPool(name, (source,), (shape[1] // sides[0], shape[2] // sides[1]))
+    return ir.AvgPool(name, (source,), (shape[1] // made[0], shape[2] // made[1]))
 
 
-def maximum(name: str, source: str, module: nn.MaxPool2d) -> ir.MaxPool:
+def maximum(name: str, source: str, module: nn.MaxPool2d | nn.MaxPool1d) -> ir.MaxPool:
     """Maximum over windows of spikes.
 
     Raises:
         UnsupportedError: dilation, ceil_mode, or indices.
     """
-    if pair(module.dilation) != (1, 1) or module.ceil_mode or module.return_indices:
-        raise UnsupportedError(f"layer '{name}': MaxPool2d with dilation, ceil_mode or return_indices; leave them out")
-    return ir.MaxPool(name, (source,), pair(module.kernel_size), pair(module.stride), pair(module.padding))
+    if sides(module, "dilation") != (1, 1) or module.ceil_mode or module.return_indices:
+        raise UnsupportedError(
+            f"layer '{name}': {type(module).__name__} with dilation, ceil_mode or return_indices; leave them out"
+        )
+    return ir.MaxPool(name, (source,), *(sides(module, what) for what in ("kernel_size", "stride", "padding")))
 
 
 def nodes(module: nn.Module, name: str, source: str, shape: ir.Shape) -> list[ir.Node] | None:
     """The nodes of a layer that computes as torch's does; None for another."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, (nn.Conv2d, nn.Conv1d)):
         return [convolution(name, source, module)]
     if isinstance(module, nn.Linear):
         return [ir.Dense(name, (source,), array(module.weight), optional(module.bias))]
     if isinstance(module, _BatchNorm):
         return [normalization(name, source, module)]
-    if isinstance(module, nn.AvgPool2d):
+    if isinstance(module, (nn.AvgPool2d, nn.AvgPool1d)):
         return [average(name, source, module)]
-    if isinstance(module, nn.AdaptiveAvgPool2d):
+    if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d)):
         return [adaptive(name, source, module, shape)]
-    if isinstance(module, nn.MaxPool2d):
+    if isinstance(module, (nn.MaxPool2d, nn.MaxPool1d)):
         return [maximum(name, source, module)]
     return [] if isinstance(module, _NOTHING) else None
 
@@ -158,10 +168,16 @@ def refuse(path: str, module: nn.Module) -> None:
     )
 
 
-KNOWN = (
-    *(nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.BatchNorm1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d),
-    *_NOTHING,
-)
+def axes(module: nn.Module) -> tuple[int, ...]:
+    """Sides beside channels that a layer's input may have, see `Leaf`."""
+    if isinstance(module, nn.BatchNorm1d):
+        return (0, 1)
+    return (1,) if isinstance(module, _OF_ROWS) else (2,) if isinstance(module, _OF_IMAGES) else ()
+
+
+_OF_ROWS = (nn.Conv1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.MaxPool1d)
+_OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool2d)
+KNOWN = (*_OF_ROWS, *_OF_IMAGES, nn.Linear, nn.BatchNorm1d, *_NOTHING)
 
 
 def leaf(path: str, module: nn.Module) -> Leaf | None:
@@ -172,8 +188,6 @@ def leaf(path: str, module: nn.Module) -> Leaf | None:
         return Leaf(lambda name, *_: refuse(name, module), ANY)  # type: ignore[arg-type]
 
     def make(name: str, sources: tuple[str, ...], shape: ir.Shape) -> list[ir.Node]:
-        if isinstance(module, nn.BatchNorm1d) and len(shape) != 1:
-            raise InputError(f"layer '{name}': BatchNorm1d reads {shape}, not features")
         return nodes(module, name, sources[0], shape) or []
 
-    return Leaf(make, ANY if isinstance(module, (nn.Linear, *_NOTHING)) else SAMPLES)
+    return Leaf(make, ANY if isinstance(module, (nn.Linear, *_NOTHING)) else SAMPLES, axes=axes(module))

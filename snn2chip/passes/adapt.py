@@ -31,6 +31,7 @@ class Adapted:
               (T, N, ...) at once, all as a "series" (N, ..., T), or one "step" a call
     ending    which value it returns
     place     where in the tuple that it returns, if it returns one
+    rows      the input and the layers of neurons that it has as rows (C, L), images of height 1 here
     """
 
     captured: ir.Network
@@ -38,6 +39,7 @@ class Adapted:
     takes: Layout
     ending: Value
     place: int | None
+    rows: frozenset[str] = frozenset()
 
     @torch.no_grad()
     def run(self, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
@@ -62,6 +64,7 @@ class Adapted:
         sides = (-1, *(1,) * (len(given.shape) - 1))
         scale, shift = (torch.from_numpy(values.copy()).reshape(sides) for values in (given.scale, given.shift))
         x = torch.from_numpy(raw).transpose(0, 1).double() * scale + shift
+        x = x.squeeze(-2) if given.name in self.rows else x
         if self.takes == "step":
             outputs = [self._chosen(module(x[t])) for t in range(len(x))]
             scores = torch.stack(outputs).sum(0)
@@ -78,9 +81,10 @@ class Adapted:
         for node in self.captured.of(ir.LIF):
             name, _, use = node.name.partition(":")
             calls = found[name]
-            whole = calls[0].ndim == len(self.captured.shape(node.name)) + 2
+            whole = calls[0].ndim == len(self.captured.shape(node.name)) + 2 - (node.name in self.rows)
             steps = calls[int(use or 1) - 1] if whole else torch.stack(calls)
             steps = steps.movedim(-1, 0) if self.takes == "series" else steps
+            steps = steps.unsqueeze(-2) if node.name in self.rows else steps
             spikes[node.name] = steps.transpose(0, 1).numpy().astype(bool)
         return spikes, scores.numpy()
 
@@ -93,7 +97,8 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
     """Read a trained module of torch, SpikingJelly or snnTorch that takes what `given` describes.
 
     Whether it takes one image, all steps or one step a call is found out by recording it: a module that loops over
-    time, repeats its input, or has neurons of several steps says so itself; else it is called once a step.
+    time, repeats its input, or has neurons of several steps says so itself; else it is called once a step. An input of
+    (C, 1, L) is given as rows (C, L) where the module takes those.
 
     Raises:
         UnsupportedError: a layer or an operation has no counterpart on the chip; named, with the nearest that has.
@@ -103,9 +108,10 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
     reset(module)
     said: UnsupportedError | None = None
     ways: list[Layout] = ["steps", "image", "series"] if events else ["image", "steps", "series"]
-    for layout in ways:
+    thin = len(given.shape) == 3 and given.shape[1] == 1
+    for layout, row in [(layout, row) for row in ((True, False) if thin else (False,)) for layout in ways]:
         try:
-            return _recorded(module, given, timesteps, classes, layout)
+            return _recorded(module, given, timesteps, classes, layout, row)
         except UnsupportedError as error:
             # what it says of the first way, unless that is only that it takes its input in the other
             said = error if said is None or isinstance(said, OtherTimeError) else said
@@ -124,9 +130,11 @@ def _copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, computed)
 
 
-def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout) -> Adapted:
+def _recorded(
+    module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout, row: bool
+) -> Adapted:
     recorder = Recorder(given, timesteps)
-    output = recorder.run(module, layout)
+    output = recorder.run(module, layout, row)
     parts = list(output) if isinstance(output, (tuple, list)) else [output]
     tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Seen)}
     chosen = [place for place, part in tensors.items() if part.value.layout != "state"]
@@ -154,7 +162,8 @@ def _recorded(module: nn.Module, given: ir.Input, timesteps: int, classes: Seque
             "give frames (N, T, C, H, W)"
         )
     place = chosen[0] if isinstance(output, (tuple, list)) else None
-    return Adapted(captured, module, takes, ending, place)
+    rows = frozenset(recorder.rows | ({given.name} if row else set()))
+    return Adapted(captured, module, takes, ending, place, rows)
 
 
 _SAID: dict[Layout, str] = {

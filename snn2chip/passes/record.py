@@ -37,17 +37,19 @@ from snn2chip.text import first_line
 
 
 class OtherTimeError(UnsupportedError):
-    """A layer was given a tensor that holds time in another way than it takes; the network may take its input so."""
+    """A layer was given a tensor that holds time, or a row, in another way than it takes; the network may take its
+    input so."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """Which node gives a tensor, and how the tensor holds time."""
+    """Which node gives a tensor, and how the tensor holds time; a `row` holds an image of height 1 as (C, L)."""
 
     name: str
     layout: Layout
     step: int = 0
     factor: float = 1.0
+    row: bool = False
 
 
 @dataclass
@@ -122,6 +124,7 @@ class Recorder:
         self.batch = 2 if timesteps != 2 else 3  # neither 1 nor T, so that shapes say which side is which
         self.nodes: list[ir.Node] = [node]
         self.shapes: dict[str, ir.Shape] = {node.name: node.shape}
+        self.rows: set[str] = set()  # nodes of layers that gave rows
         self._uses: Counter[str] = Counter()  # of a name
         self._made: dict[tuple[str, tuple[str, ...]], str] = {}  # nodes of a loop's first step, by path and sources
         self._calls: Counter[str] = Counter()  # of a neuron's path in a loop
@@ -130,12 +133,12 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------------- the run
 
-    def input(self, layout: Layout) -> Seen:
+    def input(self, layout: Layout, row: bool = False) -> Seen:
         """The network's input."""
-        return self.tensor(Value(self.nodes[0].name, layout))
+        return self.tensor(Value(self.nodes[0].name, layout, row=row))
 
-    def run(self, network: nn.Module, layout: Layout) -> Any:
-        """What the forward function gives for the input in that layout.
+    def run(self, network: nn.Module, layout: Layout, row: bool = False) -> Any:
+        """What the forward function gives for the input in that layout, images of height 1 as rows (C, L) if `row`.
 
         Raises:
             UnsupportedError: what no chip has, by layer.
@@ -149,7 +152,7 @@ class Recorder:
                 elif "forward" not in vars(module):
                     stack.enter_context(self._replaced(path, module, found))
             try:
-                return network(self.input(layout))
+                return network(self.input(layout, row))
             except Snn2ChipError:
                 raise
             except Exception as error:  # the function is the user's
@@ -198,13 +201,14 @@ class Recorder:
             return (self.timesteps if layout == "steps" else 1, self.batch)
         return (self.timesteps * self.batch if layout == "merged" else self.batch,)
 
-    def sides(self, layout: Layout, shape: ir.Shape) -> tuple[int, ...]:
+    def sides(self, layout: Layout, shape: ir.Shape, row: bool = False) -> tuple[int, ...]:
         """The sides of a tensor of samples and steps of `shape`."""
-        return (*self.lead(layout), *shape, *((self.timesteps,) if layout == "series" else ()))
+        held = (shape[0], shape[2]) if row else shape
+        return (*self.lead(layout), *held, *((self.timesteps,) if layout == "series" else ()))
 
     def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
         """A tensor that holds `value`, in `memory` or in some of its own."""
-        sides = self.sides(value.layout, self.shapes[value.name])
+        sides = self.sides(value.layout, self.shapes[value.name], value.row)
         made: Seen = torch.empty(sides, device="meta").as_subclass(Seen)
         made.value, made.recorder, made.memory = value, self, memory or _Memory()
         made.changes = made.memory.changes
@@ -258,11 +262,16 @@ class Recorder:
             raise OtherTimeError(
                 f"layer '{path}': takes {_SIDES[leaf.layouts[-1]]}, but is given {_SIDES[value.layout]}"
             )
+        shape = self.shapes[value.name]
+        axes = 1 if value.row else len(shape) - 1
+        if leaf.axes and axes not in leaf.axes:
+            wanted = " or ".join(_AXES[each] for each in leaf.axes)
+            raise OtherTimeError(f"layer '{path}': takes {wanted}, but is given {_AXES[axes]} {shape}")
         loop = value.layout in ("image", "step")
         known = self._made.get((path, (value.name,))) if loop else None
         if known is None:
             name = self._name(path)
-            nodes = leaf.make(name, (value.name,), self.shapes[value.name])
+            nodes = leaf.make(name, (value.name,), shape)
             if not nodes:
                 return given
             if isinstance(nodes[-1], ir.LIF) and self._calls[path]:
@@ -272,14 +281,16 @@ class Recorder:
                 self._made[path, (value.name,)] = known
         node, found = self._node(known), replace(value, name=known)
         if loop and isinstance(node, ir.LIF):
-            found = Value(known, "step", self._calls[path])
+            found = replace(value, name=known, layout="step", step=self._calls[path])
             self._calls[path] += 1
             if value.layout == "step" and value.step != found.step:
                 raise UnsupportedError(f"layer '{path}': step {value.step} of its input at its step {found.step}")
+        if value.row:
+            self.rows.add(known)
         made = self.tensor(found, given.memory if isinstance(node, ir.Flatten) else None)
         if not leaf.states:
             return made
-        return (made, *(self.tensor(Value(known, "state")) for _ in range(leaf.states)))
+        return (made, *(self.tensor(Value(known, "state", row=value.row)) for _ in range(leaf.states)))
 
     def _node(self, name: str) -> ir.Node:
         return next(node for node in reversed(self.nodes) if node.name == name)
@@ -338,11 +349,11 @@ class Recorder:
         first, second = (self.read(x) for x in seen)
         later = first.step + 1 if first.layout in ("step", "total") else -1
         if first.name == second.name and second.layout == "step" and second.step == later:
-            return self.tensor(Value(first.name, "total", later))
+            return self.tensor(replace(first, layout="total", step=later))
         pair = {first.layout, second.layout}
         layout = first.layout if len(pair) == 1 else _JOINED.get(frozenset(pair))
         steps = {value.step for value in (first, second) if value.layout == "step"}
-        if layout is None or layout in ("total", "state") or len(steps) > 1:
+        if layout is None or layout in ("total", "state") or len(steps) > 1 or first.row != second.row:
             raise UnsupportedError(
                 f"{self._where()}: an addition of {_SIDES[first.layout]} and {_SIDES[second.layout]}, or of different "
                 f"steps, in its forward function"
@@ -353,7 +364,7 @@ class Recorder:
             known = self._write([ir.Add(self._name(path), sources)])
             if layout in ("image", "step"):
                 self._made[path, sources] = known
-        found = Value(known, layout, max(steps, default=0))
+        found = Value(known, layout, max(steps, default=0), row=first.row)
         if name not in ("add_", "__iadd__"):
             return self.tensor(found)
         target = seen[0]  # whoever holds it holds the sum from here on; views of it are not to be read again
@@ -388,8 +399,9 @@ class Recorder:
         elif value.layout in ("image", "lifted"):  # unsqueeze and repeat, or repeat alone, make the steps of an image
             layouts = ("image", "steps", "lifted", "merged")
         for layout in layouts:
-            if sides == self.sides(layout, shape):
-                return replace(value, layout=layout)
+            for row in (False, True) if len(shape) == 3 and shape[1] == 1 else (False,):
+                if sides == self.sides(layout, shape, row):
+                    return replace(value, layout=layout, row=row)
         for layout in layouts:
             if sides == self.sides(layout, flat):
                 path = self._at("flatten")
@@ -397,7 +409,7 @@ class Recorder:
                 if known is None:
                     known = self._write([ir.Flatten(self._name(path), (value.name,))])
                     self._made[path, (value.name,)] = known
-                return replace(value, name=known, layout=layout)
+                return replace(value, name=known, layout=layout, row=False)
         return None
 
     def _mean(self, name: str, tensor: Seen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -409,14 +421,13 @@ class Recorder:
         axes = {int(axis) % tensor.ndim for axis in dims}
         time = {"steps": 0, "series": tensor.ndim - 1}.get(value.layout)
         if axes == {time} and not keep:
-            return self.tensor(
-                Value(value.name, "total", self.timesteps - 1, 1 / self.timesteps if name == "mean" else 1)
-            )
-        if name == "mean" and len(shape) == 3 and axes == {lead + 1, lead + 2}:
+            factor = 1 / self.timesteps if name == "mean" else 1
+            return self.tensor(replace(value, layout="total", step=self.timesteps - 1, factor=factor))
+        if name == "mean" and len(shape) == 3 and axes == ({lead + 1} if value.row else {lead + 1, lead + 2}):
             pooled = self._name(self._at("mean"))
             nodes: list[ir.Node] = [ir.AvgPool(pooled, (value.name,), (shape[1], shape[2]))]
             nodes += [] if keep else [ir.Flatten(f"{pooled}_flatten", (pooled,))]
-            return self.tensor(replace(value, name=self._write(nodes)))
+            return self.tensor(replace(value, name=self._write(nodes), row=value.row and keep))
         raise UnsupportedError(
             f"{self._where()}: '{name}' over axes {sorted(axes)} of {tuple(tensor.shape)} in its forward function; the "
             f"mean over height and width, and the sum or mean over time at the end, can be exported"
@@ -436,7 +447,7 @@ class Recorder:
             return self.tensor(values[0])  # which nothing but a neuron can read
         if layouts == {"step"} and [value.step for value in values] != list(range(self.timesteps)):
             return None
-        return self.tensor(Value(values[0].name, "steps" if name == "stack" else "merged"))
+        return self.tensor(replace(values[0], layout="steps" if name == "stack" else "merged", step=0))
 
     def _scale(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """A sum over time, times or by a number."""
@@ -457,6 +468,7 @@ _SIDES: dict[Layout, str] = {
     "total": "a sum over time",
     "state": "a neuron's state",
 }
+_AXES = {0: "features", 1: "rows (C, L)", 2: "images (C, H, W)"}
 _JOINED: dict[frozenset[Layout], Layout] = {
     frozenset(("image", "step")): "step",
     frozenset(("image", "steps")): "steps",
