@@ -15,16 +15,18 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
-from snn2chip.chip.bounds import output_bounds, proof
+from snn2chip.chip.bounds import BINARY, output_bounds, proof
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
-from snn2chip.passes import quantize as quantize_module
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.passes.lower import lower
 from snn2chip.passes.quantize import STRATEGIES, LayerReport, QuantizeReport, Strategy, quantize, quantize_at
+from snn2chip.passes.quantize import calibration as calibrating
+from snn2chip.passes.quantize import layer as layer_module
+from snn2chip.passes.quantize import sums as sums_module
 from snn2chip.passes.quantize.candidate import Candidate, Result, choose_result, measure
 from snn2chip.passes.quantize.rounding import ROUNDINGS, rounded
 from snn2chip.passes.schedule import schedule
@@ -149,6 +151,22 @@ def test_sum_rounding_keeps_sums(seed: int, shape: tuple[int, ...], spread: floa
     assert np.abs(outputs).max() <= 0.5 + 1e-9
     assert np.abs(sums - scaled).max() < 2
     np.testing.assert_array_equal(rounded(scaled, "sums"), sums)
+
+
+@settings(max_examples=usually(100), deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 5), length=st.integers(1, 12), grid=st.booleans())
+def test_sum_rounding_moves_the_worst_first(seed: int, rows: int, length: int, grid: bool) -> None:
+    """As many as the sum is off by, of those rounded in its direction the worst, and of equal ones the first."""
+    scaled = rng_of(seed).normal(0.4, 2, (rows, length))
+    scaled = np.rint(scaled * 8) / 8 if grid else scaled  # on a grid most errors are equal
+    wanted = np.rint(scaled)
+    for row, given_row in zip(wanted, scaled, strict=True):
+        errors = row - given_row
+        off = np.rint(errors.sum())
+        order = sorted(range(length), key=lambda index: -np.sign(off) * errors[index])
+        for index in order[: int(abs(off))]:
+            row[index] -= np.sign(off) * (np.sign(off) * errors[index] > 0)
+    np.testing.assert_array_equal(rounded(scaled, "sums"), wanted)
 
 
 def test_sum_rounding_is_better_where_errors_add_up() -> None:
@@ -449,6 +467,55 @@ def test_calibration_never_decides_worse(readout: str, threshold: float, strateg
         assert min(report.layers[0].alternatives, key=report.layers[0].alternatives.__getitem__) == "percentile"
 
 
+@pytest.mark.parametrize("strategy", ["auto", "percentile"])
+@pytest.mark.parametrize("readout", ["membrane", "spike_count"])
+def test_more_samples_than_fit_in_memory_are_measured_part_by_part(
+    readout: str, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the choice rests on the first part: all that is reported is of all samples."""
+    folded, raw = trained(3, readout=readout, outliers=True)
+    monkeypatch.setattr(calibrating, "_HELD", 20_000)
+    assert len(calibrating.Calibration(folded, LOIHI2, None, raw).parts) > 2
+    made, report = quantize(folded, LOIHI2.with_weight_bits(5), calibration=raw, strategy=strategy)
+    chain = lowered(folded, made)
+    run, wanted = DenseEngine(chain).run(chain.port(raw)), evaluate(folded, raw)
+    assert report.agree == (run.scores.argmax(1) == wanted.scores.numpy().argmax(1)).sum()
+    for layer, row in zip(chain.layers, report.layers, strict=True):
+        assert row.seen == run.largest[layer.name]
+        if row.neuron == "accumulator":
+            difference = run.scores / (64 * row.scale) - wanted.scores.numpy()
+            assert row.error == pytest.approx(np.sqrt((difference**2).mean()) / wanted.scores.numpy().std(), rel=1e-9)
+        else:
+            spikes = wanted.spikes[row.neuron].numpy()
+            assert row.error == pytest.approx((run.spikes[layer.name] != spikes).mean(), rel=1e-9)
+            assert (row.spikes, row.spikes_wanted) == (run.counts[layer.name], spikes.sum())
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("readout", ["membrane", "spike_count"])
+def test_a_layer_judged_by_a_sample_fits_as_a_whole(seed: int, readout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one or two of its outputs, and at a few places: the integers are proved, or have room to spare, on all; what
+    is called proved is; and calibration never decides worse than without it."""
+    monkeypatch.setattr(layer_module, "_FEW", 8)
+    monkeypatch.setattr(layer_module, "_JUDGED", 8)
+    monkeypatch.setattr(layer_module, "_OUTPUTS", 1)
+    monkeypatch.setattr(layer_module, "_OUTERMOST", 1)
+    monkeypatch.setattr(sums_module, "_OUTPUTS", 600)
+    monkeypatch.setattr(calibrating, "_SMALL", 100)
+    folded, raw = trained(seed, readout=readout, outliers=seed == 1)
+    made, report = quantize(folded, LOIHI2.with_weight_bits(5), calibration=raw)
+    chain = lowered(folded, made)
+    run = DenseEngine(chain).run(chain.port(raw))
+    ends = [chain.port_range, *[BINARY] * (len(chain.layers) - 1)]
+    for layer, row, port in zip(chain.layers, report.layers, ends, strict=True):
+        assert row.seen == run.largest[layer.name]
+        assert (row.proved, row.bound) == proof_of(layer, *port, folded.timesteps)
+        assert row.proved or 2 * row.seen <= LIMIT
+    assert report.agree is not None and report.agree_plain is not None
+    assert report.agree == (run.scores.argmax(1) == evaluate(folded, raw).scores.numpy().argmax(1)).sum()
+    assert report.agree >= report.agree_plain
+
+
 def test_a_sum_seen_beyond_the_limit_is_the_last_choice() -> None:
     """Whatever its error; where there is nothing else the layer is refused."""
     folded, raw = trained(3)
@@ -458,7 +525,7 @@ def test_a_sum_seen_beyond_the_limit_is_the_last_choice() -> None:
     made = Candidate("max", "nearest", (layer,), neuron, 1.0, 0, False, 10**6)
 
     def seen(error: float, sums: int, peak: int) -> Result:
-        return Result(made, error, sums, peak, torch.zeros(0), None)
+        return Result(made, error, sums, peak)
 
     wraps, clips, near = seen(0.1, LIMIT + 1, LIMIT + 1), seen(0.2, 100, LIMIT + 1), seen(0.3, LIMIT, LIMIT)
     assert choose_result([wraps, near, clips], "auto", LIMIT) is clips
@@ -473,11 +540,12 @@ def test_a_layer_that_overflows_on_the_calibration_data_is_refused(monkeypatch: 
     folded, raw = trained(3)
 
     def seen(sums: int) -> None:
-        def measured(*arguments: Any) -> Result:
-            result = measure(*arguments)
-            return replace(result, seen=sums, peak=sums, candidate=replace(result.candidate, proved=False))
+        def measured(*arguments: Any) -> tuple[Result, torch.Tensor]:
+            result, spikes = measure(*arguments)
+            proved = replace(result.candidate, proved=False)
+            return replace(result, seen=sums, peak=sums, candidate=proved), spikes
 
-        monkeypatch.setattr(quantize_module, "measure", measured)
+        monkeypatch.setattr(calibrating, "measure", measured)
 
     seen(LIMIT)
     assert quantize(folded, LOIHI2, calibration=raw)[1].layers[0].seen == LIMIT

@@ -138,7 +138,7 @@ class State:
 def integrate(
     sums: Tensor, bias: Tensor, neuron: CubaNeuron | ChainLayer, state: State | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums (N, T, ...) int32 to (spikes bool, voltages int32).
+    """Sums (N, T, ...) int32 to (spikes bool, voltages int32), laid out in memory as the sums are.
 
     State starts at zero; one that is given goes on from where it was, and is left at the end of these steps.
 
@@ -155,7 +155,7 @@ def integrate(
             torch.from_numpy(table.astype(np.int32)).to(sums.device)
             for table in (tables.leak, tables.bias, tables.threshold)
         )
-    spikes, voltages = [], []
+    spikes, voltages = torch.empty_like(sums, dtype=torch.bool), torch.empty_like(sums)
     for step in range(sums.shape[1]):
         if tables is None:
             state.current, state.voltage, fired = arith.step(
@@ -174,9 +174,8 @@ def integrate(
                 state.voltage, state.current, bias, kept, tables.leak_shift, lifted, over
             )
         state.steps += 1
-        spikes.append(fired)
-        voltages.append(state.voltage)
-    return torch.stack(spikes, 1), torch.stack(voltages, 1)
+        spikes[:, step], voltages[:, step] = fired, state.voltage
+    return spikes, voltages
 
 
 def largest_current(sums: Tensor, neuron: CubaNeuron) -> int:

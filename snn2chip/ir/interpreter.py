@@ -67,9 +67,9 @@ def _fires(node: ir.LIF, membrane: Tensor, threshold: Tensor | float) -> Tensor:
     return membrane >= threshold if node.ties else membrane > threshold
 
 
-def _current(node: ir.LIF, x: Tensor, kept: Tensor) -> Tensor:
-    """The current of a neuron that keeps some of it."""
-    return x + _left(node, node.current_tau * kept)
+def current(node: ir.LIF, x: Tensor, kept: Tensor | None) -> Tensor:
+    """The current of a neuron, x and what is left of the step before's."""
+    return x if kept is None or not node.current_tau else x + _left(node, node.current_tau * kept)
 
 
 def _left(node: ir.LIF, left: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _left(node: ir.LIF, left: Tensor) -> Tensor:
     return left if node.grain is None else (left / node.grain).trunc() * node.grain
 
 
-def _neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """One step: (spikes, what is kept for the next step, the membrane u before reset)."""
     if node.steps is None:
         membrane = x if kept is None else x + _left(node, node.tau * kept)
@@ -131,9 +131,8 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
             elif isinstance(node, ir.Flatten):
                 y = x.flatten(1)
             elif isinstance(node, ir.LIF):
-                if node.current_tau:
-                    x = currents[node.name] = _current(node, x, currents[node.name]) if step else x
-                fired, state[node.name], membrane = _neuron(node, x, state.get(node.name), step)
+                x = currents[node.name] = current(node, x, currents.get(node.name))
+                fired, state[node.name], membrane = neuron(node, x, state.get(node.name), step)
                 if keep:
                     spikes[node.name].append(fired)
                     membranes[node.name].append(membrane)

@@ -18,7 +18,6 @@ from snn2chip.chip.profile import Chip, load
 from snn2chip.data import ImageSet
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError
-from snn2chip.ir.encode import encoder_of
 from snn2chip.nn.model_file import Model
 from snn2chip.passes import reach
 from snn2chip.passes.capture import capture
@@ -157,10 +156,9 @@ def _to_chain(
     relays: Relays,
 ) -> Export:
     """The stages behind the fold; `about` is what the file says of its source."""
-    raw = encoder_of(captured)(calibration.images) if isinstance(calibration, ImageSet) else calibration
     notes = (*folded.notes, *reach.check(folded))
     plan = schedule(folded, chip, relays)
-    quantized, quantize_report = quantize(folded, chip, plan, calibration=raw, strategy=strategy)
+    quantized, quantize_report = quantize(folded, chip, plan, calibration=calibration, strategy=strategy)
     notes += tuple(
         f"layer '{layer.neuron}': the bias of '{layer.name}', or what batch norm, mean and std leave of one, enters a "
         f"current that decays, and the chip has a bias of the membrane only: it adds the mean of what becomes of it"

@@ -15,7 +15,7 @@ float network's, every candidate fed by the integer layers before it.
 
 ``auto`` takes the best of all. Without calibration data it is ``exact``, or ``max``. With ``auto`` and ``max``, what
 calibration chose is held against the network without it on the same data, by decisions and then by scores, and must
-not lose (see `_Calibration.best`).
+not lose (see `calibration`).
 
 How to round: ``nearest`` or ``sums`` (see `rounding`); with calibration data each layer takes the better.
 
@@ -32,24 +32,22 @@ says so.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from snn2chip import ir
-from snn2chip.chip.bounds import BINARY
 from snn2chip.chip.profile import DECAY_ONE, UNIT, Chip
+from snn2chip.data import ImageSet
 from snn2chip.errors import ChipLimitError, InputError
-from snn2chip.ir.interpreter import evaluate
 from snn2chip.passes.quantize.bntt_layer import StepQuantizer
-from snn2chip.passes.quantize.candidate import Candidate, Result, choose_result, measure
-from snn2chip.passes.quantize.layer import ACCUMULATOR, LayerQuantizer
+from snn2chip.passes.quantize.calibration import Calibration, Outcome
+from snn2chip.passes.quantize.candidate import Candidate, Result
+from snn2chip.passes.quantize.layer import LayerQuantizer
 from snn2chip.passes.quantize.report import STRATEGIES, LayerReport, QuantizeReport, StepsReport, Strategy
 from snn2chip.passes.quantize.rounding import Rounding
+from snn2chip.passes.quantize.walk import Job, Walk, as_trained, uncalibrated
 from snn2chip.passes.schedule import Schedule
 
 __all__ = [
@@ -65,81 +63,16 @@ __all__ = [
 ]
 
 
-Job = LayerQuantizer | StepQuantizer
-
-
-class Walk:
-    """Every neuron of a folded network in turn, with what drives it; and the quantized nodes so far."""
-
-    def __init__(
-        self, network: ir.Network, chip: Chip, plan: Schedule | None, bits: Mapping[str, int] | None = None
-    ) -> None:
-        self.network, self.chip, self.plan, self.bits = network, chip, plan, bits or {}
-        self.done: dict[str, ir.Node] = {network.input.name: network.input}
-
-    def jobs(self) -> Iterator[tuple[ir.Node, Job]]:
-        """`ends`, each with its quantizer."""
-        for node in self.ends():
-            yield node, self.job(node)
-
-    def ends(self) -> Iterator[ir.Node]:
-        """Neurons, and the readout if it accumulates."""
-        for node in self.network.nodes:
-            if isinstance(node, ir.LIF) or (isinstance(node, ir.Readout) and self.network.readout.kind == "membrane"):
-                yield node
-
-    def job(self, node: ir.Node, sample: list[ir.Synapse] | None = None) -> Job:
-        """The quantizer of a neuron or the readout; with `sample`, of those weights alone."""
-        network, plan = self.network, self.plan
-        synapses = network.synapses_of(node) if sample is None else sample
-        sources = [network.source_of(item) for item in synapses]
-        bounds = [item.port_range() if isinstance(item, ir.Input) else BINARY for item in sources]
-        shape = network.shape(synapses[0].name)
-        level = plan.level_of(node.name) if plan else None
-        if isinstance(node, ir.LIF) and node.steps is not None:
-            return StepQuantizer(synapses, bounds, node, node.inputs[0], shape, self.chip, level)
-        made = LayerQuantizer(
-            synapses,
-            bounds,
-            node if isinstance(node, ir.LIF) else None,
-            node.inputs[0],
-            shape,
-            network.timesteps,
-            self.chip.with_weight_bits(self.bits.get(synapses[0].name)),
-            level,
-            plan.with_bias if plan else True,
-        )
-        made.relay_chip = self.chip
-        return made
-
-    def take(self, made: Candidate) -> None:
-        """Keep a layer's integers."""
-        self.done.update({item.name: item for item in made.synapses})
-        self.done[made.neuron.name] = made.neuron
-
-    def finish(self) -> ir.Network:
-        """The quantized network, its nodes in the order of the folded one."""
-        nodes: list[ir.Node] = []
-        for node in self.network.nodes:
-            if isinstance(node, ir.Readout):
-                accumulator = self.done.get(ACCUMULATOR)
-                nodes += [accumulator] if accumulator else []
-                nodes.append(replace(node, inputs=(ACCUMULATOR,)) if accumulator else node)
-            else:
-                nodes.append(self.done.get(node.name, node))
-        return self.network.with_nodes("quantized", nodes)
-
-
 @torch.no_grad()
 def quantize(
     network: ir.Network,
     chip: Chip,
     plan: Schedule | None = None,
     *,
-    calibration: ir.IntArray | None = None,
+    calibration: ImageSet | ir.IntArray | None = None,
     strategy: Strategy = "auto",
 ) -> tuple[ir.Network, QuantizeReport]:
-    """Quantize a 'folded' network; `calibration` is raw input (N, T, C, H, W) or None.
+    """Quantize a 'folded' network; `calibration` are images, or raw input (N, T, C, H, W), or None.
 
     `plan` says which layers share their threshold with relays (see `snn2chip.passes.schedule`); None: none does.
 
@@ -162,8 +95,8 @@ def quantize(
             walk.take(made)
             layers.append(_report(job, made))
         return walk.finish(), QuantizeReport(chip.name, chip.weight_bits, strategy, 0, tuple(layers))
-    data = _Calibration(network, chip, plan, calibration)
-    plain: _Outcome | None = None
+    data = Calibration(network, chip, plan, calibration)
+    plain: Outcome | None = None
     kept: tuple[str, ...] = ()
     if network.integers:
         best, alternatives = data.as_it_is()
@@ -174,7 +107,7 @@ def quantize(
     layers = []
     for (node, job), result, others in zip(walk.jobs(), best.results, alternatives, strict=True):
         walk.take(result.candidate)
-        wanted = int(data.trace.spikes[node.name].sum()) if job.neuron else None
+        wanted = data.fired[node.name] if job.neuron else None
         layers.append(_report(job, result.candidate, result, others, wanted))
     count = len(calibration)
     without = None if plain is None else plain.agree
@@ -196,145 +129,6 @@ def require_messages(source: ir.Input, chip: Chip) -> None:
             f"{widest.bit_length() + 1} bits, {chip.name} has {chip.message_bits}; "
             f"train with coding = 'poisson' (events: with max_count = 1), or choose --chip loihi2"
         )
-
-
-def uncalibrated(job: Job, strategy: Strategy) -> Candidate | None:
-    """What is taken without calibration: the largest weight fills the range, rounded to the nearest, and proved."""
-    return next((item for item in job.candidates(strategy, False) if item.proved), None)
-
-
-def as_trained(job: Job) -> Candidate:
-    """A layer of a network of integers at scale 1; max pooling, which any scale is exact for, as without calibration.
-
-    Raises:
-        ChipLimitError: the chip cannot hold it.
-    """
-    assert isinstance(job, LayerQuantizer)  # integers have no tables
-    if job.neuron is not None and job.neuron.grain is None and (pooled := uncalibrated(job, "auto")) is not None:
-        return pooled
-    made = job.candidate("trained", 1.0)
-    if made is None or any(
-        (new.weight != old.weight).any() for new, old in zip(made.synapses, job.synapses, strict=True)
-    ):
-        largest = max(float(np.abs(item.weight).max()) for item in job.synapses)
-        threshold = "" if job.neuron is None else f", threshold {job.neuron.threshold:g}"
-        beside = "" if job.level is None else " and these relays"
-        raise ChipLimitError(
-            f"layer '{job.synapses[0].name}': its integers (weights up to {largest:g}{threshold}) do not fit "
-            f"{job.chip.name} with {job.bits}{beside}; export it with the bits and relays that it was trained for"
-        )
-    return made
-
-
-@dataclass(frozen=True, eq=False)
-class _Outcome:
-    """A whole network in integers on the calibration data.
-
-    `agree` counts the samples that it decides as the float network does, `error` is the root mean square of what its
-    scores are off.
-    """
-
-    results: tuple[Result, ...]
-    agree: int
-    error: float
-
-    @property
-    def rank(self) -> tuple[int, float]:
-        """The smaller, the better: what counts at the end."""
-        return -self.agree, self.error
-
-
-class _Calibration:
-    """Calibration data, and what the float network makes of it."""
-
-    def __init__(self, network: ir.Network, chip: Chip, plan: Schedule | None, raw: ir.IntArray) -> None:
-        self.network, self.chip, self.plan, self.raw = network, chip, plan, raw
-        self.trace = evaluate(network, raw)
-
-    def run(self, pick: Callable[[Job, list[Tensor], Tensor], Result]) -> _Outcome:
-        """Every layer as picked, on the spikes of the integer layers before it."""
-        network, source = self.network, self.network.input
-        values = {source.name: torch.from_numpy(source.port(self.raw))}
-        kinds = (ir.Conv, ir.Dense)
-        readers = Counter(network.source_of(item).name for item in network.nodes if isinstance(item, kinds))
-        results: list[Result] = []
-        scores = torch.zeros(())
-        for node, job in Walk(network, self.chip, self.plan).jobs():
-            names = [network.source_of(item).name for item in job.synapses]
-            xs = [values[name] for name in names]
-            readers.subtract(names)
-            for name in names:
-                if not readers[name]:  # spikes that nothing reads any more need not be kept
-                    values.pop(name, None)
-            result = pick(job, xs, self.trace.spikes[node.name] if job.neuron else self.trace.scores)
-            if result.scores is not None:
-                scores = result.scores
-            elif node.name == network.source_of(network.readout).name:
-                scores = result.spikes.sum(1).double()
-            values[node.name] = result.spikes
-            results.append(result.without_spikes())
-        found, wanted = scores.flatten(1).numpy(), self.trace.scores.flatten(1).numpy()
-        agree = int((found.argmax(1) == wanted.argmax(1)).sum())
-        return _Outcome(tuple(results), agree, float(np.sqrt(np.square(found - wanted).mean())))
-
-    def choose(self, strategy: Strategy) -> tuple[_Outcome, _Outcome | None, list[dict[str, float]]]:
-        """Each layer's best candidate by its own spikes; the network without calibration, None where no layers of it
-        are proved; and by layer the least error of every rule."""
-        alternatives: list[dict[str, float]] = []
-        plain: list[Candidate | None] = []
-
-        def pick(job: Job, xs: list[Tensor], wanted: Tensor) -> Result:
-            results = [measure(item, xs, job.bounds, wanted) for item in job.candidates(strategy, True)]
-            if not results:
-                raise job.refuse()
-            least: dict[str, float] = {}
-            for result in results:
-                rule = result.candidate.rule
-                least[rule] = min(least.get(rule, np.inf), result.error)
-            best = choose_result(results, strategy, self.chip.input_max)
-            if best.seen > self.chip.input_max:
-                raise job.refuse()
-            alternatives.append(least)
-            plain.append(uncalibrated(job, strategy))
-            return best
-
-        calibrated = self.run(pick)
-        candidates = [item for item in plain if item is not None]
-        whole = len(candidates) == len(plain)
-        return calibrated, self._at(candidates) if whole else None, alternatives
-
-    def as_it_is(self) -> tuple[_Outcome, list[dict[str, float]]]:
-        """A network of integers, which must not overflow."""
-        jobs = [job for _, job in Walk(self.network, self.chip, self.plan).jobs()]
-        made = self._at([as_trained(job) for job in jobs])
-        for job, result in zip(jobs, made.results, strict=True):
-            if not result.fits(self.chip.input_max):
-                raise job.refuse()
-        return made, [{result.candidate.rule: result.error} for result in made.results]
-
-    def _at(self, candidates: Sequence[Candidate]) -> _Outcome:
-        """The network of these candidates."""
-        waiting = iter(candidates)
-        return self.run(lambda job, xs, wanted: measure(next(waiting), xs, job.bounds, wanted))
-
-    def best(self, calibrated: _Outcome, plain: _Outcome | None) -> tuple[_Outcome, tuple[str, ...]]:
-        """The better of the two at the end of the network, and the layers that are not as calibrated.
-
-        What is best for a layer's own spikes need not be for what is made of them. Where a calibrated network decides
-        worse than one without calibration, that one is calibrated layer by layer, as long as decisions do not suffer.
-        """
-        if plain is None or calibrated.rank <= plain.rank:
-            return calibrated, ()
-        best, kept = plain, []
-        for index, result in enumerate(calibrated.results):
-            candidates = [item.candidate for item in best.results]
-            candidates[index] = result.candidate
-            trial = self._at(candidates)
-            if trial.rank < best.rank and all(item.fits(self.chip.input_max) for item in trial.results):
-                best = trial
-            else:
-                kept.append(result.candidate.synapses[0].name)
-        return best, tuple(kept)
 
 
 def _report(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from snn2chip import ir
 from snn2chip.chip.bounds import Bounds
-from snn2chip.chip.products import Product, exact_products, integrate, largest_current
+from snn2chip.chip.products import integrate, largest_current
 from snn2chip.chip.profile import UNIT
 from snn2chip.errors import UnsupportedError
 from snn2chip.passes.quantize.report import Strategy
 from snn2chip.passes.quantize.rounding import Rounding
 
 _SEEN_MARGIN = 2.0  # the largest sum and membrane seen, times this, must fit where it is not proved
-_NO_SPIKES = torch.zeros(0, dtype=torch.bool)
 _PROOF_WORTH = 1.05  # a proved scale wins against errors up to this factor better
 
 # smallest and largest sums of one step, by output, of a layer's integers that were rounded at the scale
@@ -56,35 +54,32 @@ class Result:
     error: float
     seen: int
     peak: int  # largest |sum| or |membrane| seen, in weight units
-    spikes: Tensor
-    scores: Tensor | None  # (N, K) in the trained network's units; only of an accumulating readout
-    fired: int = 0  # spikes, once they are not kept any more
+    fired: int = 0
 
     def fits(self, limit: int) -> bool:
         """Whether it is proved not to overflow, or has room to spare."""
         return self.candidate.proved or self.peak * _SEEN_MARGIN <= limit
 
-    def without_spikes(self) -> Result:
-        """To be kept when the next layers have read them."""
-        return replace(self, spikes=_NO_SPIKES, fired=int(self.spikes.sum()))
 
-
-def measure(made: Candidate, xs: list[Tensor], bounds: list[Bounds], wanted: Tensor) -> Result:
-    """Run a candidate on integer inputs (N, T, ...) of its synapses, compare with the float spikes or scores."""
-    with exact_products():
-        parts = [Product(item, *port)(x) for item, port, x in zip(made.synapses, bounds, xs, strict=True)]
-    sums = sum(parts[1:], parts[0])
-    bias = torch.from_numpy(ir.neuron_bias(made.synapses, tuple(sums.shape[2:])).astype(np.int32))
+def measure(
+    made: Candidate, sums: Tensor, bias: Tensor, wanted: Tensor, judged: slice = slice(None)
+) -> tuple[Result, Tensor]:
+    """A candidate's integer sums (N, T, ...) and bias, compared with the float network's spikes, or with its scores
+    (N, ...); of outputs (N, T, O) in the last axis only the `judged`. Gives its spikes, or its scores in the trained
+    network's units, as well."""
     spikes, voltage = integrate(sums, bias, made.neuron)
     seen = largest_current(sums, made.neuron)
-    scores = None
-    if wanted.dtype == torch.bool:
-        error = float((spikes != wanted).double().mean())
-    else:
-        scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
-        error = float((scores - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp_min(1e-12))
     peak = max(seen, -(-int(voltage.abs().max()) // UNIT))
-    return Result(made, error, seen, peak, spikes, scores)
+    if wanted.dtype == torch.bool:
+        error = float((spikes[..., judged] != wanted[..., judged]).double().mean())
+        return Result(made, error, seen, peak, int(spikes.sum())), spikes
+    scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
+    return Result(made, score_error(scores[..., judged], wanted[..., judged]), seen, peak), scores
+
+
+def score_error(scores: Tensor, wanted: Tensor) -> float:
+    """Root mean square of what scores are off, relative to how much the wanted ones vary."""
+    return float((scores - wanted).square().mean().sqrt() / wanted.std(correction=0).clamp_min(1e-12))
 
 
 def choose_result(results: list[Result], strategy: Strategy, limit: int) -> Result:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.chip.bounds import Bounds, joint_bounds, proof
+from snn2chip.chip.bounds import BINARY, Bounds, joint_bounds, proof
 from snn2chip.chip.profile import DECAY_ONE, Chip
 from snn2chip.chip.relay import choose
 from snn2chip.errors import ChipLimitError
@@ -20,7 +21,23 @@ from snn2chip.passes.schedule import Level
 ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
 _PERCENTILES = (99.9, 99.99)
 _STEP_DOWN = 0.97  # from scale to scale that does not fit
+_A_LITTLE = 0.995  # where it nearly does
 _GRID = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+_FEW = 2**15  # weights that are all rounded for every scale tried
+_JUDGED = 2**17  # weights of the outputs that candidates are judged by, and at least so many of those:
+_OUTPUTS = 24
+_OUTERMOST = 4
+
+
+def _unit(values: ir.FloatArray) -> int | None:
+    """The exponent of the largest power of two that divides all values; None where they are more than 31 bits apart."""
+    values = values[values != 0]
+    if not len(values):
+        return 0
+    mantissas, exponents = np.frexp(values)
+    digits = (mantissas * 2.0**53).astype(np.int64)
+    unit = int((np.frexp((digits & -digits).astype(np.float64))[1] - 54 + exponents).min())
+    return None if int(exponents.max()) - unit > 31 else unit
 
 
 def lifted(current_tau: float, steps: int) -> float:
@@ -60,10 +77,7 @@ class LayerQuantizer:
         if self.bias is not None and neuron is not None and neuron.current_tau:
             self.bias = self.bias * lifted(neuron.current_tau, steps)
         self.bias_max = chip.bias_max
-        # by how much of the range each weight takes: one shared out among copies counts by its share
-        self.size = np.concatenate(
-            [np.abs(item.weight).ravel() / n for item, n in zip(synapses, self.reads, strict=True)]
-        )
+        self.size = self._sizes()
         self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * DECAY_ONE))
         if self.decay > chip.decay_max:
             raise ChipLimitError(
@@ -80,6 +94,53 @@ class LayerQuantizer:
     @property
     def name(self) -> str:
         return self.neuron.name if self.neuron else ACCUMULATOR
+
+    def _sizes(self) -> ir.FloatArray:
+        """How much of the range each weight takes: one shared out among copies counts by its share."""
+        return np.concatenate(
+            [np.abs(item.weight).ravel() / n for item, n in zip(self.synapses, self.reads, strict=True)]
+        )
+
+    def part(self, outputs: ir.IntArray) -> LayerQuantizer:
+        """The same layer of some of its outputs."""
+        made = copy.copy(self)
+        made.synapses = [
+            replace(item, weight=item.weight[outputs], bias=None if item.bias is None else item.bias[outputs])
+            for item in self.synapses
+        ]
+        made.bias = None if self.bias is None else self.bias[outputs]
+        made.size, made.proved = made._sizes(), (0.0, 0.0)
+        return made
+
+    def outermost(self) -> ir.IntArray:
+        """The outputs that limit the scale: of the largest sums, weights and biases."""
+        least, most = self.sums(self.synapses, 1.0)
+        largest = [np.abs(item.weight).reshape(len(item.weight), -1).max(1) for item in self.synapses]
+        shift = np.zeros((len(most), 1)) if self.bias is None else self.bias.reshape(len(most), -1)
+        keys = [-least, most, *largest, shift.max(1), -shift.min(1), most + shift.max(1), -least - shift.min(1)]
+        return np.unique([np.argsort(-key, kind="stable")[:_OUTERMOST] for key in keys])
+
+    def sample(self, seed: int) -> tuple[ir.IntArray, int]:
+        """Outputs that candidates are judged by, so many of them first, and behind them those that limit the scale;
+        all where they are few."""
+        count = len(self.synapses[0].weight)
+        some = max(_OUTPUTS, _JUDGED * count // self.size.size)
+        odd = any(item.groups > 1 and ends is not BINARY for item, ends in zip(self.synapses, self.bounds, strict=True))
+        outer = np.arange(count) if odd or some >= count else self.outermost()
+        if some + len(outer) >= count:
+            return np.arange(count), count
+        drawn = np.random.default_rng(seed).choice(count, some, replace=False)
+        return np.concatenate([drawn, np.setdiff1d(outer, drawn)]), some
+
+    def whole(self, rule: str, scale: float, rounding: Rounding, proved: bool) -> Candidate | None:
+        """What a part of the outputs had at this scale, of all of them: where it was proved of those alone, at the
+        nearest scale below that is proved of all."""
+        for _ in range(8):
+            found = self.candidate(rule, scale, rounding)
+            if found is not None and (found.proved or not proved):
+                return found
+            scale *= _A_LITTLE if found is None else min(_A_LITTLE, self.chip.input_max / found.bound)
+        return None
 
     def candidate(self, rule: str, scale: float, rounding: Rounding = "nearest") -> Candidate | None:
         """The layer at about this scale, or None if it breaks a limit that no data can excuse."""
@@ -166,25 +227,29 @@ class LayerQuantizer:
         """
         found, searched = self.proved
         if scale > searched and found >= searched * (1 - 1e-6):  # no limit met so far
+            few = self if self.size.size <= _FEW else self.part(self.outermost())
             low, high = found, scale
             for _ in range(24):
                 middle = (low + high) / 2
-                made = self.candidate("max", middle)
+                made = few.candidate("max", middle)
                 low, high = (middle, high) if made is None or made.proved else (low, middle)
+            made = None if few is self else self.whole("max", low, "nearest", True)
+            if made is not None:
+                assert isinstance(made.scale, float)
+                low = made.scale
             self.proved = found, _ = low, scale
         return min(scale, found)
 
     def exact_scale(self) -> float | None:
         """The largest scale at which weights, biases and threshold are integers as they are; None where none is."""
         weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
+        if len(weights) > _FEW and _unit(weights[:_FEW]) is None:  # as of most: no need to look at all
+            return None
         others = [] if self.bias is None else [self.bias.ravel()]
         others += [] if self.neuron is None else [np.array([self.neuron.threshold])]
         values = np.concatenate([weights, *others])
-        values = values[values != 0]
-        mantissas, exponents = np.frexp(values)
-        digits = (mantissas * 2.0**53).astype(np.int64)
-        unit = int((np.frexp((digits & -digits).astype(np.float64))[1] - 54 + exponents).min())  # 2^unit divides all
-        if exponents.max() - unit > 31:
+        unit = _unit(values)
+        if unit is None:
             return None
         step = float(np.ldexp(np.gcd.reduce(np.ldexp(values, -unit).astype(np.int64)), unit))
         sizes = np.abs(weights / step).astype(np.int64)
@@ -194,30 +259,45 @@ class LayerQuantizer:
                 return times / step
         return None
 
-    def candidates(self, strategy: Strategy, calibrated: bool) -> Iterator[Candidate]:
-        """Everything worth trying, most precise first."""
+    def plan(self, strategy: Strategy, calibrated: bool) -> list[tuple[str, float]]:
+        """Rules and scales worth trying, most precise first."""
         chip, limit = self.chip, self.scale_limit()
-        size = self.size
-        fulls = [chip.weight_max / float(size.max()), chip.weight_odd_max / float(size.max())]
-        plan = [("max", scale) for scale in fulls]
+        fulls = [chip.weight_max / float(self.size.max()), chip.weight_odd_max / float(self.size.max())]
+        plan = [("max", min(scale, limit)) for scale in fulls]
         if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self.exact_scale()):
-            plan.insert(0, ("exact", exact_scale))
+            plan.insert(0, ("exact", min(exact_scale, limit)))
         if calibrated and strategy in ("auto", "percentile"):
-            for share in _PERCENTILES:
-                top = float(np.percentile(size[size > 0], share))
-                plan += [("percentile", scale / top) for scale in (chip.weight_max, chip.weight_odd_max)]
+            tops = np.percentile(self.size[self.size > 0], _PERCENTILES)
+            plan += [
+                ("percentile", min(full / top, limit))
+                for top in tops
+                for full in (chip.weight_max, chip.weight_odd_max)
+            ]
         if calibrated and strategy in ("auto", "error"):
             plan += [("error", min(full, limit) * share) for full in fulls for share in (1.0, *_GRID)]
+        return plan
+
+    def candidates(
+        self, strategy: Strategy, calibrated: bool, plan: list[tuple[str, float]] | None = None
+    ) -> Iterator[Candidate]:
+        """Everything of a plan, of this layer's own if none is given, that fits; a scale that is not proved is followed
+        by the nearest that is."""
         tried: set[tuple[str, float]] = set()
-        for rule, wanted in plan:
-            scale = min(wanted, limit)
+        found: dict[tuple[float, Rounding], Candidate | None] = {}
+        for rule, scale in self.plan(strategy, calibrated) if plan is None else plan:
             for value in (scale,) if rule == "exact" else (scale, None):
                 exact = self._proved_scale(scale) if value is None else value
                 if (rule, round(exact, 9)) in tried or exact <= 0:
                     continue
                 tried.add((rule, round(exact, 9)))
                 roundings = ROUNDINGS if calibrated else ROUNDINGS[:1]
-                made = [item for kind in roundings if (item := self.candidate(rule, exact, kind))]
+                made = []
+                for kind in roundings:
+                    key = exact if self.neuron is None else np.rint(exact * self.neuron.threshold), kind
+                    if key not in found:
+                        found[key] = self.candidate(rule, exact, kind)
+                    if (item := found[key]) is not None:
+                        made.append(replace(item, rule=rule))
                 if rule == "percentile":  # what clips nothing is no percentile
                     made = [item for item in made if item.clipped]
                 yield from made

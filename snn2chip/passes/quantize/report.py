@@ -37,14 +37,14 @@ class StepsReport:
 class LayerReport:
     """How one layer became integers.
 
-    `error`: share of calibration spikes that differ from the float network's (or, for the accumulating
-    readout, relative root-mean-square error of the scores); None without calibration data. `alternatives`:
-    the same error for each rule. `bound`: largest |sum| possible in one step, of a neuron that keeps its current the
-    largest |current|; `seen`: largest on calibration data; `limit` what fits. `relays`: channels or features of relays
-    in the same chain layer, and `relay_limit` the largest threshold they allow. `spikes`: of all calibration samples,
-    and `spikes_wanted` those of the float network; None without data and for the accumulating readout. `headroom` =
-    limit / (bound if proved, else seen). With time-varying neurons `steps` has their tables, and `scale` and
-    `threshold` are medians over channels (and steps).
+    `error`: share of calibration spikes that differ from the float network's (or, for the accumulating readout,
+    relative root-mean-square error of the scores); None without calibration data. `alternatives`: the same error for
+    each rule, of a large layer where it was judged. `bound`: largest |sum| possible in one step, of a neuron that keeps
+    its current the largest |current|; `seen`: largest on calibration data; `limit` what fits. `relays`: channels or
+    features of relays in the same chain layer, and `relay_limit` the largest threshold they allow. `spikes`: of all
+    calibration samples, and `spikes_wanted` those of the float network; None without data and for the accumulating
+    readout. `headroom` = limit / (bound if proved, else seen). With time-varying neurons `steps` has their tables, and
+    `scale` and `threshold` are medians over channels (and steps).
     """
 
     name: str

@@ -35,12 +35,15 @@ def _move(errors: ir.FloatArray) -> ir.FloatArray:
         steps[single[positive], worst[positive]] = -np.sign(moves[single[positive]])
     several = np.flatnonzero(np.abs(moves) > 1)
     if len(several):
-        directed = errors[several] * np.sign(moves[several])[:, None]
-        order = np.argsort(-directed, axis=1, kind="stable")
-        rank = np.empty_like(order)
-        np.put_along_axis(rank, order, np.broadcast_to(np.arange(errors.shape[1]), order.shape), 1)
-        chosen = (rank < np.abs(moves[several])[:, None]) & (directed > 0)
-        steps[several] = np.where(chosen, -np.sign(moves[several])[:, None], 0.0)
+        directed, count = errors[several] * np.sign(moves[several])[:, None], np.abs(moves[several]).astype(np.int64)
+        ranked = np.sort(directed, axis=1)  # of the values alone: a fifth of the time of their order
+        least = ranked[np.arange(len(several)), -count][:, None]
+        chosen = directed >= least
+        tied = np.flatnonzero(chosen.sum(1) > count)  # of what is rounded as badly, the first ones
+        equal = directed[tied] == least[tied]
+        room = count[tied, None] - (directed[tied] > least[tied]).sum(1, keepdims=True)
+        chosen[tied] &= ~equal | (equal.cumsum(1) <= room)
+        steps[several] = np.where(chosen & (directed > 0), -np.sign(moves[several])[:, None], 0.0)
     return steps
 
 

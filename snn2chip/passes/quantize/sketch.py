@@ -20,10 +20,11 @@ import numpy as np
 from snn2chip import ir
 from snn2chip.chip.bounds import Bounds, joint_bounds, output_bounds
 from snn2chip.chip.profile import Chip
-from snn2chip.passes.quantize import Job, Walk, as_trained, require_messages, uncalibrated
+from snn2chip.passes.quantize import require_messages
 from snn2chip.passes.quantize.candidate import Candidate
 from snn2chip.passes.quantize.candidate import Sums as Way
 from snn2chip.passes.quantize.layer import LayerQuantizer
+from snn2chip.passes.quantize.walk import Job, Walk, as_trained, uncalibrated
 from snn2chip.passes.schedule import Schedule
 
 _SMALL = 2**14  # weights that are rounded sooner than sketched

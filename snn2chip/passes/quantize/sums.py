@@ -1,0 +1,159 @@
+"""Weighted sums on calibration data: of whole images, some at a time, and at places drawn from them.
+
+Sums of integers are exact; those of the float network are float32 where neurons read spikes, and float64 of the input
+and of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn2chip import ir
+from snn2chip.chip.bounds import FLOAT32_EXACT
+from snn2chip.chip.products import exact_products, float32_exact
+from snn2chip.nn import kernels
+from snn2chip.nn.spike_conv import convolve
+from snn2chip.passes.quantize.candidate import Candidate
+
+_AT_ONCE = 2**21  # sums that are in memory together
+_OUTPUTS = 2**19  # of a layer, spikes or none, that candidates are judged by: places times steps times outputs
+_COLUMNS = 2**24  # inputs of those
+
+
+def exact_in(made: Candidate) -> torch.dtype:
+    """The float type in which a candidate's sums are exact: no part of one is beyond its bound."""
+    exact = made.bound < FLOAT32_EXACT and float32_exact(bool(torch.backends.mkldnn.enabled))
+    return torch.float32 if exact else torch.float64
+
+
+class Weighted:
+    """The sum of several synapses over inputs (N, T, ...) of each, in one float type; spikes are known by their type,
+    bool."""
+
+    def __init__(self, synapses: Sequence[ir.Synapse], dtype: torch.dtype) -> None:
+        self.synapses, self.dtype = synapses, dtype
+        self.weights = [torch.from_numpy(item.weight.copy()).to(dtype) for item in synapses]
+
+    def __call__(self, xs: Sequence[Tensor]) -> Tensor:
+        with exact_products():
+            parts = [self._of(*each) for each in zip(self.synapses, self.weights, xs, strict=True)]
+        return sum(parts[1:], parts[0])
+
+    def _of(self, synapse: ir.Synapse, weight: Tensor, x: Tensor) -> Tensor:
+        steps, spiking = x.shape[1], x.dtype == torch.bool
+        x = x[:, :1] if x.stride(1) == 0 else x  # the same at every step
+        flat = x.flatten(0, 1).to(self.dtype)
+        y: Tensor | None = None
+        if isinstance(synapse, ir.Dense):
+            y = F.linear(flat.flatten(1), weight)
+        elif spiking and synapse.groups == 1 and self.dtype == torch.float32:
+            y = _spikes(synapse, weight, flat)
+        if y is None:
+            y = F.conv2d(flat, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        y = y.view(*x.shape[:2], *y.shape[1:])
+        return y.expand(-1, steps, *y.shape[2:])
+
+
+def _spikes(synapse: ir.Conv, weight: Tensor, x: Tensor) -> Tensor | None:
+    """By the events of x, where that is the faster way."""
+    layer = nn.Conv2d(1, 1, 1, synapse.stride, synapse.padding, synapse.dilation, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return convolve(kernels.mark_spikes(x), layer)
+
+
+def spans(count: int, each: int) -> Iterator[slice]:
+    """Some of `count` images after the other; each has so many sums over all steps."""
+    some = max(1, _AT_ONCE // each)
+    for start in range(0, count, some):
+        yield slice(start, min(start + some, count))
+
+
+def room_for(count: int, steps: int, shape: ir.Shape) -> Tensor:
+    """Where the spikes (N, T, ...) of a layer go, channels last, as what reads them by their events wants them."""
+    if len(shape) == 1:
+        return torch.empty((count, steps, *shape), dtype=torch.bool)
+    channels, height, width = shape
+    return torch.empty((count, steps, height, width, channels), dtype=torch.bool).movedim(-1, 2)
+
+
+def integer_sums(made: Candidate) -> Weighted:
+    """The exact sums of a candidate."""
+    return Weighted(made.synapses, exact_in(made))
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where in a layer candidates are judged: images (P,), rows and columns (P,) of its output (0 of a dense one)."""
+
+    images: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, count: int) -> Places:
+        """Some of them, at random, as they are in random order."""
+        return Places(self.images[:count], self.rows[:count], self.columns[:count])
+
+    def of(self, values: Tensor) -> Tensor:
+        """Spikes (N, T, O, H, W) or (N, T, O), or scores (N, O), there: (P, T, O), or (P, O)."""
+        if values.ndim == 5:
+            return values.permute(0, 3, 4, 1, 2)[self.images, self.rows, self.columns]
+        return values[self.images]
+
+    def bias(self, synapses: Sequence[ir.Synapse], outputs: int) -> Tensor:
+        """The integer bias (P, O) of synapses there, int32."""
+        total = ir.total_bias(synapses)
+        whole = torch.from_numpy(np.zeros(outputs, np.int32) if total is None else total.astype(np.int32))
+        return whole.movedim(0, -1)[self.rows, self.columns] if whole.ndim == 3 else whole.expand(len(self), -1)
+
+    def inputs(self, synapse: ir.Synapse, x: Tensor) -> Tensor:
+        """What a synapse reads of x (N, T, ...) there: (P, T, KY, KX, C), or (P, T, 1, 1, F) where it is dense."""
+        x = x[:, :1] if x.stride(1) == 0 else x
+        if isinstance(synapse, ir.Dense):
+            return x[self.images].flatten(2)[:, :, None, None]
+        taps, inside = [], []
+        for axis, places in enumerate((self.rows, self.columns)):
+            offsets = torch.arange(synapse.weight.shape[2 + axis]) * synapse.dilation[axis] - synapse.padding[axis]
+            taps.append(places[:, None] * synapse.stride[axis] + offsets)
+            inside.append((taps[axis] >= 0) & (taps[axis] < x.shape[3 + axis]))
+            taps[axis].clamp_(0, x.shape[3 + axis] - 1)
+        where = self.images[:, None, None], taps[0][:, :, None], taps[1][:, None, :]
+        found = x.permute(0, 3, 4, 1, 2)[where] * (inside[0][:, :, None] & inside[1][:, None, :])[..., None, None]
+        return found.permute(0, 3, 1, 2, 4)
+
+
+def draw(seed: int, images: int, steps: int, shape: ir.Shape, outputs: int, fan_in: int) -> Places:
+    """Places for so many of a layer's outputs, which read so many inputs: all of them, in order, where they are few."""
+    height, width = shape[1:] if len(shape) == 3 else (1, 1)
+    count, most = images * height * width, min(_OUTPUTS // outputs, _COLUMNS // fan_in) // steps
+    drawn = np.arange(count)
+    if count > max(1, most):
+        drawn = np.random.default_rng(seed).choice(count, max(1, most), replace=False)
+    image, rest = np.divmod(drawn, height * width)
+    return Places(*(torch.from_numpy(item) for item in (image, *np.divmod(rest, width))))
+
+
+def sums_at(
+    synapses: Sequence[ir.Synapse], inputs: Sequence[Tensor], channels: Sequence[Tensor], steps: int, dtype: torch.dtype
+) -> Tensor:
+    """The sums (P, T, O) of synapses over their `inputs` at some places and over all `steps`, of a float type; of a
+    synapse in groups, `channels` (O, I / groups) are those that each output reads."""
+    parts = []
+    with exact_products():
+        for synapse, x, read in zip(synapses, inputs, channels, strict=True):
+            weight = torch.from_numpy(synapse.weight.copy()).to(dtype)
+            weight = weight.movedim(1, -1) if weight.ndim == 4 else weight[:, None, None]  # (O, KY, KX, C)
+            if synapse.groups == 1:
+                y = F.linear(x.to(dtype).flatten(2), weight.flatten(1))
+            else:
+                y = torch.einsum("ptyxoc,oyxc->pto", x[..., read].to(dtype), weight)
+            parts.append(y.expand(-1, steps, -1))
+    return sum(parts[1:], parts[0])
