@@ -67,7 +67,8 @@ class Nested(Tree):
         return [("state", name) for name, value in self.content["state"].items() if isinstance(value, torch.Tensor)]
 
     def layers(self) -> list[Any]:
-        return self.content["recipe"]["model"]["layers"]  # type: ignore[no-any-return]
+        table = self.content["recipe"]["model"] if "recipe" in self.content else self.content["graph"]
+        return table["layers" if "recipe" in self.content else "nodes"]  # type: ignore[no-any-return]
 
     def keys(self) -> list[str]:
         return list(self.content)
@@ -167,18 +168,26 @@ def whole(tree: Nested, key: str, rng: Rng) -> str:
     return "alone"
 
 
-CHANGES = (
-    VALUES | over("values", another) | over("layers", recipe) | over("tensors", tensor) | over("keys", sizes, whole)
-)
-OFTEN = ("another", "another", "recipe", "sizes", "tensor")
+OF_ALL = VALUES | over("values", another) | over("tensors", tensor) | over("keys", whole)
+CHANGES = OF_ALL | over("layers", recipe) | over("keys", sizes)
 
 
-def contents(seed: bytes, rng: Rng) -> Damaged:
+def altered(content: dict[str, Any], rng: Rng) -> list[str]:
+    """One or two changes of what a recipe's model holds."""
+    return changed(Nested(content), CHANGES, rng, (1, 1, 2), ("another", "another", "recipe", "sizes", "tensor"))
+
+
+def saved(seed: bytes, rng: Rng, alter: Callable[[dict[str, Any], Rng], list[str]]) -> Damaged:
+    """The file of a content that is changed."""
     content = torch.load(io.BytesIO(seed), weights_only=True)
-    said = changed(Nested(content), CHANGES, rng, (1, 1, 2), OFTEN)
+    said = alter(content, rng)
     memory = io.BytesIO()
     torch.save(content, memory, _use_new_zipfile_serialization=rng.random() < 0.9)
     return memory.getvalue(), said
+
+
+def contents(seed: bytes, rng: Rng) -> Damaged:
+    return saved(seed, rng, altered)
 
 
 PICKLES = (

@@ -182,6 +182,38 @@ def model() -> dict[str, bytes]:
     }
 
 
+def graph() -> dict[str, bytes]:
+    """Graphs with every kind of node and field, captured and folded, with samples and without."""
+    from test_ir_plain import network
+
+    from snn2chip.nn import model_file
+    from snn2chip.passes.fold import folded
+
+    made = network()
+    nodes = [node for node in made.nodes if not isinstance(node, ir.StepNorm)]
+    nodes[2] = ir.LIF("lif", ("conv",), 0.3, 1.1)  # constants of every step are the fold's to make
+    plain = made.with_nodes("captured", nodes)
+    samples = np.arange(64).reshape(2, 2, 4, 4)
+    given = {
+        "steps": model_file.Graph(made.with_nodes("captured", list(made.nodes)), "steps", samples, {"a": 1}),
+        "plain": model_file.Graph(plain, "plain", samples, {}),
+        "folded": model_file.Graph(folded(plain), "folded", None, {}),
+    }
+    return {name: written(lambda path, each=each: model_file.save_graph(path, each)) for name, each in given.items()}
+
+
+def safetensors() -> dict[str, bytes]:
+    """Models of recipes, and graphs."""
+    from snn2chip.nn import safetensors
+
+    def again(content: bytes) -> bytes:
+        import torch
+
+        return safetensors.dump(torch.load(io.BytesIO(content), weights_only=True))
+
+    return {name: again(content) for name, content in (model() | graph()).items() if name != "legacy"}
+
+
 # --------------------------------------------------------------------------------------------------- ONNX
 
 

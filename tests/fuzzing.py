@@ -76,6 +76,8 @@ READERS = {
     ),
     "onnx": Reader("snn2chip.formats.onnx.read:load", "fuzz_onnx", "onnx", ".onnx"),
     "model": Reader("snn2chip.nn.model_file:load", "fuzz_model", "model", ".pt"),
+    "graph": Reader("fuzz_graph:read_named", "fuzz_graph", "graph", ".pt"),
+    "safetensors": Reader("fuzz_graph:read_named", "fuzz_safetensors", "safetensors", ".safetensors"),
     "input": Reader("fuzz_npz:read_input", "fuzz_npz", "fuzz_seeds:inputs", ".npz"),
     "trace": Reader("fuzz_npz:read_trace", "fuzz_npz", "fuzz_seeds:traces", ".npz"),
     "recording": Reader("snn2chip.data.recordings:read_recording", "fuzz_npz", "fuzz_seeds:recording_npz", ".npz"),

@@ -78,7 +78,7 @@ def test_another_makers_graph_on_real_images(cli: Command, tmp_path: Path) -> No
     assert "accuracy" in cli("simulate", tmp_path / "net.net").ok()
     network, _ = graph_of()
     images = data.load("digits", "train").subset(16)
-    made = pipeline.export_network(network, chip.load("loihi2"), name="net", calibration=images)
+    made = pipeline.export(pipeline.Source(network, "net"), chip.load("loihi2"), calibration=images)
     test = data.load("digits", "test").subset(50)
     assert simulate(made.chain, images=test).trace.scores.shape == (50, 10)
 

@@ -234,7 +234,7 @@ def test_data_that_is_no_input_is_refused(data: Any, options: dict[str, Any], me
 
 def test_what_the_network_says_itself_is_not_said_again() -> None:
     """A SpikingNetwork has an encoder."""
-    with pytest.raises(InputError, match="timesteps is said by the network's encoder"):
+    with pytest.raises(InputError, match="timesteps is said by the network itself"):
         snn2chip.deploy(network_of(Plain("view")), PIXELS, timesteps=3)
 
 

@@ -361,7 +361,7 @@ def test_a_recipe_asks_for_what_its_export_does(name: str, width: float) -> None
     chosen = narrowed(recipe.load(name), width)
     shape, classes, most = KNOWN.get(chosen.data.name, ((1, 64, 64), 36, 1))
     network = captured(chosen, (shape, classes, most))
-    exported = pipeline.export_network(network, LOIHI2, name="untrained").chain
+    exported = pipeline.export(pipeline.Source(network, "untrained"), LOIHI2).chain
     assert of_recipe(chosen, LOIHI2, (shape, classes, most)) == table.fit(demand.of_chain(exported), LOIHI2)
 
 

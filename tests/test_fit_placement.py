@@ -154,7 +154,7 @@ def test_relays_copies_and_pooling_are_counted_like_others() -> None:
     cut = relays = 0
     for seed in range(8):
         try:
-            made = pipeline.export_network(branching(seed), LOIHI2, name="random")
+            made = pipeline.export(pipeline.Source(branching(seed), "random"), LOIHI2)
         except UnsupportedError:  # a drawn layer of zeros
             continue
         relays += made.lower_report.relay_neurons
@@ -175,7 +175,7 @@ def test_outlines_are_those_of_the_integers(monkeypatch: pytest.MonkeyPatch) -> 
     for seed in range(40):
         network = branching(seed)
         try:
-            wanted = demand.of_chain(pipeline.export_network(network, LOIHI2, name="random").chain)
+            wanted = demand.of_chain(pipeline.export(pipeline.Source(network, "random"), LOIHI2).chain)
         except InputError as error:
             with pytest.raises(type(error), match=re.escape(str(error))):
                 pipeline.outlines(network, LOIHI2)

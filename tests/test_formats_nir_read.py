@@ -164,9 +164,9 @@ def test_it_gives_the_spikes_of_nirs_equations(what: str, ties: bool) -> None:
     assert network.stage == "folded"
     if what == "Threshold":
         with pytest.raises(ChipLimitError, match="'n1': voltage decay 4096"):
-            pipeline.export_network(network, chip.load("loihi2"), name="net")
+            pipeline.export(pipeline.Source(network, "net"), chip.load("loihi2"))
         return
-    made = pipeline.export_network(network, chip.load("loihi2"), name="net").chain
+    made = pipeline.export(pipeline.Source(network, "net"), chip.load("loihi2")).chain
     assert made.layers[-1].shape[0] == output or made.layers[-1].shape == (output,)
 
 
@@ -265,7 +265,7 @@ def test_ties_survive_quantization(tau: float | None, ties: bool, tmp_path: Path
     plain = nir.read(tmp_path / "own.nir")  # in it NIR's own > does what >= did
     level = plain.nodes["n1"].v_threshold[0]
     assert level == (np.nextafter(again.of(ir.LIF)[0].threshold, 0) if ties else again.of(ir.LIF)[0].threshold)
-    made = pipeline.export_network(network, chip.load("loihi2"), name="net")
+    made = pipeline.export(pipeline.Source(network, "net"), chip.load("loihi2"))
     result = simulate(made.chain, port=raw, keep=True)
     np.testing.assert_array_equal(next(iter(result.trace.spikes.values())), wanted)
 

@@ -15,7 +15,7 @@ from snn2chip.chip.profile import load
 from snn2chip.errors import UnsupportedError
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.passes import reach
-from snn2chip.passes.pipeline import export_network
+from snn2chip.passes.pipeline import Source, export
 
 CHIP = load("loihi2")
 
@@ -69,11 +69,11 @@ def test_a_dead_network_is_refused_with_its_numbers() -> None:
     """The largest possible membrane and the threshold; just above it, it is exported."""
     weight = np.array([[0.5, 0.25], [-1.0, 0.125]])
     with pytest.raises(UnsupportedError, match=r"'lif': no input makes it fire.*reach 1\.312 .*3 steps.* is 1\.375"):
-        export_network(network(weight, 1.375), CHIP, name="x")  # 0.75 (1 + 1/2 + 1/4) = 1.3125
-    made = export_network(network(weight, 1.3), CHIP, name="x")
+        export(Source(network(weight, 1.375), "x"), CHIP)  # 0.75 (1 + 1/2 + 1/4) = 1.3125
+    made = export(Source(network(weight, 1.3), "x"), CHIP)
     assert made.notes == () and "notes" not in made.chain.made
     with pytest.raises(UnsupportedError, match=r"'lif': no input makes it fire"):
-        export_network(network(weight, 1.0, bias=-0.9), CHIP, name="x")  # below 0 at every step
+        export(Source(network(weight, 1.0, bias=-0.9), "x"), CHIP)  # below 0 at every step
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -82,10 +82,10 @@ def test_a_threshold_that_is_only_met(ties: bool) -> None:
     made = network(np.array([[1.0, 1.0]]), 6.0, tau=1.0, ties=ties)
     assert not reach.silent(made)
     if ties:
-        assert export_network(made, CHIP, name="x").notes == ()
+        assert export(Source(made, "x"), CHIP).notes == ()
     else:
         with pytest.raises(UnsupportedError, match=r"'lif': no input makes it fire.*the chip's integers"):
-            export_network(made, CHIP, name="x")
+            export(Source(made, "x"), CHIP)
 
 
 def test_a_dead_branch_is_said() -> None:
@@ -96,7 +96,7 @@ def test_a_dead_branch_is_said() -> None:
     ends = [ir.Dense("dead.last", ("dead",), np.ones((2, 1)), None), ir.Add("add", ("last", "dead.last"))]
     readout = replace(nodes[-1], inputs=("add",))
     branching = made.with_nodes("folded", [*nodes[:3], *extra, nodes[3], *ends, readout])
-    notes = export_network(branching, CHIP, name="x").notes
+    notes = export(Source(branching, "x"), CHIP).notes
     assert any(note.startswith("layer 'dead': no input makes it fire") for note in notes)
     assert not any("'lif'" in note for note in notes)
 

@@ -415,7 +415,7 @@ def test_what_is_not_the_networks_integers_is_refused_by_every_engine(where: str
     """Floats are not truncated, and what would only broadcast is not stretched."""
     layers = [("conv", Conv2d(3, 2, 3)), ("lif", LIF()), ("flatten", Flatten()), ("dense", Linear(8, 2))]
     network = spiking_network(layers, (3, 4, 4), timesteps=2)
-    made = pipeline.export_network(fold(capture(network))[0], chips.load("loihi2"), name="test")
+    made = pipeline.export(pipeline.Source(fold(capture(network))[0], "test"), chips.load("loihi2"))
     chain = made.chain
     run: Callable[[Any], object] = {
         "dense": lambda port: DenseEngine(chain).run(port),
@@ -440,7 +440,7 @@ def test_more_steps_than_the_file_has_are_refused() -> None:
     """Twelve steps on a network of eight, by the call that the command makes."""
     layers = [("flatten", Flatten()), ("dense", Linear(4, 3)), ("lif", LIF()), ("dense2", Linear(3, 2))]
     network = spiking_network(layers, (1, 2, 2), timesteps=8)
-    chain = pipeline.export_network(fold(capture(network))[0], chips.load("loihi2"), name="test").chain
+    chain = pipeline.export(pipeline.Source(fold(capture(network))[0], "test"), chips.load("loihi2")).chain
     assert simulate(chain, port=np.zeros((1, 8, 4), dtype=np.int64)).timesteps == 8
     with pytest.raises(InputError, match=r"12 timesteps exceed the file's 8"):
         simulate(chain, port=np.zeros((1, 12, 4), dtype=np.int64))

@@ -17,15 +17,23 @@ from snn2chip.cli.chip import (
     ResetOffset,
 )
 from snn2chip.cli.common import app, console_of, guarded, is_hdf5
+from snn2chip.cli.source import read
 from snn2chip.errors import InputError
 
 if TYPE_CHECKING:
     from snn2chip.ir import Chain, Network
 
 
+def _is_net(path: Path) -> bool:
+    """Whether a file holds a chip's layers, as model.net does, and no NIR graph."""
+    from snn2chip.formats.netx.fields import opened
+
+    return is_hdf5(path) and opened(path, lambda reader: reader.item("layer") is not None)
+
+
 def _read(path: Path) -> Chain | Network:
-    """A model.net as its chain, a model.pt as its folded network; files are told apart by what they hold."""
-    if is_hdf5(path):
+    """A model.net as its chain, any other network file as its folded network."""
+    if _is_net(path):
         from snn2chip.formats import netx
 
         return netx.load(path)
@@ -33,36 +41,55 @@ def _read(path: Path) -> Chain | Network:
 
 
 def _folded(path: Path) -> Network:
-    from snn2chip.nn import model_file
-    from snn2chip.passes.capture import capture
     from snn2chip.passes.fold import folded
 
-    model = model_file.load(path)
-    return folded(capture(model.network, model.classes))
+    return folded(read(path).source.network)
 
 
 def write_nir(model: Path, output: Path | None = None) -> Path:
-    """A model.pt, folded, as a NIR file, by default model.nir beside it; its path."""
+    """A network file's network, folded, as a NIR file, by default model.nir beside it; its path."""
     from snn2chip.formats import nir
 
     nir.package()  # before the work
     output = _beside(model, output, ".nir")
-    if model.is_file() and is_hdf5(model):
-        raise InputError(f"'{model}' is HDF5, as model.net is, for whose integers NIR has no format; give its model.pt")
+    if model.is_file() and _is_net(model):
+        raise InputError(f"'{model}' is model.net, for whose integers NIR has no format; give what it was made from")
     nir.save(output, _folded(model))
     return output
+
+
+def _write_safetensors(model: Path, output: Path) -> None:
+    """What a model file holds, as model.safetensors; of a NIR graph its network."""
+    from snn2chip.nn import model_file
+
+    if is_hdf5(model):
+        source = read(model).source
+        model_file.save_graph(output, model_file.Graph(source.network, source.name, None, {}))
+        return
+    found = model_file.load_any(model)
+    if isinstance(found, model_file.Graph):
+        model_file.save_graph(output, found)
+    else:
+        model_file.save(
+            output,
+            found.network,
+            found.recipe,
+            max_value=found.max_value,
+            classes=found.classes,
+            metrics=found.metrics,
+        )
 
 
 @app.command()
 @guarded
 def export(
     net: Annotated[
-        Path, typer.Argument(help="model.net for the chip's integers, or model.pt for the folded float network.")
+        Path, typer.Argument(help="model.net for the chip's integers, or what it was made from: model.pt, a NIR graph.")
     ],
-    form: Annotated[Literal["onnx", "nir"], typer.Option("--format", help="What to write.")] = "onnx",
+    form: Annotated[Literal["onnx", "nir", "safetensors"], typer.Option("--format", help="What to write.")] = "onnx",
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Default: beside NET, .onnx, or -float.onnx of a model.pt; .nir for NIR."),
+        typer.Option("-o", "--output", help="Default: beside NET, by the format; -float.onnx of what is no model.net."),
     ] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Spikes and voltages of every layer as outputs too.")] = False,
     clock: ClockOption = "sample",
@@ -76,7 +103,7 @@ def export(
     """Write a network as ONNX of standard operators: model.net spike for spike, or model.pt folded, in float32.
 
     With --clock chip any CUBA or LOIHI netx file, spike for spike in raw chip time. Or a model.pt as NIR, folded, in
-    float64.
+    float64; or as safetensors, which the commands take in its place.
     """
     options = ChipOptions(layers, message_bits, reset_interval, reset_offset, input_shape)
     if options.asked(clock, timesteps=timesteps):
@@ -87,6 +114,15 @@ def export(
         if reset_offset and reset_interval is None:
             raise InputError("--reset-offset without --reset-interval resets nothing; give both or none")
         _chip_clock(net, _beside(net, output, ".onnx"), timesteps, options, trace)
+        return
+    if form == "safetensors":
+        if trace or _is_net(net):
+            raise InputError("safetensors hold the trained network; give model.pt or a NIR graph, without --trace")
+        output = _beside(net, output, ".safetensors")
+        if output.suffix != ".safetensors":
+            raise InputError(f"-o '{output}': the name of a safetensors file ends in .safetensors")
+        _write_safetensors(net, output)
+        console_of().print(f"wrote {output}")
         return
     if form == "nir":
         if trace:

@@ -1,29 +1,28 @@
-"""`fold-and-export`: from model.pt, or a NIR graph, to model.net."""
+"""`fold-and-export`: from a network file, model.pt say, to model.net."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
 from snn2chip.cli.common import DataDir, JsonOption, app, console_of, guarded, is_hdf5, numbers
+from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet
     from snn2chip.data.recordings import BinSettings
-    from snn2chip.ir import Network
+    from snn2chip.ir import IntArray
 
 
 @app.command("fold-and-export")
 @guarded
 def fold_and_export(
-    model: Annotated[
-        Path, typer.Argument(help="model.pt made by `snn2chip train`, or a NIR graph from it or another simulator.")
-    ],
+    model: SourceArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
     chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
     weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
@@ -33,7 +32,7 @@ def fold_and_export(
     ] = "auto",
     calibration: Annotated[int, typer.Option(min=0, help="Training images that choose the scales; 0 for none.")] = 64,
     data: DataDir = None,
-    dataset: Annotated[str | None, typer.Option(help="NIR: the data set it was trained on, by name.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of a graph: the data set it was trained on, by name.")] = None,
     timesteps: Annotated[int | None, typer.Option(min=1, help="NIR: time steps of a sample.")] = None,
     high: Annotated[int | None, typer.Option(min=1, help="NIR: the largest pixel, 255, or 1 for spikes.")] = None,
     mean: Annotated[
@@ -68,53 +67,47 @@ def fold_and_export(
     --timesteps and --dt-us or --count, as a recipe's [data.events] does. What the graph cannot say and is assumed is
     printed.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
+
+    import numpy as np
 
     from snn2chip import chip as chips
-    from snn2chip.data import at_hand
     from snn2chip.errors import ChipLimitError
     from snn2chip.fit import demand
     from snn2chip.fit import table as fits
     from snn2chip.formats import netx
-    from snn2chip.nn import model_file
+    from snn2chip.ir.encode import encoder_of
     from snn2chip.passes import pipeline
     from snn2chip.report import fit as cores
     from snn2chip.report import tables
 
     profile = chips.load(chip).with_weight_bits(weight_bits)
-    graph, events = None, None
-    asked: dict[str, object] = {"--dataset": dataset, "--timesteps": timesteps, "--high": high, "--mean": mean}
-    asked |= {"--std": std, "--dt": dt, "--ties": ties, "--dt-us": dt_us, "--count": count, "--max-count": max_count}
-    asked |= {"--downsample": downsample, "--sensor": sensor}
+    options: dict[str, object] = {"--timesteps": timesteps, "--high": high, "--mean": mean, "--std": std, "--dt": dt}
+    options |= {"--ties": ties, "--dt-us": dt_us, "--count": count, "--max-count": max_count}
+    options |= {"--downsample": downsample, "--sensor": sensor}
+    events, asked = None, {}
     if is_hdf5(model):
         events = _binning(timesteps, dt_us, count, max_count, downsample, sensor)
-        graph = _read_graph(model, timesteps, high, mean, std, dt, ties, events)
-    elif given := [option for option, value in asked.items() if value is not None]:
-        raise InputError(
-            f"{given[0]} is for NIR graphs; '{model}' is none, and a model.pt says it itself; leave it out"
-        )
-    trained = None if graph is not None else model_file.load(model)
+        listed = {key: numbers(f"--{key}", text) for key, text in (("mean", mean), ("std", std)) if text is not None}
+        told = {"timesteps": timesteps, "high": high, "dt": dt, "ties": ties}
+        asked = {**{key: value for key, value in told.items() if value is not None}, **listed}
+    elif given := [option for option, value in options.items() if value is not None]:
+        raise InputError(f"{given[0]} is for NIR graphs; '{model}' is none, and says it itself; leave it out")
+    source = read(model, dataset=dataset, asked=asked, events=events).source
     output = output or model.with_suffix(".net")
     if output.resolve() == model.resolve():
         raise InputError(f"-o '{output}' is the model itself; name another file")
     console = console_of()
-    images: ImageSet | None = None
+    images: ImageSet | IntArray | None = None
     if calibration:
-        if trained is None:
-            images, why = at_hand(dataset, "train", data, calibration, events=events)
-        else:
-            spec = trained.recipe.data
-            images, why = at_hand(
-                spec.name, "train", data, calibration, image_size=spec.image_size, events=trained.recipe.binning
-            )
+        images, why = source.at_hand("train", data, calibration)
         if images is None:
             console.print(f"note: no calibration images, scales by largest weight: {why}")
-    options: dict[str, Any] = {"calibration": images, "strategy": scale, "relays": relays}
-    if trained is not None:
-        export = pipeline.export(trained, profile, **options)
-    else:
-        assert graph is not None
-        export = pipeline.export_network(graph, profile, name=model.stem, dataset=dataset, events=events, **options)
+        elif isinstance(images, np.ndarray):
+            images = encoder_of(source.network)(images)
+    export = pipeline.export(source, profile, calibration=images, strategy=scale, relays=relays)
+    if asked:  # for `verify`, which reads the graph again
+        export = replace(export, chain=replace(export.chain, made={**export.chain.made, "nir": asked}))
     found = fits.fit(demand.of_chain(export.chain), profile)
     if not (found.fits or no_fit):
         raise ChipLimitError(f"{'; '.join(found.problems)}; --no-fit writes it all the same")
@@ -163,25 +156,3 @@ def _binning(
             raise InputError(f"--sensor '{sensor}': expected HEIGHT,WIDTH")
         sides = (int(parts[0]), int(parts[1]))
     return BinSettings(timesteps, dt_us, count, max_count or 1, downsample or 1, sides)
-
-
-def _read_graph(
-    path: Path,
-    timesteps: int | None,
-    high: int | None,
-    mean: str | None,
-    std: str | None,
-    dt: float | None,
-    ties: Ties | None,
-    events: BinSettings | None,
-) -> Network:
-    """A NIR graph as a network; what is missing is asked for by the names of the options."""
-    from snn2chip.formats import nir
-    from snn2chip.formats.netx.fields import opened
-
-    if opened(path, lambda reader: reader.item("layer") is not None):
-        raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give a model.pt or a NIR graph")
-    numbers_of = {"--mean": mean, "--std": std}
-    found = {option: None if text is None else numbers(option, text) for option, text in numbers_of.items()}
-    normal: dict[str, Any] = {"mean": found["--mean"], "std": found["--std"]}
-    return nir.load(path, **normal, timesteps=timesteps, high=high, dt=dt, ties=ties, events=events)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from snn2chip.cli.common import DataDir, FastConvolution, JsonOption, app, console_of, ensure, guarded, progress_bar
+from snn2chip.cli.source import SourceArgument, arrays, made_from
 from snn2chip.errors import CheckFailed
 from snn2chip.files import write_json
 
@@ -15,7 +16,7 @@ from snn2chip.files import write_json
 @app.command()
 @guarded
 def verify(
-    model: Annotated[Path, typer.Argument(help="model.pt made by `snn2chip train`.")],
+    model: SourceArgument,
     net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
     samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
     lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
@@ -28,25 +29,21 @@ def verify(
     import numpy as np
 
     from snn2chip.backends.lava import LIGHT
-    from snn2chip.data import at_hand
     from snn2chip.formats import netx
-    from snn2chip.nn import model_file
     from snn2chip.report import tables
     from snn2chip.verify import ladder
 
-    trained = model_file.load(model)
     chain = netx.load(net)
+    trained = made_from(model, chain.made)
     console = console_of()
-    spec = trained.recipe.data
-    images, why = at_hand(spec.name, "test", data, samples, image_size=spec.image_size, events=trained.recipe.binning)
+    network = trained.source.network
+    images, why = trained.source.at_hand("test", data, samples)
     if images is None:
         console.print(f"note: comparing on random images: {why}")
-        steps = () if trained.recipe.binning is None else (trained.network.timesteps,)
-        shape = (samples, *steps, *trained.network.input_shape)
-        pixels = np.random.default_rng(0).integers(0, trained.max_value, shape, endpoint=True)
-        labels = None
-    else:
-        pixels, labels = images.images.numpy(), images.labels.numpy()
+        steps = (network.timesteps,) if network.input.coding == "events" else ()
+        shape = (samples, *steps, *network.input.shape)
+        images = np.random.default_rng(0).integers(0, network.input.pixel_max, shape, endpoint=True)
+    pixels, labels = arrays(images)
     if lava:
         ensure(LIGHT, console)
     with progress_bar("verifying") as show:
@@ -58,7 +55,7 @@ def verify(
             done += 1
 
         verdict = ladder.verify(
-            trained,
+            trained.runs,
             chain,
             pixels,
             labels=labels,

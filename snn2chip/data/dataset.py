@@ -223,7 +223,7 @@ def at_hand(
         DataError: it is not in the folder `data`; and what `load` raises.
     """
     if not name:
-        return None, "the model names no data set"
+        return None, "the model names no data set, which `fold-and-export --dataset NAME` does"
     try:
         return load(name, split, data, download=False, image_size=image_size, events=events).subset(limit), ""
     except DataError as error:

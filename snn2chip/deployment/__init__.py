@@ -26,8 +26,9 @@ from snn2chip.errors import CheckFailed, ChipLimitError, InputError
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
+from snn2chip.formats.nir.run import Written
 from snn2chip.ir.encode import encoder_of
-from snn2chip.nn import SpikingNetwork
+from snn2chip.nn import SpikingNetwork, model_file, safetensors
 from snn2chip.nn.build import unwrapped
 from snn2chip.passes import pipeline
 from snn2chip.passes.adapt import Adapted, adapt, frames, pixels
@@ -45,14 +46,14 @@ from snn2chip.verify.ladder import verify
 class Deployed:
     """A trained network in the chip's integers.
 
-    trained      a copy of the module that was given, in eval mode
+    trained      a copy of the module that was given, in eval mode; or the network or NIR graph
     export       the network at every stage, and what each reported
     fit          its cores
     path         the .net file, if it was saved
     notes        what was assumed or done to the data, and layers that never fire
     """
 
-    trained: Adapted | SpikingNetwork
+    trained: Adapted | SpikingNetwork | Written | ir.Network
     export: pipeline.Export
     fit: fits.Fit
     path: Path | None
@@ -71,13 +72,23 @@ class Deployed:
         report = self.export.quantize_report
         return (report.agree or 0) / report.calibration
 
-    def save(self, path: str | Path) -> Path:
-        """Write the network as netx HDF5.
+    def save(self, path: str | Path, *, samples: int = 0) -> Path:
+        """Write the chip's network as netx HDF5; or, where `path` ends in .pt or .safetensors, the network that was
+        captured, which the commands take as they take a model.pt of `snn2chip train`.
+
+        Args:
+            path: the file.
+            samples: of a .pt or .safetensors: how many of the calibration samples go into it, as pixels, for commands
+                that are given no data set.
 
         Raises:
             InputError: it cannot be written.
         """
-        netx.save(path, self.chain)
+        if Path(path).suffix in (".pt", safetensors.SUFFIX):
+            kept = self._calibration[:samples] if samples else None
+            model_file.save_graph(path, model_file.Graph(self.export.captured, str(self.chain.made["model"]), kept, {}))
+        else:
+            netx.save(path, self.chain)
         return Path(path)
 
     def pixels(self, data: Any, limit: int | None = None) -> tuple[ir.IntArray, NDArray[np.int64] | None]:
@@ -166,7 +177,7 @@ class Deployed:
 
 
 def deploy(
-    network: nn.Module,
+    network: nn.Module | Written | ir.Network,
     calibration: Any,
     *,
     chip: str | Chip = "loihi2",
@@ -187,7 +198,8 @@ def deploy(
 
     Args:
         network: a `snn2chip.nn.SpikingNetwork`, or a trained module of torch's layers with neurons of snn2chip.nn,
-            SpikingJelly or snnTorch (see `snn2chip.passes.adapt` for the ways it may take time).
+            SpikingJelly or snnTorch (see `snn2chip.passes.adapt` for the ways it may take time). Or a network that a
+            file holds: of `snn2chip.formats.nir.run.load`, or `snn2chip.nn.model_file.load_any(path).network`.
         calibration: samples that choose the scales: a tensor or an array (N, C, H, W) of images, (N, C, L) of rows or
             (N, T, C, H, W) of frames of spikes or counts (of rows: H = 1), a pair (samples, labels), a DataLoader or a
             Dataset. Integers are pixels; floats must be what the network sees of whole pixels
@@ -211,16 +223,10 @@ def deploy(
     """
     profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
     given, _ = gather(calibration, samples)
-    own = _own(network)
-    trained: Adapted | SpikingNetwork
-    if own is not None:
-        for what, value in (("timesteps", timesteps), ("max_value", max_value), ("mean", mean), ("std", std)):
-            if value is not None:
-                raise InputError(f"{what} is said by the network's encoder; leave it out")
-        trained = copy.deepcopy(own).eval()  # what is deployed stays as it is, whatever is trained on
-        captured = capture(trained, classes)
-        scaling = Scaling(captured.input.pixel_max)
-    else:
+    own = network if isinstance(network, (Written, ir.Network)) else _own(network)
+    trained: Adapted | SpikingNetwork | Written | ir.Network
+    if own is None:
+        assert isinstance(network, nn.Module)
         rows = given.ndim == 3
         given = given[:, :, None] if rows else given
         scaling, described, steps = _described(given, timesteps, mean, std, max_value)
@@ -231,10 +237,21 @@ def deploy(
                 raise
             raise type(error)(f"{error} (samples of three axes are rows (N, C, L); images are (N, C, H, W))") from None
         captured = trained.captured
+    else:
+        for what, value in (("timesteps", timesteps), ("max_value", max_value), ("mean", mean), ("std", std)):
+            if value is not None:
+                raise InputError(f"{what} is said by the network itself, by its encoder or its file; leave it out")
+        if isinstance(own, SpikingNetwork):
+            trained = copy.deepcopy(own).eval()  # what is deployed stays as it is, whatever is trained on
+            captured = capture(trained, classes)
+        else:
+            trained, captured = own, own.captured if isinstance(own, Written) else own
+        scaling = Scaling(captured.input.pixel_max)
     raw_samples, said = integers(given, scaling)
     raw = encoder_of(captured)(raw_samples)
     called = name or type(network).__name__.lower()
-    export = pipeline.export_network(captured, profile, name=called, calibration=raw, strategy=strategy, relays=relays)
+    source = pipeline.Source(captured, called)
+    export = pipeline.export(source, profile, calibration=raw, strategy=strategy, relays=relays)
     found = fits.fit(demand.of_chain(export.chain), profile)
     if must_fit and not found.fits:
         raise ChipLimitError(f"{'; '.join(found.problems)}; must_fit=False exports it all the same")

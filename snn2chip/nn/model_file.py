@@ -1,6 +1,8 @@
 """model.pt: a trained network with everything that is needed to use it again.
 
-A dictionary of tensors and plain values that `torch.load(weights_only=True)` reads: no code is run.
+A dictionary of tensors and plain values that `torch.load(weights_only=True)` reads: no code is run. The same content
+may stand in a model.safetensors (`snn2chip.nn.safetensors`): a name's ending says what is written, a file's first bytes
+what is read. Of a network that a recipe made:
 
     format, version   "snn2chip-model", 1
     recipe            the recipe as a dictionary (see `snn2chip.recipe`)
@@ -10,6 +12,12 @@ A dictionary of tensors and plain values that `torch.load(weights_only=True)` re
     state             the network's state_dict
     metrics           e.g. float_accuracy, samples, dataset
     made_with         versions
+
+Of any other network, in the place of recipe, input_shape, max_value and classes:
+
+    name              of the network
+    graph             its nodes (see `snn2chip.ir.plain`); `state` are their arrays, in float32 where that says the same
+    samples           some of its images or frames, integers (N, C, H, W) or (N, T, C, H, W); may be absent
 """
 
 from __future__ import annotations
@@ -26,19 +34,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 import snn2chip
+from snn2chip import ir
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError, out_of_memory, reading
 from snn2chip.files import atomic_path, read_back
-from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm
+from snn2chip.ir.plain import as_plain, of_plain
+from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm, safetensors
 from snn2chip.nn.build import SpikingNetwork, build, unwrapped
 from snn2chip.text import first_line, one_line
 
 FORMAT, VERSION = "snn2chip-model", 1
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # narrower ones have no arithmetic
+_HALF = (torch.float16, torch.bfloat16)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _FIELDS: dict[str, tuple[type, ...]] = {
     "input_shape": (list, tuple),
     "classes": (list, tuple),
@@ -58,6 +72,22 @@ class Model:
     recipe: recipes.Recipe
     max_value: int
     classes: tuple[str, ...]
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A trained network of any framework, as its nodes: what is computed, without the module that computed it.
+
+    network  captured or folded
+    name     what it is called
+    samples  some of its images (N, C, H, W), or frames (N, T, C, H, W), as integers; None where none were kept
+    metrics  what is known about it
+    """
+
+    network: ir.Network
+    name: str
+    samples: ir.IntArray | None
     metrics: dict[str, Any]
 
 
@@ -102,24 +132,61 @@ def save(
             for name, value in network.state_dict().items()
         },
         "metrics": metrics,
-        "made_with": {
-            "snn2chip": snn2chip.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        "made_with": _versions(),
     }
     save_tensors(path, content, load)
 
 
+def save_graph(path: str | Path, graph: Graph) -> None:
+    """Write a graph as model.pt or model.safetensors, whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written, or `load_any` would refuse it.
+    """
+    plain, arrays = as_plain(graph.network)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": graph.name,
+        "graph": plain,
+        "state": {key: torch.from_numpy(_narrow(values)) for key, values in arrays.items()},
+        "metrics": graph.metrics,
+        "made_with": _versions(),
+    }
+    if graph.samples is not None:
+        content["samples"] = torch.from_numpy(_narrow(graph.samples))
+    save_tensors(path, content, load_any)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "snn2chip": snn2chip.__version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """A copy in the narrowest of a few types that holds every value as it is."""
+    kinds = (np.float32,) if values.dtype.kind == "f" else (np.uint8, np.int16, np.int32)
+    with np.errstate(over="ignore"):
+        fitting = (kind for kind in kinds if (values.astype(kind) == values).all())
+        return values.astype(next(fitting, values.dtype), order="C")
+
+
 def save_tensors(path: str | Path, content: dict[str, Any], check: Callable[[Path], object] | None = None) -> None:
-    """`torch.save`, whole or not at all; a full disk is an `InputError`, not torch's RuntimeError.
+    """`torch.save`, or safetensors where `path` ends so; whole or not at all; a full disk is an `InputError`, not
+    torch's RuntimeError.
 
     `check` reads the file before it takes its place.
     """
     with atomic_path(path) as part:
         try:
             with part.open("wb") as file:
-                torch.save(content, file)
+                if part.suffix == safetensors.SUFFIX:
+                    file.write(safetensors.dump(content))
+                else:
+                    torch.save(content, file)
         except RuntimeError as error:  # torch's own words for a failed write; the system's are behind them
             cause = error.__context__
             if out_of_memory(error):
@@ -132,13 +199,15 @@ def save_tensors(path: str | Path, content: dict[str, Any], check: Callable[[Pat
 
 
 def load_tensors(path: str | Path) -> dict[str, Any]:
-    """`torch.load(weights_only=True)` of a dictionary.
+    """`torch.load(weights_only=True)` of a dictionary, or a safetensors file.
 
     Raises:
         InputError: the file is absent, unreadable, truncated, damaged (by its own checksums), or holds code.
     """
     path = Path(path)
     with reading(path, "not a model file"):
+        if safetensors.is_one(path):
+            return safetensors.load(path)
         source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
             _check_archive(path)
@@ -227,7 +296,7 @@ def check_values(network: SpikingNetwork, path: str | Path) -> None:
 
 
 def _check_plain(recipe: object) -> None:
-    """Refuse a recipe of anything but numbers, texts, lists and tables, or one that holds itself.
+    """Refuse a recipe or graph of anything but numbers, texts, lists and tables, or one that holds itself.
 
     Raises:
         TypeError: as said.
@@ -237,11 +306,11 @@ def _check_plain(recipe: object) -> None:
         value = waiting.pop()
         places += 1
         if places > _PLACES:
-            raise TypeError(f"its recipe has more than {_PLACES:,} values")
+            raise TypeError(f"its recipe or graph has more than {_PLACES:,} values")
         if isinstance(value, (dict, list)):
             waiting += [*value, *value.values()] if isinstance(value, dict) else value
         elif value is not None and not isinstance(value, (str, int, float)):
-            raise TypeError(f"its recipe holds a {type(value).__name__}")
+            raise TypeError(f"its recipe or graph holds a {type(value).__name__}")
 
 
 def recipe_of(content: dict[str, Any], path: str | Path) -> recipes.Recipe:
@@ -257,6 +326,25 @@ def recipe_of(content: dict[str, Any], path: str | Path) -> recipes.Recipe:
         raise type(error)(one_line("; ".join(error.lines), 1000)) from None
     except (KeyError, TypeError) as error:
         raise InputError(f"'{path}' is damaged: {type(error).__name__} {first_line(error)}") from None
+
+
+def _stored(name: str, value: object, kinds: Sequence[torch.dtype], path: str | Path) -> torch.Tensor:
+    """A tensor of one of these kinds that is stored value by value.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(value, torch.Tensor) or value.dtype not in kinds:
+        raise InputError(f"'{path}': '{one_line(str(name))}' is not a tensor of real numbers")
+    plain = value.layout is torch.strided and value.device.type == "cpu"
+    if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        raise InputError(f"'{path}': '{one_line(str(name))}' is not stored as plain values; save the model again")
+    return value
+
+
+def _numbers(name: str, value: object, path: str | Path) -> NDArray[Any]:
+    tensor = _stored(name, value, (*_REAL, *_WHOLE), path).detach()
+    return (tensor.float() if tensor.dtype in _HALF else tensor).numpy()
 
 
 def _build(
@@ -289,17 +377,12 @@ def _build(
         if name not in state or name not in wanted:
             what = "lacks" if name in wanted else "has too much"
             raise InputError(f"'{path}': weights do not fit its recipe: the file {what} '{one_line(str(name))}'")
-        value = state[name]
-        if not isinstance(value, torch.Tensor) or value.dtype not in _REAL:
-            raise InputError(f"'{path}': '{name}' is not a tensor of real numbers")
+        value = _stored(name, state[name], _REAL, path)
         if value.shape != wanted[name].shape:
             raise InputError(
                 f"'{path}': weights do not fit its recipe: '{name}' has shape {one_line(str(tuple(value.shape)))}, its "
                 f"layer {tuple(wanted[name].shape)}"
             )
-        plain = value.layout is torch.strided and value.device.type == "cpu"
-        if not plain or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise InputError(f"'{path}': '{name}' is not stored as plain values; save the model again")
     return build_network(recipe, shape, classes, max_value)
 
 
@@ -319,11 +402,26 @@ def _fill(network: SpikingNetwork, state: dict[str, Any], path: str | Path) -> N
 
 
 def load(path: str | Path) -> Model:
-    """Read model.pt.
+    """Read the model of a recipe.
 
     Raises:
         InputError: unreadable, truncated, of another format, with code in it, with weights that are missing,
-            of the wrong shape, NaN or infinite (named by tensor), or with constants that make no sense.
+            of the wrong shape, NaN or infinite (named by tensor), or with constants that make no sense; or a graph.
+    """
+    found = load_any(path)
+    if isinstance(found, Graph):
+        raise InputError(
+            f"'{path}' holds the graph of '{found.name}', and no recipe, by which networks are trained, retrained and "
+            f"collapsed here; do that where it was trained, and deploy it again"
+        )
+    return found
+
+
+def load_any(path: str | Path) -> Model | Graph:
+    """Read what model.pt or model.safetensors holds: a recipe's model, or the graph of a network made elsewhere.
+
+    Raises:
+        InputError: as `load`; or a graph whose nodes make no network, named by layer.
     """
     content = load_tensors(path)
     made_by, version = content.get("format"), content.get("version")
@@ -333,6 +431,40 @@ def load(path: str | Path) -> Model:
     if not isinstance(version, int) or version != VERSION:
         said = one_line(repr(version)) if isinstance(version, (int, str)) else type(version).__name__
         raise InputError(f"'{path}' has format version {said}, this snn2chip reads {VERSION}; update snn2chip")
+    return _graph(content, path) if "graph" in content else _model(content, path)
+
+
+def _graph(content: dict[str, Any], path: str | Path) -> Graph:
+    """The graph in a file's content.
+
+    Raises:
+        InputError: see `load_any`.
+    """
+    name, state, metrics, samples = (content.get(key) for key in ("name", "state", "metrics", "samples"))
+    if not isinstance(name, str) or not isinstance(state, dict) or not isinstance(metrics, dict):
+        raise InputError(f"'{path}' is damaged: a graph has a name, a state and metrics")
+    try:
+        _check_plain(content["graph"])
+    except TypeError as error:
+        raise InputError(f"'{path}' is damaged: {first_line(error)}") from None
+    arrays = {key: _numbers(str(key), value, path) for key, value in state.items()}
+    given = None if samples is None else _numbers("samples", samples, path)
+    try:
+        network = of_plain(content["graph"], arrays)
+    except InputError as error:
+        raise type(error)(f"'{path}': {error}") from None
+    shape = (*((network.timesteps,) if network.input.coding == "events" else ()), *network.input.shape)
+    if given is not None and (given.dtype.kind not in "iu" or given.shape[1:] != shape or not len(given)):
+        raise InputError(f"'{path}' is damaged: samples {given.dtype} {given.shape} are no integers (N, {shape})")
+    return Graph(network, one_line(name), None if given is None else given.astype(np.int64), metrics)
+
+
+def _model(content: dict[str, Any], path: str | Path) -> Model:
+    """A recipe's model in a file's content.
+
+    Raises:
+        InputError: see `load`.
+    """
     recipe = recipe_of(content, path)
     try:
         for name, kinds in _FIELDS.items():  # a tensor is all of these to whoever only iterates

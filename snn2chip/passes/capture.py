@@ -73,6 +73,19 @@ def _require_whole(network: ir.Network) -> None:
                 )
 
 
+def check(network: ir.Network) -> ir.Network:
+    """The network, once it is known to be one that could have been captured; of files, which anyone may have made.
+
+    Raises:
+        InputError: numbers that are not whole in a network of integers.
+        UnsupportedError: a readout that does not fit what it reads.
+    """
+    check_ending(network[network.readout.inputs[0]], network.readout.kind)
+    if network.integers:
+        _require_whole(network)
+    return network
+
+
 def capture(network: nn.Module, classes: Sequence[str] = ()) -> ir.Network:
     """Read a trained network (in eval mode) into a 'captured' `ir.Network`, in float64.
 

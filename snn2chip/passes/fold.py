@@ -381,6 +381,7 @@ class _Fold:
         self.steps.append((node.name, "an OR of spikes: a layer of neurons"))
 
 
+@np.errstate(all="ignore")  # what is not finite is refused by the node that would hold it
 def fold(network: ir.Network) -> tuple[ir.Network, FoldReport]:
     """Fold a 'captured' network into a 'folded' one: neurons with one conv or dense layer each, or a sum of some.
 

@@ -6,7 +6,8 @@ of the network and a report.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 import snn2chip
 from snn2chip import ir
 from snn2chip.chip.profile import Chip, load
-from snn2chip.data import ImageSet
+from snn2chip.data import ImageSet, at_hand
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError
-from snn2chip.nn.model_file import Model
+from snn2chip.nn.model_file import Graph, Model
 from snn2chip.passes import reach
-from snn2chip.passes.capture import capture
+from snn2chip.passes.capture import capture, check
 from snn2chip.passes.fold import FoldReport, fold
 from snn2chip.passes.lower import LowerReport, Outline, lower, outline
 from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize, quantize_at
@@ -44,66 +45,95 @@ class Export:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A network, and what its file says of it, whatever kind of file that is.
+
+    network        captured or folded
+    name           what it is called, and `description` at more length
+    dataset        what it was trained on: by name, with the side of its images if they were made another size, and how
+                   recordings were binned
+    samples        some of its input, images (N, C, H, W) or frames (N, T, C, H, W), where the file holds them
+    metrics        what the file says of its accuracy
+    """
+
+    network: ir.Network
+    name: str
+    description: str = ""
+    dataset: str | None = None
+    image_size: int | None = None
+    events: BinSettings | None = None
+    samples: ir.IntArray | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    def at_hand(self, split: str, data: Path | None, limit: int) -> tuple[ImageSet | ir.IntArray | None, str]:
+        """Up to `limit` images of the data set, or of the file's own where it names none; or None and why.
+
+        Raises:
+            DataError: see `snn2chip.data.at_hand`.
+        """
+        if self.dataset is None and self.samples is not None:
+            return self.samples[:limit], ""
+        return at_hand(self.dataset, split, data, limit, image_size=self.image_size, events=self.events)
+
+
+def source_of(model: Model | Graph) -> Source:
+    """Of a model file.
+
+    Raises:
+        UnsupportedError, InputError: it holds no network that can be exported, named by layer.
+    """
+    if isinstance(model, Graph):
+        return Source(check(model.network), model.name, samples=model.samples, metrics=model.metrics)
+    recipe = model.recipe
+    return Source(
+        capture(model.network, model.classes),
+        recipe.name,
+        recipe.description,
+        recipe.data.name,
+        recipe.data.image_size,
+        recipe.binning,
+        metrics=model.metrics,
+    )
+
+
 def export(
-    model: Model,
+    source: Source | Model,
     chip: Chip,
     *,
     calibration: ImageSet | ir.IntArray | None = None,
     strategy: Strategy = "auto",
     relays: Relays = "auto",
 ) -> Export:
-    """Take a trained model to a chain for `chip`; `calibration` images, or raw input (N, T, ...), choose the scales.
+    """Take a network to a chain for `chip`; `calibration` images, or raw input (N, T, ...), choose the scales.
 
     `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
-    """
-    captured = capture(model.network, model.classes)
-    folded, fold_report = fold(captured)
-    made = {
-        "model": model.recipe.name,
-        "dataset": model.recipe.data.name,
-        "image_size": model.recipe.data.image_size,
-        **({} if model.recipe.binning is None else {"events": model.recipe.binning.as_json()}),
-    }
-    return _to_chain(captured, folded, fold_report, chip, made, calibration, strategy, relays)
-
-
-def export_network(
-    network: ir.Network,
-    chip: Chip,
-    *,
-    name: str,
-    dataset: str | None = None,
-    events: BinSettings | None = None,
-    calibration: ImageSet | ir.IntArray | None = None,
-    strategy: Strategy = "auto",
-    relays: Relays = "auto",
-) -> Export:
-    """Take a captured or folded network, one that `snn2chip.formats.nir` read say, to a chain for `chip`; see `export`.
-
-    `name`, `dataset` and `events` (the data that `simulate` takes without being told, and how recordings are binned)
-    go into the file. `calibration` may be raw input (N, T, ...) too.
-
-    Raises:
-        UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
         InputError: calibration images that are not this network's input.
     """
-    given, images = network.input, calibration if isinstance(calibration, ImageSet) else None
-    if images is not None and (images.shape != given.shape or images.max_value != given.pixel_max):
+    source = source if isinstance(source, Source) else source_of(source)
+    network, given = source.network, source.network.input
+    if isinstance(calibration, ImageSet) and (
+        calibration.shape != given.shape or calibration.max_value != given.pixel_max
+    ):
         raise InputError(
-            f"the network takes {given.shape} of 0..{given.pixel_max}, but {images.name} has "
-            f"{images.shape} of 0..{images.max_value}; choose the data set it was trained on"
+            f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
+            f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
         )
-    binned = {} if events is None else {"events": events.as_json()}
-    made = {"model": name, "dataset": dataset, "image_size": None, **binned}
+    made = {
+        "model": source.name,
+        "dataset": source.dataset,
+        "image_size": source.image_size,
+        **({} if source.events is None else {"events": source.events.as_json()}),
+    }
     folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
     return _to_chain(network, folded, report, chip, made, calibration, strategy, relays)
 
 
 def outlines(network: ir.Network, chip: Chip) -> tuple[ir.Input, tuple[Outline, ...]]:
-    """The folded input and the layers of the chain that `export_network` makes of a captured network without
+    """The folded input and the layers of the chain that `export` makes of a captured network without
     calibration, as far as they take room on a chip, and in a tenth of the time.
 
     Raises:

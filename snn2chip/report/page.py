@@ -18,12 +18,10 @@ from snn2chip.errors import InputError, reading
 from snn2chip.files import read, write_text
 from snn2chip.fit import demand
 from snn2chip.fit.table import fit
-from snn2chip.formats import netx
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
-from snn2chip.nn import model_file
-from snn2chip.passes.capture import capture
-from snn2chip.passes.fold import fold
+from snn2chip.passes.fold import folded
+from snn2chip.passes.pipeline import Source
 from snn2chip.report import cost as costs
 from snn2chip.report import fit as cores
 from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
@@ -113,24 +111,24 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 _damaged = partial(reading, kind="of another snn2chip", remedy="make it again")
 
 
-def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
-    """Write report.html into a folder with model.pt and model.net, using what else lies there.
+def write(folder: Path, source: Source, chain: ir.Chain, images: ImageSet | ir.IntArray | None, why: str = "") -> Path:
+    """Write report.html into the folder of a network's file and its model.net, using what else lies there.
 
     curves.png, export.json, simulate.json and verify.json are shown where they exist.
 
     Raises:
-        InputError: model.pt or model.net is missing or unreadable.
+        InputError: one of these is damaged.
     """
-    model = model_file.load(folder / "model.pt")
-    chain = netx.load(folder / "model.net")
-    metrics = model.metrics
-    parts = [f"<h1>{in_html(model.recipe.name)}</h1><p>{in_html(model.recipe.description)}</p>"]
+    metrics = source.metrics
+    parts = [f"<h1>{in_html(source.name)}</h1><p>{in_html(source.description)}</p>"]
     simulated = _read_json(folder / "simulate.json")
     rates: dict[str, float] = {}
     said: list[str] = []
-    with _damaged(folder / "model.pt"):
-        rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
-        title = f"accuracy on {metrics['dataset']}"
+    rows, title = [], "accuracy"
+    if "float_accuracy" in metrics:
+        with _damaged(folder / "model.pt"):
+            rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
+            title = f"accuracy on {metrics['dataset']}"
     if simulated:
         with _damaged(folder / "simulate.json"):
             rates = _firing_rates(chain, simulated)
@@ -139,7 +137,7 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
             if "accuracy" in simulated:
                 accuracy = f"{100 * simulated['accuracy']:.2f} %"
                 rows.append(["chip integers, simulated", accuracy, f"{simulated['samples']:,}"])
-    parts.append(_html_table((title, "", "samples"), rows))
+    parts += [_html_table((title, "", "samples"), rows)] if rows else []
     parts += [f"<p>note: {in_html(note)}</p>" for note in said]
     curves = folder / "curves.png"
     if curves.exists():
@@ -184,18 +182,22 @@ def write(folder: Path, images: ImageSet | None, why: str = "") -> Path:
     if images is None:
         parts.append(f"<p>No pictures: {in_html(why)}</p>")
     else:
-        folded, _ = fold(capture(model.network, model.classes))
+        network = folded(source.network)
         for index in range(len(images)):
-            figure = raster_figure(folded, chain, images.images[index].numpy())
-            label = model.classes[int(images.labels[index])]
-            parts.append(f"<p>sample {index}, class {in_html(label)}</p>{_picture(figure, 'raster')}")
+            shown = f"sample {index}"
+            if isinstance(images, ImageSet):
+                label = int(images.labels[index])
+                named = network.classes[label] if label < len(network.classes) else images.classes[label]
+                shown += f", class {named}"
+            pixels = images.images[index].numpy() if isinstance(images, ImageSet) else images[index]
+            parts.append(f"<p>{in_html(shown)}</p>{_picture(raster_figure(network, chain, pixels), 'raster')}")
     made = ", ".join(f"{key} {value}" for key, value in chain.made.items() if key not in ("scales", "rounding"))
     parts.append(f"<p><small>{in_html(made)}</small></p>")
     page = "\n".join(parts)
     target = folder / "report.html"
     write_text(
         target,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{in_html(model.recipe.name)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{in_html(source.name)}</title>'
         f"<style>{_STYLE}</style><body>{page}</body></html>\n",
     )
     return target

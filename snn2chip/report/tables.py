@@ -295,7 +295,8 @@ def verdict_table(verdict: Verdict) -> Table:
 def spikes_table(verdict: Verdict) -> Table | None:
     """Spikes by layer in the trained network and in integers; a stage that differs from both has a column too."""
     columns: dict[str, dict[str, int]] = {}
-    short = {"torch = captured": "trained", "folded ~ integers": "integers"}
+    short = {"torch = captured": "trained", "NIR = network": "NIR", "captured = folded": "folded"}
+    short["folded ~ integers"] = "integers"
     for rung in verdict.rungs:
         if rung.spikes and rung.spikes not in columns.values():
             columns[short.get(rung.name, rung.name)] = rung.spikes

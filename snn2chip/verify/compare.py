@@ -14,6 +14,7 @@ from torch import nn
 
 from snn2chip import ir
 from snn2chip.errors import InputError
+from snn2chip.formats.nir.run import Written
 from snn2chip.ir.interpreter import FloatTrace
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, in_float64, unwrapped
@@ -134,10 +135,12 @@ def spikes_of(trace: FloatTrace) -> dict[str, NDArray[Any]]:
 
 
 @torch.no_grad()
-def module_spikes(network: nn.Module | Adapted, raw: ir.IntArray) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
-    """Spikes (N, T, ...) of every LIF of a torch network run in float64, by name, and scores (N, K) summed
+def module_spikes(
+    network: nn.Module | Adapted | Written, raw: ir.IntArray
+) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Spikes (N, T, ...) of every LIF of a torch network or NIR graph run in float64, by name, and scores (N, K) summed
     over time; `raw` is (N, T, C, H, W)."""
-    if isinstance(network, Adapted):
+    if isinstance(network, (Adapted, Written)):
         return network.run(raw)
     network = in_float64(unwrapped(network))
     spikes: dict[str, NDArray[Any]] = {}

@@ -20,6 +20,7 @@ from snn2chip import ir
 from snn2chip.backends import lava
 from snn2chip.chip.profile import INPUT_MAX, UNIT
 from snn2chip.errors import InputError
+from snn2chip.formats.nir.run import Written
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import FloatTrace, evaluate
 from snn2chip.ir.trace import Trace
@@ -62,7 +63,7 @@ class Stages:
         InputError: model, file and images do not belong together.
     """
 
-    model: Model | Adapted | SpikingNetwork
+    model: Model | Adapted | SpikingNetwork | Written | ir.Network
     chain: ir.Chain
     images: InitVar[NDArray[Any]]
     labels: NDArray[Any] | None
@@ -74,7 +75,9 @@ class Stages:
     def __post_init__(self, images: NDArray[Any]) -> None:
         chain, model = self.chain, self.model
         self.trained = model.network if isinstance(model, Model) else model
-        if isinstance(self.trained, Adapted):
+        if isinstance(self.trained, ir.Network):
+            captured = self.trained
+        elif isinstance(self.trained, (Adapted, Written)):
             captured = self.trained.captured
         else:
             captured = capture(self.trained, model.classes if isinstance(model, Model) else chain.classes)
@@ -138,9 +141,11 @@ class Stages:
 
 
 def _captured(stages: Stages) -> Rung:
-    """The trained module and the captured network, both float64: the same spikes and scores."""
-    network, found = stages.captured, stages.captured_trace
-    spikes, scores = module_spikes(stages.trained, stages.raw)
+    """The trained module, or the NIR graph by its own equations, and the network that was read of it, both float64: the
+    same spikes and scores."""
+    network, found, trained = stages.captured, stages.captured_trace, stages.trained
+    assert not isinstance(trained, ir.Network)  # of which there is nothing to run but itself
+    spikes, scores = module_spikes(trained, stages.raw)
     fired, ours = spikes_of(found), found.scores.numpy()
     counted = with_scores(compare(spikes, fired), scores, ours, network.readout.inputs[0])
     detail = f"largest score difference {float(np.abs(scores - ours).max()):.1e}"
@@ -264,8 +269,9 @@ def _lava(stages: Stages) -> Rung:
 
 
 RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung]], ...] = (
-    ("torch = captured", None, _captured),
-    ("captured = folded", None, _folded),
+    ("torch = captured", lambda stages: not isinstance(stages.trained, (Written, ir.Network)), _captured),
+    ("NIR = network", lambda stages: isinstance(stages.trained, Written), _captured),
+    ("captured = folded", lambda stages: stages.captured.stage == "captured", _folded),
     ("folded ~ integers", None, _decisions),
     ("folded = integers", lambda stages: stages.folded.integers, _exactly),
     ("integers = file", None, lambda stages: stages.same_integers),
@@ -279,7 +285,7 @@ RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung
 
 
 def verify(
-    model: Model | Adapted | SpikingNetwork,
+    model: Model | Adapted | SpikingNetwork | Written | ir.Network,
     chain: ir.Chain,
     images: NDArray[Any],
     *,
@@ -292,7 +298,9 @@ def verify(
 ) -> Verdict:
     """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`.
 
-    `model` is a trained model, its network alone, or a module of any framework as `snn2chip.passes.adapt` has it.
+    `model` is a trained model, its network alone, a module of any framework as `snn2chip.passes.adapt` has it, a NIR
+    graph, or the network of a file that holds no module. Rungs that have no meaning for it are left out, and the notes
+    of the verdict say which of the first.
 
     `fast_convolution` lets exact matrix products stand in for Lava's own convolution (see `snn2chip.lava.run`); the
     verdict says so. `say` is told what is being done, for a progress display.
@@ -311,10 +319,23 @@ def verify(
         if can is None or can(stages):
             say(name)
             rungs.append(replace(climb(stages), name=name))
-    notes = _notes(spikes_of(stages.folded_trace), stages.fired(stages.dense), len(images))
+    notes = _absent(stages) + _notes(spikes_of(stages.folded_trace), stages.fired(stages.dense), len(images))
     same = activity.same_scores(stages.dense.scores)
     notes += [] if same is None or stages.constant else [f"{same}; those of other input are not"]
     return Verdict(all(rung.passed for rung in rungs), tuple(rungs), tuple(notes))
+
+
+def _absent(stages: Stages) -> list[str]:
+    """The first rungs, where they have no meaning."""
+    notes = []
+    if isinstance(stages.trained, ir.Network):
+        notes.append(
+            "not climbed: torch = captured; the file holds the graph that was captured, not the module, against which "
+            "`snn2chip.deploy(...).verify()` holds it"
+        )
+    if stages.captured.stage == "folded":
+        notes.append("not climbed: captured = folded; the graph is folded already")
+    return notes
 
 
 def _notes(floats: Arrays, integers: Arrays, samples: int) -> list[str]:

@@ -75,6 +75,11 @@ def load(path: str | Path, **asked: Unpack[Asked]) -> ir.Network:
         InputError: unreadable, truncated, damaged, incomplete, or of another version of NIR; named by node.
         UnsupportedError: a node that no network of ours has, by name and type.
     """
+    return load_graph(path, **asked)[1]
+
+
+def load_graph(path: str | Path, **asked: Unpack[Asked]) -> tuple[NIRGraph, ir.Network]:
+    """As `load`, with the graph of the nir package beside it."""
     path, nir = Path(path), package()
     content = checked(path)
     try:
@@ -90,7 +95,7 @@ def load(path: str | Path, **asked: Unpack[Asked]) -> ir.Network:
             f"pip install nir=={version} to read it, or write it again with nir {nir.version}"
         ) from None
     try:
-        return convert(graph, **asked)
+        return graph, convert(graph, **asked)
     except InputError as error:
         # one line, whatever names are in the file
         raise type(error)(f"'{path}': {one_line(str(error), 1000)}") from None
