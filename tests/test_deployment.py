@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def test_no_relay_stands_beside_a_current_that_decays() -> None:
 
 
 @pytest.mark.parametrize("total", [False, True])
-def test_outputs_are_in_the_modules_units(total: bool) -> None:
+def test_outputs_are_in_the_modules_units(total: bool, tmp_path: Path) -> None:
     """A regression's: what the module returns, up to the rounding of 8 bits; a sum over time where it returns that."""
 
     class Sum(Steps):
@@ -179,7 +180,14 @@ def test_outputs_are_in_the_modules_units(total: bool) -> None:
     with torch.no_grad():
         module.fc.weight *= 100  # units of its own
         wanted = module((PIXELS.float() / 255).expand(3, *PIXELS.shape)).numpy()
-    found = snn2chip.deploy(module, PIXELS, timesteps=3).outputs(PIXELS)
+    deployed = snn2chip.deploy(module, PIXELS, timesteps=3, out=tmp_path)
+    found = deployed.outputs(PIXELS)
+    chain = netx.load(tmp_path / "sum.net")  # alone it says its units, too
+    scores = deployed.simulate(PIXELS).trace.scores
+    np.testing.assert_array_equal(chain.outputs(scores), found)
+    scale = deployed.export.quantize_report.layers[-1].scale
+    np.testing.assert_allclose(found, scores / (64 * scale * (1 if total else 3)), rtol=1e-12)
+    assert replace(chain, made={}).outputs(scores) is None
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.95
     assert 0.8 < np.abs(found).mean() / np.abs(wanted).mean() < 1.25
     network = network_of(Plain("view"))

@@ -73,7 +73,9 @@ def simulate(
         Path | None, typer.Option("--input", help=".npz with integers `input` (samples, T, C, H, W).")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write spikes and voltages of every layer, .npz.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write spikes, voltages, and outputs in their units, .npz.")
+    ] = None,
     data: DataDir = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 50,
     device: DeviceOption = "auto",
@@ -123,7 +125,7 @@ def simulate(
             meter=meter,
         )
     if output is not None and is_leader():
-        trace.save(output, result.trace)
+        trace.save(output, result.trace, result.outputs)
     if json_file is not None and is_leader():
         write_json(json_file, result.as_json(chain))
     console = console_of()

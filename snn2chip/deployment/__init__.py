@@ -19,7 +19,7 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
-from snn2chip.chip.profile import UNIT, Chip
+from snn2chip.chip.profile import Chip
 from snn2chip.data import ImageSet
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.errors import CheckFailed, ChipLimitError, InputError
@@ -143,19 +143,13 @@ class Deployed:
         """What the module would return, from the chip's integers and in the module's own units, (N, K).
 
         The mean over time of the last layer's currents, or of its spikes; where the module returns a sum over time,
-        that sum. A membrane of V at the readout is ``V / (64 scale)``, with the scale of the last layer's weights.
+        that sum: see `snn2chip.ir.Chain.outputs`, whose unit stands in the file.
 
         Raises:
             InputError: data that is no input of this network.
         """
-        scores = self.simulate(data).trace.scores.astype(np.float64)
-        folded = self.export.folded
-        if folded.readout.kind == "membrane":
-            last = folded.synapses_of(folded.readout)[0].name  # what the layer is called by
-            scores /= UNIT * next(each.scale for each in self.export.quantize_report.layers if each.name == last)
-        ending = self.trained.ending if isinstance(self.trained, Adapted) else None
-        share = ending.factor if ending is not None and ending.layout == "total" else 1 / self.chain.timesteps
-        found: NDArray[np.float64] = scores * share
+        found = self.simulate(data).outputs
+        assert found is not None  # what was exported says its unit
         return found
 
     def __rich__(self) -> Panel:
@@ -223,6 +217,7 @@ def deploy(
     """
     profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
     given, _ = gather(calibration, samples)
+    share: float | None = None
     own = network if isinstance(network, (Written, ir.Network)) else _own(network)
     trained: Adapted | SpikingNetwork | Written | ir.Network
     if own is None:
@@ -237,6 +232,7 @@ def deploy(
                 raise
             raise type(error)(f"{error} (samples of three axes are rows (N, C, L); images are (N, C, H, W))") from None
         captured = trained.captured
+        share = trained.ending.factor if trained.ending.layout == "total" else None
     else:
         for what, value in (("timesteps", timesteps), ("max_value", max_value), ("mean", mean), ("std", std)):
             if value is not None:
@@ -251,7 +247,7 @@ def deploy(
     raw = encoder_of(captured)(raw_samples)
     called = name or type(network).__name__.lower()
     source = pipeline.Source(captured, called)
-    export = pipeline.export(source, profile, calibration=raw, strategy=strategy, relays=relays)
+    export = pipeline.export(source, profile, calibration=raw, strategy=strategy, relays=relays, share=share)
     found = fits.fit(demand.of_chain(export.chain), profile)
     if must_fit and not found.fits:
         raise ChipLimitError(f"{'; '.join(found.problems)}; must_fit=False exports it all the same")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from snn2chip.ir.nodes import (
     Coding,
     Conv,
     CubaNeuron,
+    FloatArray,
     IntArray,
     Pair,
     ReadoutKind,
@@ -92,7 +94,7 @@ class Chain:
                 ``raw - center``); raw_shape is the image's own shape, which a dense first layer flattens
     timesteps   T; every layer resets before its own first step of a sample
     readout     'membrane': the last layer's voltage at the last step; 'spike_count': its spikes
-    made        how the file was made: versions, options, the source's name
+    made        how the file was made: versions, options, the source's name; `output_unit`, see `outputs`
     """
 
     input_shape: Shape
@@ -123,6 +125,18 @@ class Chain:
     def message_bits(self) -> int:
         """Bits of a signed graded input message; 0 for binary spikes."""
         return message_bits(*self.port_range)
+
+    def outputs(self, scores: IntArray) -> FloatArray | None:
+        """Scores (N, K) of T steps in the units of what the trained network returns: times ``made["output_unit"]``.
+
+        The mean over T of the last layer's currents or spikes, or whatever sum of them the network returns. A membrane
+        counts 64 scale for a current of 1, scale that of the last layer's weights. None for a file that does not say.
+        """
+        unit = self.made.get("output_unit")
+        if not isinstance(unit, (int, float)) or not math.isfinite(unit):
+            return None
+        found: FloatArray = scores.astype(np.float64) * unit
+        return found
 
     def port(self, raw: IntArray) -> IntArray:
         """Raw integers (..., C, H, W) to what the port gets, (..., *input_shape).

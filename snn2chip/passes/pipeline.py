@@ -15,7 +15,7 @@ import torch
 
 import snn2chip
 from snn2chip import ir
-from snn2chip.chip.profile import Chip, load
+from snn2chip.chip.profile import UNIT, Chip, load
 from snn2chip.data import ImageSet, at_hand
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError
@@ -104,10 +104,12 @@ def export(
     calibration: ImageSet | ir.IntArray | None = None,
     strategy: Strategy = "auto",
     relays: Relays = "auto",
+    share: float | None = None,
 ) -> Export:
     """Take a network to a chain for `chip`; `calibration` images, or raw input (N, T, ...), choose the scales.
 
-    `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s.
+    `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s. `share` times the sum over T steps
+    is what the network returns; None for the mean.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
@@ -129,7 +131,7 @@ def export(
         **({} if source.events is None else {"events": source.events.as_json()}),
     }
     folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
-    return _to_chain(network, folded, report, chip, made, calibration, strategy, relays)
+    return _to_chain(network, folded, report, chip, made, calibration, strategy, relays, share)
 
 
 def outlines(network: ir.Network, chip: Chip) -> tuple[ir.Input, tuple[Outline, ...]]:
@@ -184,6 +186,7 @@ def _to_chain(
     calibration: ImageSet | ir.IntArray | None,
     strategy: Strategy,
     relays: Relays,
+    share: float | None = None,
 ) -> Export:
     """The stages behind the fold; `about` is what the file says of its source."""
     notes = (*folded.notes, *reach.check(folded))
@@ -197,6 +200,9 @@ def _to_chain(
     )
     notes += reach.check(quantized)
     chain, lower_report = lower(quantized, chip, plan)
+    unit = 1 / folded.timesteps if share is None else share
+    if folded.readout.kind == "membrane":
+        unit /= UNIT * quantize_report.layers[-1].scale
     made = {
         "snn2chip": snn2chip.__version__,
         "torch": str(torch.__version__),
@@ -212,6 +218,7 @@ def _to_chain(
         "route": "steps" if not chain.stock else "static",
         # those of time-varying neurons are one a channel, and stand beside their tables
         "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
+        "output_unit": unit,
         "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
         **({"notes": list(notes)} if notes else {}),
     }

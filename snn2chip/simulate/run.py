@@ -13,7 +13,7 @@ import torch
 from snn2chip import parallel
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.ir import Chain, IntArray
+from snn2chip.ir import Chain, FloatArray, IntArray
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.trace import PORT, Trace
 from snn2chip.simulate.engines import Engine, EngineKind, make_engine
@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # placing knows of passes and formats, which simulating does 
 @dataclass(frozen=True, eq=False)
 class Simulation:
     """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time (encoding
-    included, reading the data not); `note` says why the engine is not the one asked for; `cost` if it was counted."""
+    included, reading the data not); `note` says why the engine is not the one asked for; `cost` if it was counted;
+    `outputs` (N, K) are the scores in the trained network's units, None for a file that does not say them."""
 
     trace: Trace
     samples: int
@@ -37,6 +38,7 @@ class Simulation:
     dataset: str | None
     note: str | None = None
     cost: Cost | None = None
+    outputs: FloatArray | None = None
 
     def as_json(self, chain: Chain) -> dict[str, Any]:
         """Plain values, as `snn2chip simulate --json` writes them."""
@@ -124,6 +126,7 @@ def simulate(
         images.name if images is not None else None,
         engine.note,
         None if meter is None else meter.cost(),
+        chain.outputs(trace.scores),
     )
 
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from snn2chip import npz
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
-from snn2chip.ir import Chain, IntArray
+from snn2chip.ir import Chain, FloatArray, IntArray
 from snn2chip.ir.trace import Trace
 from snn2chip.text import one_line
 
 
-def save(path: str | Path, trace: Trace) -> None:
-    """Write arrays ``spikes/<layer>`` and ``voltage/<layer>`` to an .npz, whole or not at all."""
-    arrays: dict[str, NDArray[np.uint8] | NDArray[np.int32] | IntArray] = {}
+def save(path: str | Path, trace: Trace, outputs: FloatArray | None = None) -> None:
+    """Write arrays ``spikes/<layer>`` and ``voltage/<layer>`` to an .npz, and `outputs` if given, whole or not at
+    all."""
+    arrays: dict[str, NDArray[Any]] = {} if outputs is None else {"outputs": outputs}
     arrays.update({f"spikes/{name}": values for name, values in trace.spikes.items()})
     arrays.update({f"voltage/{name}": values for name, values in trace.voltage.items()})
     with atomic_path(path) as part, part.open("wb") as file:
