@@ -13,6 +13,9 @@ Strategy = Literal["auto", "max", "percentile", "error"]
 Relays = Literal["auto", "plain", "bias", "double", "quadruple"]
 """How spikes pass layers of a branching network, see `snn2chip.passes.schedule`."""
 
+SoftReset = Literal["refuse", "hard"]
+"""What `snn2chip.deploy` does with neurons that reset by subtraction."""
+
 Ties = Literal["hold", "fire"]
 """What a membrane right at its threshold does in a NIR graph."""
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import snn2chip
+from snn2chip import ir
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.errors import CheckFailed, ChipLimitError, InputError, UnsupportedError
 from snn2chip.formats import netx
@@ -118,6 +119,33 @@ def test_a_current_that_decays(lava: bool) -> None:
     deployed = snn2chip.deploy(Currents(bias=True), PIXELS, timesteps=6)
     assert [note.split(":")[0] for note in deployed.notes if "bias" in note] == ["layer 'lif1'", "layer 'lif2'"]
     assert deployed.verify(samples=5, lava=lava).passed
+
+
+def test_another_reset_is_refused_with_what_it_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spikes of every layer and decisions, counted; taken only where asked for, and said in the notes. Neurons of other
+    frameworks have it (tests/test_frameworks_*.py); here one that another threshold stands for."""
+
+    def harden(network: nn.Module) -> list[str]:
+        network.lif.get_buffer("fixed_threshold").fill_(0.4)  # type: ignore[operator, union-attr]
+        return ["lif"]
+
+    monkeypatch.setattr(snn2chip.deployment, "harden", harden)
+    module, normal = Steps(), PIXELS.float() / 255
+    with pytest.raises(UnsupportedError, match=r"'lif' reset by subtraction.*soft_reset='hard'") as refused:
+        snn2chip.deploy(module, PIXELS, timesteps=3)
+    deployed = snn2chip.deploy(module, PIXELS, timesteps=3, soft_reset="hard")
+    (said,) = [note for note in deployed.notes if "subtraction" in note]
+    assert said in str(refused.value) and float(module.lif.threshold) == pytest.approx(0.2)
+    assert deployed.export.captured.of(ir.LIF)[0].threshold == pytest.approx(0.4)
+    given = normal.expand(3, *normal.shape)
+    with torch.no_grad():
+        current = module.conv(given.flatten(0, 1)).view(3, 30, 4, 6, 6)
+        before, after = module.lif(current), LIF(0.5, 0.4)(current)
+        decisions = int((module(given).argmax(1) != module.fc(after.flatten(2)).mean(0).argmax(1)).sum())
+    assert f"changes {decisions} of 30 decisions" in said
+    share = float((before != after).double().mean())
+    assert f"'lif' {int(before.sum()):,} spikes become {int(after.sum()):,}, {share:.2%} of its steps differ" in said
+    assert deployed.verify(samples=3).passed
 
 
 @pytest.mark.parametrize("lava", [pytest.param(True, marks=pytest.mark.lava), False])

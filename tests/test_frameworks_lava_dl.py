@@ -20,7 +20,7 @@ from snn2chip import chip, ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx import read
 from snn2chip.passes.adapt import adapt, frames, pixels
-from snn2chip.passes.pipeline import export_network
+from snn2chip.passes.pipeline import Source, export
 from snn2chip.simulate import reference
 
 UNUSED = "lava.lib.dl.slayer.object_detection"  # asks for OpenCV and torchvision
@@ -76,7 +76,7 @@ def test_a_list_of_blocks(weight_norm: bool, rate: bool) -> None:
     found = held(trained(weight_norm=weight_norm, rate=rate), frames(SHAPE, 1), STEPS)
     assert found.takes == "series" and found.captured.readout.kind == "spike_count"
     assert found.captured.integers and [node.current_tau for node in found.captured.of(ir.LIF)] == 5 * [0.75]
-    made = export_network(found.captured, chip.load("loihi2"), name="blocks")
+    made = export(Source(found.captured, "blocks"), chip.load("loihi2"))
     raw = np.random.default_rng(1).integers(0, 2, (4, STEPS, *SHAPE))
     run, (spikes, scores) = reference.run(made.chain, raw), found.run(raw)
     for layer in made.chain.layers:
@@ -106,7 +106,7 @@ def test_a_step_of_delay_for_every_block() -> None:
 def test_the_file_is_the_one_that_the_blocks_write(tmp_path: Path) -> None:
     """Weights, thresholds and decays of our file and of `export_hdf5`; its pool is a convolution in netx's sense."""
     network = trained(weight_norm=False)
-    chain = export_network(adapt(network, frames(SHAPE, 1), STEPS).captured, chip.load("loihi2"), name="blocks").chain
+    chain = export(Source(adapt(network, frames(SHAPE, 1), STEPS).captured, "blocks"), chip.load("loihi2")).chain
     blocks = [network.blocks[index] for index in (1, 3, 5, 6)]
     ours = [chain.layers[index] for index in (0, 2, 3, 4)]
     for block, layer in zip(blocks, ours, strict=True):

@@ -10,6 +10,7 @@ import torch
 from frameworks_held import held, lively
 from torch import nn
 
+import snn2chip
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError
 from snn2chip.passes.adapt import adapt, frames, pixels
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHAPE = (2, 10, 10)
 ZERO: dict[str, Any] = {"reset_mechanism": "zero"}
+KINDS: dict[str, tuple[float, ...]] = {"Leaky": (0.8, 0.4), "Synaptic": (0.3, 0.8, 0.4)}
 
 
 class Loop(nn.Module):
@@ -147,3 +149,20 @@ def test_what_no_chip_has_is_named(make: Any, message: str) -> None:
     made = nn.Sequential(nn.Conv2d(2, 4, 3), make(), nn.Flatten(), nn.Linear(256, 10))
     with pytest.raises(UnsupportedError, match=message):
         adapt(made, pixels(SHAPE, 255, [0.5], [0.25]), 4)
+
+
+@pytest.mark.parametrize("kind", ["Leaky", "Synaptic"])
+def test_a_reset_by_subtraction(kind: str) -> None:
+    """Refused with numbers; taken as a reset to zero if asked for, which the ladder then holds."""
+    pictures = torch.randint(0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    network = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), getattr(snn, kind)(*KINDS[kind], init_hidden=True)),
+        *(nn.Flatten(), nn.Linear(256, 10), snn.Leaky(beta=0.9, threshold=0.2, init_hidden=True)),
+    )
+    with pytest.raises(UnsupportedError, match=r"reset by subtraction, .* decisions \(.*soft_reset='hard'"):
+        snn2chip.deploy(network, pictures, timesteps=5, mean=0.5, std=0.25)
+    deployed = snn2chip.deploy(network, pictures, timesteps=5, mean=0.5, std=0.25, soft_reset="hard")
+    (said,) = [note for note in deployed.notes if "subtraction" in note]
+    assert " 0.00% of its steps" not in said
+    assert deployed.verify(samples=4).passed
+    assert network[1].reset_mechanism == "subtract" and network[1].reset_delay

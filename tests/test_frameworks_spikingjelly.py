@@ -12,6 +12,7 @@ import torch
 from frameworks_held import SHAPE, held, lively
 from torch import nn
 
+import snn2chip
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError
 from snn2chip.passes.adapt import adapt, frames, pixels
@@ -162,3 +163,16 @@ def test_what_no_chip_has_is_named(make: Any, message: str) -> None:
     made = nn.Sequential(nn.Conv2d(3, 4, 3), make(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))
     with pytest.raises(UnsupportedError, match=message):
         adapt(made, pixels(SHAPE, 255, [0.5], [0.25]), 4)
+
+
+def test_a_reset_by_subtraction() -> None:
+    """Refused with numbers; taken as a reset to zero if asked for, which the ladder then holds."""
+    pictures = torch.randint(0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    network = vgg(lambda: neuron.LIFNode(tau=2.0, v_threshold=0.3, v_reset=None), "m")
+    with pytest.raises(UnsupportedError, match=r"reset by subtraction, .* decisions \(.*soft_reset='hard'"):
+        snn2chip.deploy(network, pictures, timesteps=4, mean=0.5, std=0.25)
+    deployed = snn2chip.deploy(network, pictures, timesteps=4, mean=0.5, std=0.25, soft_reset="hard")
+    (said,) = [note for note in deployed.notes if "subtraction" in note]
+    assert " 0.00% of its steps" not in said
+    assert deployed.verify(samples=4).passed
+    assert all(module.v_reset is None for module in network.modules() if isinstance(module, neuron.LIFNode))

@@ -20,18 +20,21 @@ from torch import nn
 from snn2chip import chip as chips
 from snn2chip import ir
 from snn2chip.chip.profile import Chip
+from snn2chip.choices import SoftReset
 from snn2chip.data import ImageSet
 from snn2chip.deployment.data import Scaling, gather, integers
-from snn2chip.errors import CheckFailed, ChipLimitError, InputError
+from snn2chip.deployment.soft_reset import change
+from snn2chip.errors import CheckFailed, ChipLimitError, InputError, UnsupportedError
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
 from snn2chip.formats.nir.run import Written
+from snn2chip.frameworks import harden
 from snn2chip.ir.encode import encoder_of
 from snn2chip.nn import SpikingNetwork, model_file, safetensors
 from snn2chip.nn.build import unwrapped
 from snn2chip.passes import pipeline
-from snn2chip.passes.adapt import Adapted, adapt, frames, pixels
+from snn2chip.passes.adapt import Adapted, adapt, copied, frames, pixels
 from snn2chip.passes.capture import capture
 from snn2chip.passes.quantize import Strategy
 from snn2chip.passes.schedule import Relays
@@ -187,6 +190,7 @@ def deploy(
     strategy: Strategy = "auto",
     relays: Relays = "auto",
     must_fit: bool = True,
+    soft_reset: SoftReset = "refuse",
 ) -> Deployed:
     """Take a trained network to the chip's integers, and to a file if `out` is given.
 
@@ -210,6 +214,9 @@ def deploy(
         weight_bits: fewer than the chip's 8.
         strategy, relays: see `snn2chip.passes.quantize` and `snn2chip.passes.schedule`.
         must_fit: refuse a network that cannot be placed on the chip's cores.
+        soft_reset: neurons that reset by subtraction, which no neuron of netx does, are refused, with what a reset to
+            zero would change on the calibration samples; 'hard' takes that and says it in the notes. Better is a
+            network that is trained with a reset to zero, from this one on.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported or placed, named by layer, with what can.
@@ -218,6 +225,7 @@ def deploy(
     profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
     given, _ = gather(calibration, samples)
     share: float | None = None
+    softened: list[str] = []
     own = network if isinstance(network, (Written, ir.Network)) else _own(network)
     trained: Adapted | SpikingNetwork | Written | ir.Network
     if own is None:
@@ -225,8 +233,10 @@ def deploy(
         rows = given.ndim == 3
         given = given[:, :, None] if rows else given
         scaling, described, steps = _described(given, timesteps, mean, std, max_value)
+        module = copied(network)
+        softened = harden(module)
         try:
-            trained = adapt(network, described, steps, classes)
+            trained = adapt(module, described, steps, classes)
         except InputError as error:
             if not rows:
                 raise
@@ -245,6 +255,10 @@ def deploy(
         scaling = Scaling(captured.input.pixel_max)
     raw_samples, said = integers(given, scaling)
     raw = encoder_of(captured)(raw_samples)
+    changed: tuple[str, ...] = ()
+    if softened:
+        assert isinstance(trained, Adapted) and isinstance(network, nn.Module)  # ours have none
+        changed = _changed(trained, network, softened, raw, soft_reset)
     called = name or type(network).__name__.lower()
     source = pipeline.Source(captured, called)
     export = pipeline.export(source, profile, calibration=raw, strategy=strategy, relays=relays, share=share)
@@ -256,8 +270,25 @@ def deploy(
         path = Path(out) if Path(out).suffix == ".net" else Path(out) / f"{called}.net"
         path.parent.mkdir(parents=True, exist_ok=True)
         netx.save(path, export.chain)
-    notes = tuple(dict.fromkeys([*((said,) if said else ()), *export.notes]))
+    notes = tuple(dict.fromkeys([*((said,) if said else ()), *changed, *export.notes]))
     return Deployed(trained, export, found, path, notes, scaling, raw_samples)
+
+
+def _changed(
+    trained: Adapted, network: nn.Module, names: Sequence[str], raw: ir.IntArray, wanted: SoftReset
+) -> tuple[str, ...]:
+    """What is said of a reset by subtraction.
+
+    Raises:
+        UnsupportedError: it was not asked for.
+    """
+    said = change(trained, replace(trained, module=copied(network)), names, raw)
+    if wanted == "refuse":
+        raise UnsupportedError(
+            f"network: {said}. Train on with a reset to zero (SpikingJelly v_reset=0.0, snnTorch "
+            f"reset_mechanism='zero'), or take it as it is with soft_reset='hard'"
+        )
+    return (said,)
 
 
 def _own(network: nn.Module) -> SpikingNetwork | None:

@@ -6,5 +6,6 @@ modules are leaves of a recording (`snn2chip.passes.record`), and refuses by nam
 
 from snn2chip.frameworks.leaf import Layout as Layout
 from snn2chip.frameworks.leaf import Leaf as Leaf
+from snn2chip.frameworks.leaf import harden as harden
 from snn2chip.frameworks.leaf import leaf_of as leaf_of
 from snn2chip.frameworks.leaf import reset as reset

@@ -42,9 +42,21 @@ class Leaf:
 
 def reset(network: nn.Module) -> None:
     """Let the neurons of every framework that has modules in `network` start anew."""
-    roots = {kind.__module__.partition(".")[0] for module in network.modules() for kind in type(module).__mro__}
-    for name in roots & {"spikingjelly", "snntorch", "lava"}:
+    for name in _roots(network) & {"spikingjelly", "snntorch", "lava"}:
         importlib.import_module(f"snn2chip.frameworks.{_HERE[name]}").reset(network)
+
+
+def harden(network: nn.Module) -> list[str]:
+    """Let neurons that reset by subtraction reset to zero, in place; their paths."""
+    found = []
+    for name in sorted(_roots(network) & {"spikingjelly", "snntorch"}):
+        of_one = importlib.import_module(f"snn2chip.frameworks.{_HERE[name]}").harden
+        found += [path for path, module in network.named_modules() if of_one(module)]
+    return found
+
+
+def _roots(network: nn.Module) -> set[str]:
+    return {kind.__module__.partition(".")[0] for module in network.modules() for kind in type(module).__mro__}
 
 
 def leaf_of(path: str, module: nn.Module) -> Leaf | None:

@@ -72,3 +72,13 @@ def reset(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (Leaky, Synaptic)):
             module.reset_mem()
+
+
+def harden(module: nn.Module) -> bool:
+    """Let a neuron that resets by subtraction reset to zero, and at once where that matters; whether it is one."""
+    soft = type(module) in (Leaky, Synaptic) and module.reset_mechanism == "subtract"
+    if soft:
+        module.reset_mechanism = "zero"  # type: ignore[assignment]
+        module.state_function = module._base_zero
+        module.reset_delay = module.reset_delay and type(module) is Leaky  # type: ignore[assignment]
+    return soft

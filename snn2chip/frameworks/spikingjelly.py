@@ -120,3 +120,11 @@ def reset(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, base.MemoryModule):
             module.reset()
+
+
+def harden(module: nn.Module) -> bool:
+    """Let a neuron that resets by subtraction reset to zero; whether it is one."""
+    soft = isinstance(module, _KINDS) and module.v_reset is None
+    if soft:
+        module.v_reset = 0.0  # type: ignore[assignment]
+    return soft

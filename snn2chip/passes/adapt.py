@@ -104,7 +104,7 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
         UnsupportedError: a layer or an operation has no counterpart on the chip; named, with the nearest that has.
         InputError: NaN or infinite parameters, or shapes that do not fit.
     """
-    module, events = _copied(module).eval(), given.coding == "events"
+    module, events = copied(module), given.coding == "events"
     reset(module)
     said: UnsupportedError | None = None
     ways: list[Layout] = ["steps", "image", "series"] if events else ["image", "steps", "series"]
@@ -119,15 +119,16 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
     raise said
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy of a module; what it has computed of its parameters, weight norm's weights say, without its history."""
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode; what it has computed of its parameters, weight norm's weights say, without its
+    history."""
     computed = {
         id(value): value.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
         if isinstance(value, Tensor) and value.grad_fn is not None
     }
-    return copy.deepcopy(module, computed)
+    return copy.deepcopy(module, computed).eval()
 
 
 def _recorded(

@@ -108,8 +108,8 @@ def export(
 ) -> Export:
     """Take a network to a chain for `chip`; `calibration` images, or raw input (N, T, ...), choose the scales.
 
-    `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s. `share` times the sum over T steps
-    is what the network returns; None for the mean.
+    `strategy` is `snn2chip.passes.quantize`'s, `relays` `snn2chip.passes.schedule`'s. `share` times the sum over T
+    steps is what the network returns; None for the mean.
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
