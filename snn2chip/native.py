@@ -157,7 +157,7 @@ EVENTS = Library(
     "events_engine",
     PACKAGE / "simulate" / "events",
     ("engine.cpp",),
-    ("kernels.h", "vectors.h", "sums.h", "neurons.h"),
+    ("system.h", "kernels.h", "vectors.h", "sums.h", "neurons.h"),
     ("-std=c++17", "-O3", "-fwrapv", "-fPIC", "-pthread", "-fvisibility=hidden"),
 )
 NN = Library(

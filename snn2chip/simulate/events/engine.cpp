@@ -8,15 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <new>
-#include <thread>
-#include <unistd.h>
 #include <vector>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -34,6 +28,8 @@
 #else
 #pragma GCC diagnostic ignored "-Wpsabi"  // vectors are passed between inlined functions only
 #endif
+
+#include "system.h"
 
 namespace {
 
@@ -239,123 +235,6 @@ Kernels kernels_of(int simd) {
 #endif
     return {portable::tile, portable::list_row, portable::count_step};
 }
-
-// Memory on cache lines.
-class Buffer {
-  public:
-    Buffer() = default;
-    Buffer(const Buffer &) = delete;
-    Buffer &operator=(const Buffer &) = delete;
-    ~Buffer() { free(memory_); }
-    template <class T> T *get(size_t count) {
-        const size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
-        if (bytes > size_) {
-            free(memory_);
-            memory_ = nullptr, size_ = 0;
-            if (posix_memalign(&memory_, 64, bytes)) {
-                memory_ = nullptr;
-                throw std::bad_alloc();
-            }
-            size_ = bytes;
-        }
-        return static_cast<T *>(memory_);
-    }
-
-  private:
-    void *memory_ = nullptr;
-    size_t size_ = 0;
-};
-
-INLINE void pause() {
-#ifdef X86
-    _mm_pause();
-#endif
-}
-
-// All threads of a team wait for each other; short, so they spin first.
-class Barrier {
-  public:
-    explicit Barrier(int count) : count_(count) {}
-    void wait() {
-        if (count_ == 1) return;
-        const int turn = turn_.load(std::memory_order_acquire);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
-            arrived_.store(0, std::memory_order_relaxed);
-            turn_.store(turn + 1, std::memory_order_release);
-            return;
-        }
-        for (int spin = 0; turn_.load(std::memory_order_acquire) == turn; ++spin) {
-            if (spin < 4000) pause();
-            else std::this_thread::yield();
-        }
-    }
-
-  private:
-    const int count_;
-    std::atomic<int> arrived_{0}, turn_{0};
-};
-
-int64_t now() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
-
-// Threads that wait for work between runs.
-class Pool {
-  public:
-    explicit Pool(int threads) : process_(getpid()) {
-        for (int rank = 1; rank < threads; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
-    }
-    ~Pool() {
-        {
-            std::lock_guard<std::mutex> hold(lock_);
-            ending_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread &thread : threads_) thread.join();
-    }
-    bool here() const { return process_ == getpid(); }
-    int size() const { return (int)threads_.size() + 1; }
-    template <class Work> void run(const Work &work) {
-        call_ = [](const void *what, int rank) { (*static_cast<const Work *>(what))(rank); };
-        what_ = &work;
-        left_.store((int)threads_.size(), std::memory_order_relaxed);
-        if (!threads_.empty()) {
-            {
-                std::lock_guard<std::mutex> hold(lock_);
-                ++turn_;
-            }
-            wake_.notify_all();
-        }
-        work(0);
-        for (int spin = 0; left_.load(std::memory_order_acquire); ++spin) {
-            if (spin < 4000) pause();
-            else std::this_thread::yield();
-        }
-    }
-
-  private:
-    void serve(int rank) {
-        for (int seen = 0;;) {
-            std::unique_lock<std::mutex> hold(lock_);
-            wake_.wait(hold, [&] { return ending_ || turn_ != seen; });
-            if (ending_) return;
-            seen = turn_;
-            hold.unlock();
-            call_(what_, rank);
-            left_.fetch_sub(1, std::memory_order_acq_rel);
-        }
-    }
-    const pid_t process_;
-    std::vector<std::thread> threads_;
-    std::mutex lock_;
-    std::condition_variable wake_;
-    int turn_ = 0;
-    bool ending_ = false;
-    void (*call_)(const void *, int) = nullptr;
-    const void *what_ = nullptr;
-    std::atomic<int> left_{0};
-};
 
 // What one sample needs while it runs.
 struct Context {
@@ -567,20 +446,15 @@ EXPORT int snn2chip_events_layer_bytes() { return (int)sizeof(Layer); }
 EXPORT int snn2chip_events_simd() { return best_simd(); }
 
 EXPORT void *snn2chip_events_make(const Layer *layers, int count, int membrane, int simd, int threads, int chunk) {
-    try {
-        return new Engine(layers, count, membrane != 0, std::min(simd, best_simd()), threads, chunk);
-    } catch (...) {
-        return nullptr;
-    }
+    Engine *made = nullptr;
+    const int level = std::min(simd, best_simd());
+    guarded([&] { return (made = new Engine(layers, count, membrane != 0, level, threads, chunk)) == nullptr; }, 1);
+    return made;
 }
 
 // 0 done, 1 out of memory or threads, 2 input out of range.
 EXPORT int snn2chip_events_run(void *engine, const Run *run) {
-    try {
-        return static_cast<Engine *>(engine)->run(*run) ? 0 : 2;
-    } catch (...) {
-        return 1;
-    }
+    return guarded([&] { return static_cast<Engine *>(engine)->run(*run) ? 0 : 2; }, 1);
 }
 
 EXPORT void snn2chip_events_free(void *engine) { delete static_cast<Engine *>(engine); }

@@ -19,10 +19,8 @@ from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import PORT, Classes, Trace, tally
 from snn2chip.simulate.dense import Engine
 from snn2chip.simulate.events import library
-from snn2chip.simulate.events.plan import Arrays, pieces, plan
+from snn2chip.simulate.events.plan import Arrays, chunk_of, pieces, plan
 
-CHUNK_BYTES = 16 << 20  # lists of spikes of one layer, if all spiked: time steps that fit are run together
-MOST_STEPS = 16
 OUT_OF_RANGE = 2  # what the library answers
 
 
@@ -54,8 +52,7 @@ class EventEngine(Engine):
         self._library = library.load()
         self._range = tuple(int(bound) for bound in (chain.port_range[0].min(), chain.port_range[1].max()))
         self._plans = plan(chain)  # kept: the library reads these arrays
-        widest = max(max(p.slots * p.numbers["out_h"] * p.numbers["out_w"] for p in self._plans), 1)
-        self.chunk = chunk or int(np.clip(CHUNK_BYTES // (4 * widest), 1, MOST_STEPS))
+        self.chunk = chunk or chunk_of(self._plans)
         layers = (library.Layer * len(self._plans))()
         for struct, layer in zip(layers, self._plans, strict=True):
             for name, number in layer.numbers.items():

@@ -24,6 +24,8 @@ GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 = range(5)
 FITS, WRAPS, DECAYS, FREE = range(4)
 GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE = range(5)
 INT16_MAX, INT32_MAX = 2**15 - 1, 2**31 - 1
+CHUNK_BYTES = 16 << 20  # lists of spikes of one layer, if all spiked: time steps that fit are run together
+MOST_STEPS = 16
 Arrays = NDArray[Any]
 
 
@@ -275,3 +277,9 @@ def plan(chain: Chain) -> list[LayerPlan]:
         plans.append(_layer(layer, shape, plans[-1] if plans else None, *bounds))
         shape = layer.shape
     return plans
+
+
+def chunk_of(plans: list[LayerPlan]) -> int:
+    """How many time steps run through the layers together."""
+    widest = max(max(p.slots * p.numbers["out_h"] * p.numbers["out_w"] for p in plans), 1)
+    return int(np.clip(CHUNK_BYTES // (4 * widest), 1, MOST_STEPS))
