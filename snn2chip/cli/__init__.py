@@ -27,6 +27,7 @@ from snn2chip.cli import verify as verify  # isort: skip
 from snn2chip.cli import lava as lava  # isort: skip
 from snn2chip.cli import report as report  # isort: skip
 from snn2chip.cli import show as show  # isort: skip
+from snn2chip.cli import explore as explore  # isort: skip
 from snn2chip.cli import fit as fit  # isort: skip
 from snn2chip.cli import recipe as recipe  # isort: skip
 from snn2chip.cli import doctor as doctor  # isort: skip
