@@ -83,7 +83,7 @@ def test_a_new_node_needs_no_code() -> None:
         word: ir.Coding = "direct"
 
     nodes = list(network().nodes)
-    nodes[8] = Novel("lif:2", ("norm",), 0.5, 0.2, None, False, None, np.array([1.5, -2.0]), (3, 4), "events")
+    nodes[8] = Novel("lif:2", ("norm",), 0.5, 0.2, currents=np.array([1.5, -2.0]), sides=(3, 4), word="events")
     made = network().with_nodes("captured", nodes)
     assert_equal(through(made), made)
 
