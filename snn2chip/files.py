@@ -286,3 +286,16 @@ def read(path: Path, form: Literal["TOML", "JSON"]) -> Any:
         raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
     except ValueError as error:
         raise InputError(f"cannot read '{path}': {error}") from None
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5, as model.net and NIR graphs do and model.pt does not.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None

@@ -17,6 +17,7 @@ from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
 from snn2chip.errors import InputError
+from snn2chip.files import is_hdf5 as is_hdf5
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -81,19 +82,6 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the results of an earlier run that are there, and start over.")
 ]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5, as model.net and NIR graphs do and model.pt does not.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
 
 
 def numbers(option: str, text: str) -> list[float]:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -25,9 +25,12 @@ from snn2chip.data import ImageSet
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.deployment.soft_reset import change
 from snn2chip.errors import CheckFailed, ChipLimitError, InputError, UnsupportedError
+from snn2chip.files import is_hdf5
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
+from snn2chip.formats.nir import run as nir
+from snn2chip.formats.nir.read import Asked
 from snn2chip.formats.nir.run import Written
 from snn2chip.frameworks import harden
 from snn2chip.ir.encode import encoder_of
@@ -35,7 +38,7 @@ from snn2chip.nn import SpikingNetwork, model_file, safetensors
 from snn2chip.nn.build import unwrapped
 from snn2chip.passes import pipeline
 from snn2chip.passes.adapt import Adapted, adapt, copied, frames, pixels
-from snn2chip.passes.capture import capture
+from snn2chip.passes.capture import capture, check
 from snn2chip.passes.quantize import Strategy
 from snn2chip.passes.schedule import Relays
 from snn2chip.report import fit as cores
@@ -197,7 +200,7 @@ def deploy(
     Args:
         network: a `snn2chip.nn.SpikingNetwork`, or a trained module of torch's layers with neurons of snn2chip.nn,
             SpikingJelly or snnTorch (see `snn2chip.passes.adapt` for the ways it may take time). Or a network that a
-            file holds: of `snn2chip.formats.nir.run.load`, or `snn2chip.nn.model_file.load_any(path).network`.
+            file holds, as `snn2chip.load` gives it.
         calibration: samples that choose the scales: a tensor or an array (N, C, H, W) of images, (N, C, L) of rows or
             (N, T, C, H, W) of frames of spikes or counts (of rows: H = 1), a pair (samples, labels), a DataLoader or a
             Dataset. Integers are pixels; floats must be what the network sees of whole pixels
@@ -289,6 +292,35 @@ def _changed(
             f"reset_mechanism='zero'), or take it as it is with soft_reset='hard'"
         )
     return (said,)
+
+
+def load(path: str | Path, **asked: Unpack[Asked]) -> SpikingNetwork | Written | ir.Network:
+    """The network in a file, for `deploy`: of model.pt or model.safetensors, or a NIR graph.
+
+    Args:
+        path: the file; what it holds says which it is.
+        asked: what a NIR graph of another maker does not say: timesteps (steps a sample), high (the largest input, an
+            integer), mean and std (what it reads is ``(value / high - mean) / std``; the integers as they are, if not
+            given), dt (seconds a step, default 1e-4), ties ("hold" or "fire": what a membrane right at its threshold
+            does) and events (how recordings are binned, `snn2chip.data.recordings.BinSettings`).
+
+    Returns:
+        A recipe's network, which can be trained on; the captured network of a graph; a NIR graph with what was read of
+        it. Each is taken by `deploy`.
+
+    Raises:
+        InputError: unreadable, damaged, no network, or something of `asked` is missing or of no use.
+        UnsupportedError: a node that no network of ours has, by name and type.
+        SetupError: a NIR graph, and the package nir is not installed.
+    """
+    if is_hdf5(Path(path)):
+        written = nir.load(path, **asked)
+        check(written.captured)
+        return written
+    if asked:
+        raise InputError(f"{next(iter(asked))} is for NIR graphs; '{path}' is none, and says it itself; leave it out")
+    found = model_file.load_any(path)
+    return check(found.network) if isinstance(found, model_file.Graph) else found.network
 
 
 def _own(network: nn.Module) -> SpikingNetwork | None:
