@@ -74,7 +74,7 @@ def measure(path: Path, bits: int, data: Path | None) -> dict[str, Any]:
     except InputError as error:
         return {**about, "refused": str(error)}
     found = fit(demand.of_chain(chain), chip)
-    per_chip = chip.capacity.cores.value
+    per_chip = chip.cores.cores.value
     return {
         **about,
         "accuracy": simulate(chain, images=test).accuracy,

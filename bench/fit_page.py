@@ -40,7 +40,7 @@ def filled(page: str, published: Path) -> str:
 
 def _table(name: str, about: dict[str, Any], net: Path) -> str:
     found = table.fit(demand.of_file(net), chip.load("loihi2"))
-    capacity = found.chip.capacity
+    capacity = found.chip.cores
     lines = [f"### {name}: {found.cores} cores, printed {about['cores']}; {found.fewest_cores} by search\n"]
     lines.append("| layer | tile | cores | neurons | axons in | axons out | synaptic words | |")
     lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |")

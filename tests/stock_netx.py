@@ -19,7 +19,7 @@ from snn2chip.backends import lava
 Change = Callable[[h5py.Group, np.random.Generator], Any]
 PROGRAM = """
 import contextlib, io, json, os, sys, warnings
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:3]
 from import_lava import import_lava
 from running import Run, guard_children
 guard_children()
@@ -60,7 +60,7 @@ class Job:
 def verdicts(environment: lava.Environment, jobs: Sequence[Job], timeout: float = 100) -> list[str]:
     """For each file '' or the error that stock netx, or Lava, stops with."""
     done = subprocess.run(
-        [environment.python, "-c", PROGRAM, ROOT / "deploy" / "lava"],
+        [environment.python, "-c", PROGRAM, ROOT / "deploy" / "lava", ROOT / "deploy" / "common"],
         input="".join(f"{json.dumps(asdict(job))}\n" for job in jobs),
         env=child_environment(),
         capture_output=True,

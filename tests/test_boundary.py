@@ -236,18 +236,18 @@ def test_readers_do_not_blame_the_file(
         trace.load_input(given, small_chain())
 
 
-def test_the_programs_for_lava_say_it_in_one_line(tmp_path: Path) -> None:
-    """failures.py needs no Lava: memory, and what nobody foresaw, also while a program is being imported."""
+def test_the_programs_of_the_far_side_say_it_in_one_line(tmp_path: Path) -> None:
+    """failures.py needs no simulator: memory, and what nobody foresaw, also while a program is being imported."""
     for error, code, said in (
         ("MemoryError()", 2, "error: not enough memory (MemoryError); run fewer samples at a time\n"),
         ("RuntimeError('std::bad_alloc')", 2, "error: not enough memory (RuntimeError: std::bad_alloc); run fewer "),
         ("ZeroDivisionError('a\\x1b\\nb')", 3, "error: ZeroDivisionError: a?\n"),
-        ("LavaError('netx')", 3, "error: netx\n"),
+        ("SimulatorError('netx')", 3, "error: netx\n"),
     ):
         for program in (f"def run(): raise {error}\nleave(run)", f"raise {error}"):
             done = subprocess.run(
                 [sys.executable, "-c", f"from failures import *\n{program}"],
-                env=child_environment(PYTHONPATH=str(ROOT / "deploy" / "lava")),
+                env=child_environment(PYTHONPATH=str(ROOT / "deploy" / "common")),
                 capture_output=True,
                 text=True,
                 check=False,

@@ -26,7 +26,8 @@ from snn2chip.formats import netx
 
 COMMANDS = (
     "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "stream", "chip", "encode", "verify",
-    "lava", "lava setup", "lava run", "show", "fit", "import", "report", "recipe", "doctor",
+    "lava", "lava setup", "lava run", "akida", "akida setup", "akida run", "show", "fit", "import", "report",
+    "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 
@@ -73,8 +74,10 @@ def test_every_command_is_in_the_help(cli: Command) -> None:
     """The list above is all there is: a new command has to join it."""
     listed = set(re.findall(r"^\W*([a-z][a-z-]+)  ", cli("--help").ok().partition("Commands")[2], re.MULTILINE))
     assert listed == {name for name in COMMANDS if " " not in name}
-    listed = set(re.findall(r"^\W*([a-z][a-z-]+)  ", cli("lava", "--help").ok().partition("Commands")[2], re.MULTILINE))
-    assert {f"lava {name}" for name in listed} == {name for name in COMMANDS if " " in name}
+    for group in ("lava", "akida"):
+        said = cli(group, "--help").ok().partition("Commands")[2]
+        listed = set(re.findall(r"^\W*([a-z][a-z-]+)  ", said, re.MULTILINE))
+        assert {f"{group} {name}" for name in listed} == {name for name in COMMANDS if name.startswith(f"{group} ")}
 
 
 def test_version(cli: Command) -> None:

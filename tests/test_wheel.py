@@ -29,7 +29,7 @@ def test_the_wheel_holds_its_data_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
     wanted = {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("models/*/recipe.toml")}
     wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/chips/*.toml")}
-    wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/lava/**/*.[pt][yx]*")}
+    wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/*/**/*.[pt][yx]*")}
     wanted = {name for name in wanted if "__pycache__" not in name}
     assert len(wanted) > 8
     assert wanted <= names

@@ -20,8 +20,11 @@ object is Lava's, with the types that Lava's builder gives its variables; only i
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "common"))
 
 from failures import RefusedError, first_line, leave
 

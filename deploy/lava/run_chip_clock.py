@@ -18,8 +18,11 @@ Exit status as run_network.py.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "common"))
 
 from failures import RefusedError, leave
 
@@ -49,7 +52,7 @@ def run(net_path: Path, input_path: Path, output: Path, options: Options) -> Non
 
     Raises:
         RefusedError: a file that cannot be used.
-        LavaError: Lava could not load or run the network.
+        SimulatorError: Lava could not load or run the network.
     """
     layers, driven_by_bias = read_any_layers(net_path, options.layers)
     data = read_arrays(input_path)

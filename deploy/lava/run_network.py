@@ -30,12 +30,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "common"))
+
 from failures import RefusedError, leave
 
 # isort: split
 from fast_convolution import install as install_fast_convolution
 from files import fit_input, read_input, read_layers
 from import_lava import import_lava
+from installed import installed
 from running import feed, load, record
 from step_neurons import install as install_step_neurons
 
@@ -47,7 +50,7 @@ def run(
 
     Raises:
         RefusedError: a file that cannot be used.
-        LavaError: Lava could not load or run the network.
+        SimulatorError: Lava could not load or run the network.
     """
     layers, about = read_layers(net_path)
     data = read_input(input_path)
@@ -80,19 +83,6 @@ def run(
     computing = [layer for layer in layers if layer.latency]
     shown = {"progress": progress, "monitors": monitors}
     record(net, computing, output, names, steps=samples * steps, samples=samples, **shown)
-
-
-def installed() -> dict[str, str]:
-    """The version of every package whose files are all there and as long as they were; "damaged" of the others."""
-    found = {}
-    for item in importlib.metadata.distributions():
-        files = [
-            file for file in item.files or () if file.size is not None and file.suffix != ".pyc"
-        ]  # those come anew
-        sizes = [(Path(str(item.locate_file(file))), file.size) for file in files]
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes)
-        found[item.metadata["Name"]] = item.version if whole else "damaged"
-    return found
 
 
 def check() -> dict[str, Any]:

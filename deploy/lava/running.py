@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from failures import LavaError, RefusedError, first_line, out_of_memory
+from failures import RefusedError, SimulatorError, first_line, out_of_memory
 
 # isort: split
 import numpy as np
@@ -27,7 +27,7 @@ def load(net_path: Path, output: Path, patches: Sequence[Callable[[], None]], **
 
     Raises:
         RefusedError: the output has no folder.
-        LavaError: netx cannot load it.
+        SimulatorError: netx cannot load it.
     """
     if not output.parent.is_dir():
         raise RefusedError(f"'{output}': no such folder; make it first")
@@ -42,7 +42,7 @@ def load(net_path: Path, output: Path, patches: Sequence[Callable[[], None]], **
         with contextlib.redirect_stdout(said):
             return hdf5.Network(net_config=str(net_path), **options), said.getvalue()
     except Exception as error:
-        raise LavaError(f"netx cannot load '{net_path}': {first_line(error)}") from error
+        raise SimulatorError(f"netx cannot load '{net_path}': {first_line(error)}") from error
 
 
 def feed(net: Any, data: np.ndarray) -> dict[int, str]:
@@ -71,7 +71,7 @@ def record(
 
     Raises:
         RefusedError: the output cannot be written.
-        LavaError: a process failed.
+        SimulatorError: a process failed.
     """
     from lava.magma.core.run_configs import Loihi2SimCfg
 
@@ -107,7 +107,7 @@ class Run:
         """Build the processes and let them run `steps` chip steps; returns while they run.
 
         Raises:
-            LavaError: a process could not be built.
+            SimulatorError: a process could not be built.
         """
         from lava.magma.core.run_conditions import RunSteps
 
@@ -125,7 +125,7 @@ class Run:
         """Run all steps, `keep` what was recorded, and end the processes; `progress` prints lines `step k/n`.
 
         Raises:
-            LavaError: a process failed; and what `keep` raises.
+            SimulatorError: a process failed; and what `keep` raises.
         """
         shown = [-1, time.monotonic()]
 
@@ -142,7 +142,7 @@ class Run:
             report(steps)
             self.stop()
         except BaseException as error:
-            known = isinstance(error, (LavaError, RefusedError, BrokenPipeError)) or out_of_memory(error)
+            known = isinstance(error, (SimulatorError, RefusedError, BrokenPipeError)) or out_of_memory(error)
             failure = error if known or not isinstance(error, Exception) else self.explain(error)
             self.kill()
             raise failure from (None if failure is error else error)
@@ -157,29 +157,33 @@ class Run:
         """Raise the failure of a Lava process, which Lava itself would only log.
 
         Raises:
-            LavaError: a process raised, or died.
+            SimulatorError: a process raised, or died.
         """
         for index, actor in enumerate(self.actors):
             raised = actor.exception
             if raised is not None:
-                raise LavaError(f"{self._name(index)} failed{self._step()}: {first_line(raised[0])}") from raised[0]
+                raise SimulatorError(f"{self._name(index)} failed{self._step()}: {first_line(raised[0])}") from raised[
+                    0
+                ]
         for index, actor in enumerate(self.actors):
             code = actor.exitcode
             if code is not None and code < 0:
                 hint = "/dev/shm may be full" if -code == signal.SIGBUS else "memory may have run out"
-                raise LavaError(f"{self._name(index)} was killed by {signal.Signals(-code).name}{self._step()}; {hint}")
+                raise SimulatorError(
+                    f"{self._name(index)} was killed by {signal.Signals(-code).name}{self._step()}; {hint}"
+                )
             if code:  # 0 is what the others end with when one has failed
-                raise LavaError(f"{self._name(index)} ended with status {code}{self._step()}")
+                raise SimulatorError(f"{self._name(index)} ended with status {code}{self._step()}")
 
-    def explain(self, error: Exception) -> LavaError:
+    def explain(self, error: Exception) -> SimulatorError:
         """The failure of a process behind what Lava raised (it may take a moment to arrive), else that."""
         for _ in range(20):
             try:
                 self.check()
-            except LavaError as failure:
+            except SimulatorError as failure:
                 return failure
             time.sleep(0.02)
-        return LavaError(first_line(error))
+        return SimulatorError(first_line(error))
 
     def _name(self, index: int) -> str:
         processes = list(self.net.runtime._executable.proc_builders)
@@ -202,7 +206,7 @@ class Run:
         """Return when all steps are done; call `report` with the number done now and then.
 
         Raises:
-            LavaError: a process failed.
+            SimulatorError: a process failed.
         """
         from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 
@@ -216,7 +220,7 @@ class Run:
                     return
                 patience += 1  # an error, whose message is still on its way through another pipe
                 if patience > 100:
-                    raise LavaError(f"Lava stopped{self._step()} and gave no reason")
+                    raise SimulatorError(f"Lava stopped{self._step()} and gave no reason")
             report(self.steps_done())
             time.sleep(0.02 if self.steps_done() else 0.002)
 
@@ -224,13 +228,13 @@ class Run:
         """End the processes in Lava's own way, or by force if that takes long."""
 
         def too_long(*_: Any) -> None:
-            raise LavaError("Lava does not stop")
+            raise SimulatorError("Lava does not stop")
 
         signal.signal(signal.SIGALRM, too_long)
         signal.alarm(10)
         try:
             self.net.stop()
-        except LavaError:
+        except SimulatorError:
             self.kill()
         finally:
             signal.alarm(0)

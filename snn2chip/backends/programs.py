@@ -70,6 +70,9 @@ def run_program(
         return said
     if status < 0:
         name = signal.Signals(-status).name
-        raise InputError(f"{kind.title}'s program was killed by {name}; memory may have run out: run fewer samples")
+        hint = "memory may have run out: run fewer samples"
+        if -status == signal.SIGSEGV:  # what a simulator in C++ makes of a file it does not check
+            hint = "a file may be damaged: make it again"
+        raise InputError(f"{kind.title}'s program was killed by {name}; {hint}")
     message = last_words(said)
     raise InputError(message if status == _BAD_INPUT else f"{kind.title} failed: {message}")

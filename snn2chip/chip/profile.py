@@ -102,11 +102,39 @@ class Prices:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """What layers a chip has that takes whole layers instead of synapses; all kernels and strides are square.
+
+    weight_bits          a weight's, where the layer does not read the input: 1 is 0..1, b is +-(2^(b-1) - 1)
+    input_channels, input_kernels, input_strides  of the first layer, a convolution of an image of uint8
+    smallest, largest    side of that image, with what is padded
+    kernels, strided_kernels  of the other convolutions, at stride 1 and at stride 2
+    """
+
+    weight_bits: tuple[int, ...]
+    input_channels: tuple[int, ...]
+    input_kernels: tuple[int, ...]
+    input_strides: tuple[int, ...]
+    smallest: int
+    largest: int
+    kernels: tuple[int, ...]
+    strided_kernels: tuple[int, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if not self.weight_bits or min(self.weight_bits) < 1:
+            raise ValueError("weight_bits: one number of bits or more, each 1 or more")
+
+
+@dataclass(frozen=True)
 class Chip:
     """Register widths of one chip, what its cores hold, and, where it is known, what its events take.
 
     Weights of `weight_bits` = N: any integer of magnitude up to 2^(N-1) - 1, or even ones up to 2^N - 2 (the
     chip then stores half of them and a shift). `programmable_neurons`: constants of a neuron may be tables over time.
+
+    `input_weight_bits`: of weights that multiply the input, where they have others. `timesteps`: the most that a sample
+    may have, where membranes do not last. A chip has cores that are filled, `capacity`, or `layers` as a whole.
     """
 
     name: str
@@ -117,8 +145,33 @@ class Chip:
     state_bits: int
     message_bits: int
     programmable_neurons: bool
-    capacity: Capacity
+    capacity: Capacity | None = None
     prices: Prices | None = None
+    input_weight_bits: int | None = None
+    timesteps: int | None = None
+    layers: Layers | None = None
+
+    def __post_init__(self) -> None:
+        if (self.capacity is None) == (self.layers is None):
+            raise ValueError("a chip has either [capacity] or [layers]")
+
+    @property
+    def cores(self) -> Capacity:
+        """What a core holds.
+
+        Raises:
+            InputError: the chip has none that networks are placed on by a rule known here.
+        """
+        if self.capacity is None:
+            raise InputError(
+                f"{self.name} has no cores to count by a rule; `snn2chip fit NET --chip {self.name}` asks it"
+            )
+        return self.capacity
+
+    @property
+    def at_input(self) -> Chip:
+        """The same chip as the layer that reads the input has it."""
+        return self if self.input_weight_bits is None else replace(self, weight_bits=self.input_weight_bits)
 
     @property
     def weight_odd_max(self) -> int:
@@ -190,7 +243,7 @@ def _read(path: Path) -> Chip:
         values = files.read(path, "TOML")
     except FileNotFoundError:
         raise InputError(f"no chip profile '{path}'; copy one of deploy/chips and change its numbers") from None
-    expected = {name for kind in (Chip, Capacity, Figure, Price, Prices) for name in kind.__dataclass_fields__}
+    expected = {name for kind in (Chip, Capacity, Figure, Layers, Price, Prices) for name in kind.__dataclass_fields__}
     unknown = sorted(_keys(values) - expected)
     if unknown:
         raise InputError(f"'{path}': unknown key '{one_line(unknown[0])}'; copy one of deploy/chips")

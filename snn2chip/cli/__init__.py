@@ -25,6 +25,7 @@ from snn2chip.cli import chip as chip  # isort: skip
 from snn2chip.cli import encode as encode  # isort: skip
 from snn2chip.cli import verify as verify  # isort: skip
 from snn2chip.cli import lava as lava  # isort: skip
+from snn2chip.cli import akida as akida  # isort: skip
 from snn2chip.cli import report as report  # isort: skip
 from snn2chip.cli import show as show  # isort: skip
 from snn2chip.cli import explore as explore  # isort: skip

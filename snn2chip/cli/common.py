@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 lava_app = typer.Typer(no_args_is_help=True, help="Lava, in an environment of its own.")
 app.add_typer(lava_app, name="lava")
+akida_app = typer.Typer(no_args_is_help=True, help="Akida, in an environment of its own.")
+app.add_typer(akida_app, name="akida")
 
 
 P = ParamSpec("P")

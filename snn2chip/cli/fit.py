@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from snn2chip.cli.common import app, console_of, guarded
+from snn2chip.cli.common import app, console_of, ensure, guarded
 
-ChipOption = Annotated[str, typer.Option(help="loihi1, loihi2, or a chip's profile of your own, FILE.toml.")]
+ChipOption = Annotated[str, typer.Option(help="loihi1, loihi2, akd1000, or a chip's profile of your own, FILE.toml.")]
 _STDOUT = "-"
 
 
@@ -38,22 +38,35 @@ def fit(
         Path | None, typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE, or print it alone.")
     ] = None,
 ) -> None:
-    """Show on how many cores a network goes, what limits each layer, what does not fit. Exit code 1 if it does not."""
+    """Show on how many cores a network goes, what limits each layer, what does not fit. Exit code 1 if it does not.
+
+    For akd1000 Akida's own package maps it: sequences, passes and nodes.
+    """
     from snn2chip import chip as chips
+    from snn2chip.backends import akida
     from snn2chip.files import write_json
     from snn2chip.fit import demand
     from snn2chip.fit import table as fits
+    from snn2chip.formats import netx
     from snn2chip.report import fit as shown
 
-    found = fits.fit(demand.of_file(net), chips.load(chip))
+    profile = chips.load(chip)
+    found: fits.Fit | akida.Mapping
+    if profile.layers is not None:
+        ensure(akida.KIND, console_of(stderr=True))
+        found = akida.mapping(akida.layout(netx.load(net), profile))
+    else:
+        found = fits.fit(demand.of_file(net), profile)
     if str(json_file) == _STDOUT:
         print(json.dumps(found.as_json(), indent=1))
     else:
         if json_file is not None:
             write_json(json_file, found.as_json())
         console = console_of()
-        console.print(shown.table(found))
-        for line in shown.lines(found):
+        table, lines = shown.of(found)
+        if found.fits or profile.layers is None:
+            console.print(table)
+        for line in lines:
             console.print(line)
         if json_file is not None:
             console.print(f"wrote {json_file}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
-from snn2chip.cli.common import DataDir, JsonOption, app, console_of, guarded, is_hdf5, numbers
+from snn2chip.cli.common import DataDir, JsonOption, app, console_of, ensure, guarded, is_hdf5, numbers
 from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 @guarded
 def fold_and_export(
     model: SourceArgument,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: model.net beside the model.")] = None,
-    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
-    weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Default: model.net beside the model; with akd1000 model.fbz beside it."),
+    ] = None,
+    chip: Annotated[str, typer.Option(help="loihi1, loihi2 or akd1000.")] = "loihi2",
+    weight_bits: Annotated[int | None, typer.Option(help="Fewer weight bits than the chip's 8 (akd1000: 4).")] = None,
     scale: Annotated[Strategy, typer.Option(help="How scales are chosen; auto compares the others.")] = "auto",
     relays: Annotated[
         Relays, typer.Option(help="How spikes pass layers of a branching network; see docs/residual.md.")
@@ -72,6 +75,7 @@ def fold_and_export(
     import numpy as np
 
     from snn2chip import chip as chips
+    from snn2chip.backends import akida
     from snn2chip.errors import ChipLimitError
     from snn2chip.fit import demand
     from snn2chip.fit import table as fits
@@ -94,7 +98,11 @@ def fold_and_export(
     elif given := [option for option, value in options.items() if value is not None]:
         raise InputError(f"{given[0]} is for NIR graphs; '{model}' is none, and says it itself; leave it out")
     source = read(model, dataset=dataset, asked=asked, events=events).source
-    output = output or model.with_suffix(".net")
+    whole = profile.layers is not None  # layers, not synapses: Akida
+    if output is not None and output.suffix == ".fbz" and not whole:
+        raise InputError(f"-o '{output}': {profile.name} takes a .net; a .fbz is for --chip akd1000")
+    fbz = (output or model).with_suffix(".fbz")
+    output = (output or model).with_suffix(".net") if whole or output is None else output
     if output.resolve() == model.resolve():
         raise InputError(f"-o '{output}' is the model itself; name another file")
     console = console_of()
@@ -108,9 +116,17 @@ def fold_and_export(
     export = pipeline.export(source, profile, calibration=images, strategy=scale, relays=relays)
     if asked:  # for `verify`, which reads the graph again
         export = replace(export, chain=replace(export.chain, made={**export.chain.made, "nir": asked}))
-    found = fits.fit(demand.of_chain(export.chain), profile)
+    found: fits.Fit | akida.Mapping
+    if whole:
+        laid = akida.layout(export.chain, profile)
+        ensure(akida.KIND, console)
+        found = akida.mapping(laid)
+    else:
+        found = fits.fit(demand.of_chain(export.chain), profile)
     if not (found.fits or no_fit):
         raise ChipLimitError(f"{'; '.join(found.problems)}; --no-fit writes it all the same")
+    if whole:
+        akida.build(laid, fbz)
     netx.save(output, export.chain)
     if json_file is not None:
         write_json(
@@ -126,12 +142,13 @@ def fold_and_export(
         )
     console.print(tables.export_table(export))
     console.print(tables.layout_table(export))
-    console.print(cores.table(found))
-    for line in cores.lines(found):
+    table, lines = cores.of(found)
+    console.print(table)
+    for line in lines:
         console.print(line)
     for line in tables.export_notes(export):
         console.print(line)
-    console.print(f"wrote {output}")
+    console.print(f"wrote {output}{f' and {fbz}' if whole else ''}")
 
 
 def _binning(

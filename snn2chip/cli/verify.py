@@ -20,6 +20,10 @@ def verify(
     net: Annotated[Path, typer.Argument(help="model.net exported from it.")],
     samples: Annotated[int, typer.Option(min=1, help="Test images to compare on.")] = 20,
     lava: Annotated[bool, typer.Option("--lava/--no-lava", help="Run the file in Lava too.")] = True,
+    akida: Annotated[
+        bool | None,
+        typer.Option("--akida/--no-akida", help="Run the .fbz beside it in Akida too; default: if made for akd1000."),
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Run the file's ONNX in ONNX Runtime too.")] = False,
     fast_convolution: FastConvolution = False,
     data: DataDir = None,
@@ -28,6 +32,7 @@ def verify(
     """Hold every stage against the last, spike for spike; exit 1 and the first difference if one differs."""
     import numpy as np
 
+    from snn2chip.backends.akida import KIND
     from snn2chip.backends.lava import LIGHT
     from snn2chip.formats import netx
     from snn2chip.report import tables
@@ -46,6 +51,9 @@ def verify(
     pixels, labels = arrays(images)
     if lava:
         ensure(LIGHT, console)
+    with_akida = chain.made.get("chip") == "akd1000" if akida is None else akida
+    if with_akida:
+        ensure(KIND, console)
     with progress_bar("verifying") as show:
         done = 0
 
@@ -63,6 +71,7 @@ def verify(
             with_lava=lava,
             with_onnx=onnx,
             fast_convolution=fast_convolution,
+            with_akida=with_akida,
             say=say,
         )
     if json_file is not None:

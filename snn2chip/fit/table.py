@@ -59,7 +59,7 @@ class Fit:
 
     @property
     def chips(self) -> int:
-        return -(-self.cores // self.chip.capacity.cores.value)
+        return -(-self.cores // self.chip.cores.cores.value)
 
     @property
     def fewest_cores(self) -> int:
@@ -100,7 +100,7 @@ def fit(layers: Sequence[Demand], chip: Chip) -> Fit:
 
 
 def _layer(layer: Demand, source: Demand | None, chip: Chip) -> LayerFit:
-    capacity = chip.capacity
+    capacity = chip.cores
     placed, searched = compiler.place(layer, capacity), search.place(layer, capacity)
     if placed is None:
         use = use_of(layer, (1, 1, 1), capacity)
@@ -124,7 +124,7 @@ def _layer(layer: Demand, source: Demand | None, chip: Chip) -> LayerFit:
 
 def _binding(layer: Demand, placed: Placement, chip: Chip) -> Limit:
     """The limit without which the layer would take the fewest cores; of one core, the one it comes nearest to."""
-    capacity = chip.capacity
+    capacity = chip.cores
     use = placed.fullest(capacity)
     if placed.cores == 1:
         return use.fullest(capacity)
@@ -139,7 +139,7 @@ def _binding(layer: Demand, placed: Placement, chip: Chip) -> Limit:
 
 def _too_large(layer: Demand, source: Demand | None, use: Use, binding: Limit, chip: Chip) -> str:
     """Why not one neuron fits, and the nearest layer that does."""
-    limit = getattr(chip.capacity, binding).value
+    limit = getattr(chip.cores, binding).value
     value = getattr(use, binding)
     if layer.kind != "dense":
         taps = layer.kernel[0] * layer.kernel[1]
@@ -172,7 +172,7 @@ def _words(limit: Limit) -> str:
 
 def _halving(layer: Demand, placed: Placement, chip: Chip) -> str:
     """The smallest change that takes half the cores or fewer, of those that keep more than half of the layer."""
-    capacity, half = chip.capacity, (placed.cores + (placed.cores > 3)) // 2
+    capacity, half = chip.cores, (placed.cores + (placed.cores > 3)) // 2
     if half < 1 or layer.groups > 1:
         return ""
 

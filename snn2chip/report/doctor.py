@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 
 from snn2chip import __version__, data, places
-from snn2chip.backends import environment, interpreters, lava
+from snn2chip.backends import akida, environment, interpreters, lava
 from snn2chip.simulate.events import library, unavailable
 
 _PACKAGES = (
@@ -47,7 +47,7 @@ def examine() -> Iterator[str]:
     yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
     yield f"recipes   {', '.join(places.recipe_names())}"
     yield f"chips     {', '.join(places.chip_files())}"
-    for kind in (lava.LIGHT, lava.FULL):
+    for kind in (lava.LIGHT, lava.FULL, akida.KIND):
         found, label = environment.find(kind), f"{kind.folder:<10}"
         name = f"{kind.name}: " if kind.name else ""
         if found is not None:

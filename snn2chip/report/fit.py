@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from snn2chip.backends.akida import Mapping
 from snn2chip.fit.table import Fit
 
 COLUMNS = ("layer", "tile", "cores", "neurons", "axons in", "out", "words", "free", "bound by")
@@ -15,7 +16,7 @@ COLUMNS = ("layer", "tile", "cores", "neurons", "axons in", "out", "words", "fre
 
 def rows(found: Fit) -> list[list[str]]:
     """One a layer, and the whole; figures of a core are the fullest's, tiles W x H x C."""
-    most = found.chip.capacity.synaptic_words.value
+    most = found.chip.cores.synaptic_words.value
     cells = []
     for each in found.layers:
         use, placed = each.use, each.placed
@@ -63,6 +64,34 @@ def lines(found: Fit) -> Iterator[str]:
     largest = sorted((each for each in found.layers if each.halving), key=lambda each: -each.cores)
     for each in largest[:_MOST]:
         yield f"half the cores: {each.halving}"
+
+
+def of(found: Fit | Mapping) -> tuple[Table, Iterator[str]]:
+    """The table and the lines under it, whoever placed the network."""
+    return (table(found), lines(found)) if isinstance(found, Fit) else (nodes_table(found), nodes_lines(found))
+
+
+def nodes_table(found: Mapping) -> Table:
+    """What mapping onto Akida says, a row a layer."""
+    shown = Table(title="nodes of akd1000, by mapping it in hardware alone", **_STYLE)
+    for index, column in enumerate(("layer", "nodes", "kind")):
+        shown.add_column(column, justify="right" if index == 1 else "left")
+    for layer in found.layers:
+        shown.add_row(layer.name, f"{layer.nodes:,}", layer.kind)
+    return shown
+
+
+def nodes_lines(found: Mapping) -> Iterator[str]:
+    """One line: whether it maps, and in how many sequences, passes and nodes; or why not."""
+    if not found.fits:
+        yield "does not fit akd1000"
+        yield f"! {found.problem}"
+        return
+    counts = ((found.sequences, "sequence"), (found.passes, "pass"), (found.nodes, "node"))
+    said = ", ".join(
+        f"{count:,} {word}{'' if count == 1 else 'es' if word == 'pass' else 's'}" for count, word in counts
+    )
+    yield f"fits akd1000: {said}; program of {found.bytes:,} bytes"
 
 
 _MOST = 5

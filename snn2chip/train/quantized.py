@@ -336,7 +336,8 @@ class Quantized:
 
     def _rounded(self, group: _Group, wanted: Tensor, value: Tensor, area: int) -> Tensor:
         # weights that read several copies of their source may be larger
-        most = max(float(area * self.chip.with_weight_bits(group.bits).weight_max), float(value.abs().max()))
+        chip = self.chip.at_input if any(path.input for path in group.paths) else self.chip
+        most = max(float(area * chip.with_weight_bits(group.bits).weight_max), float(value.abs().max()))
         log_scale = None
         if group.name in self.learned:
             log_scale = self.network.get_parameter(SCALES)[self.learned.index(group.name)]

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip import ir
-from snn2chip.backends import lava
-from snn2chip.chip.profile import INPUT_MAX, UNIT
+from snn2chip.backends import akida, lava
+from snn2chip.chip.profile import INPUT_MAX, UNIT, load
 from snn2chip.errors import InputError
 from snn2chip.formats.nir.run import Written
 from snn2chip.ir.encode import encoder_of
@@ -35,6 +35,7 @@ from snn2chip.simulate import activity, reference, trace
 from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import Engine, make_engine
+from snn2chip.verify import akida as against_akida
 from snn2chip.verify.compare import (
     Arrays,
     Counted,
@@ -71,6 +72,7 @@ class Stages:
     with_lava: bool
     with_onnx: bool
     fast_convolution: bool
+    with_akida: bool
 
     def __post_init__(self, images: NDArray[Any]) -> None:
         chain, model = self.chain, self.model
@@ -268,6 +270,19 @@ def _lava(stages: Stages) -> Rung:
     return Rung.of(stages.traces(stages.dense, found), detail, stages.fired(found))
 
 
+def _akida(stages: Stages) -> Rung:
+    """The .fbz beside the file, in BrainChip's simulator: every spike of every layer, every potential of the last."""
+    assert stages.net_path is not None
+    model, path = akida.layout(stages.chain, load("akd1000")), stages.net_path.with_suffix(".fbz")
+    found = akida.run(model, path, stages.port, layers=True)
+    counted = against_akida.compare_with(model, stages.dense, found)
+    layers = sum(piece.threshold is not None for piece in model.pieces)
+    detail = f"every weight and threshold of {path.name}; spikes of {layers} layers"
+    detail += ", potentials of the last" if layers < len(model.pieces) else ""
+    fired = {piece.name: found.spikes[piece.number] for piece in model.pieces if piece.number in found.spikes}
+    return Rung.of(counted, detail, fired)
+
+
 RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung]], ...] = (
     ("torch = captured", lambda stages: not isinstance(stages.trained, (Written, ir.Network)), _captured),
     ("NIR = network", lambda stages: isinstance(stages.trained, Written), _captured),
@@ -280,6 +295,7 @@ RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung
     ("dense = events", lambda stages: stages.events.note is None, _events),
     ("dense = ONNX Runtime", lambda stages: stages.with_onnx, _onnx),
     ("dense = Lava", lambda stages: stages.with_lava, _lava),
+    ("integers = Akida", lambda stages: stages.with_akida, _akida),
 )
 """Name, what must be there for it (None: nothing), and the comparison."""
 
@@ -294,9 +310,11 @@ def verify(
     with_lava: bool = True,
     with_onnx: bool = False,
     fast_convolution: bool = False,
+    with_akida: bool = False,
     say: Callable[[str], None] = lambda _message: None,
 ) -> Verdict:
-    """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`.
+    """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`; beside it
+    is the .fbz that Akida runs, `with_akida`.
 
     `model` is a trained model, its network alone, a module of any framework as `snn2chip.passes.adapt` has it, a NIR
     graph, or the network of a file that holds no module. Rungs that have no meaning for it are left out, and the notes
@@ -307,13 +325,13 @@ def verify(
 
     Raises:
         InputError: model, file and images do not belong together.
-        SetupError: Lava or ONNX was asked for and is not there.
+        SetupError: Lava, Akida or ONNX was asked for and is not there.
     """
     if with_onnx:
         from snn2chip.formats.onnx import run  # noqa: F401  (of an optional package: if that is missing, now is the time)
-    if with_lava and net_path is None:
-        raise InputError("verify: Lava needs the .net file's path")
-    stages = Stages(model, chain, images, labels, net_path, with_lava, with_onnx, fast_convolution)
+    if (with_lava or with_akida) and net_path is None:
+        raise InputError("verify: Lava and Akida need the .net file's path")
+    stages = Stages(model, chain, images, labels, net_path, with_lava, with_onnx, fast_convolution, with_akida)
     rungs = []
     for name, can, climb in RUNGS:
         if can is None or can(stages):

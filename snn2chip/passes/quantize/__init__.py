@@ -40,7 +40,7 @@ import torch
 from snn2chip import ir
 from snn2chip.chip.profile import DECAY_ONE, UNIT, Chip
 from snn2chip.data import ImageSet
-from snn2chip.errors import ChipLimitError, InputError
+from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.passes.quantize.bntt_layer import StepQuantizer
 from snn2chip.passes.quantize.calibration import Calibration, Outcome
 from snn2chip.passes.quantize.candidate import Candidate, Result
@@ -84,6 +84,7 @@ def quantize(
     """
     if calibration is not None and not len(calibration):
         raise InputError("calibration needs at least one sample; give some, or none at all (None)")
+    require_steps(network, chip)
     require_messages(network.input, chip)
     if calibration is None:
         walk = Walk(network, chip, plan)
@@ -113,6 +114,20 @@ def quantize(
     without = None if plain is None else plain.agree
     report = QuantizeReport(chip.name, chip.weight_bits, strategy, count, tuple(layers), best.agree, without, kept)
     return walk.finish(), report
+
+
+def require_steps(network: ir.Network, chip: Chip) -> None:
+    """Refuse a network of more time steps than the chip's membranes last.
+
+    Raises:
+        UnsupportedError: as said.
+    """
+    if chip.timesteps is not None and network.timesteps > chip.timesteps:
+        raise UnsupportedError(
+            f"the network has T = {network.timesteps} time steps, and neurons of {chip.name} remember nothing: T is at "
+            f"most {chip.timesteps}; `snn2chip retrain MODEL --timesteps {chip.timesteps} --quantize --weight-bits "
+            f"{chip.weight_bits}` leads there"
+        )
 
 
 def require_messages(source: ir.Input, chip: Chip) -> None:

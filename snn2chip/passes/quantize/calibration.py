@@ -107,6 +107,8 @@ class At:
             rows, judged = job.sample(self.index)
             part = job if len(rows) == count else job.part(rows)
             candidates = list(part.candidates(strategy, True, job.plan(strategy, True)))
+        if job.chip.layers is not None:  # sums that nothing proves have no place there
+            candidates = [item for item in candidates if item.proved]
         if not candidates:
             raise job.refuse()
         read = [torch.from_numpy(ir.input_channels(item.weight, item.groups)[rows]) for item in job.synapses]

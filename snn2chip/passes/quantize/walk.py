@@ -48,6 +48,7 @@ class Walk:
         bounds = [item.port_range() if isinstance(item, ir.Input) else BINARY for item in sources]
         shape = network.shape(synapses[0].name)
         level = plan.level_of(node.name) if plan else None
+        chip = self.chip.at_input if any(isinstance(item, ir.Input) for item in sources) else self.chip
         if isinstance(node, ir.LIF) and node.steps is not None:
             return StepQuantizer(synapses, bounds, node, node.inputs[0], shape, self.chip, level)
         made = LayerQuantizer(
@@ -57,7 +58,7 @@ class Walk:
             node.inputs[0],
             shape,
             network.timesteps,
-            self.chip.with_weight_bits(self.bits.get(synapses[0].name)),
+            chip.with_weight_bits(self.bits.get(synapses[0].name)),
             level,
             plan.with_bias if plan else True,
         )

@@ -1,4 +1,4 @@
-"""How the programs in this folder fail: one line on stderr and an exit status."""
+"""How the programs of the far side fail: one line on stderr and an exit status. They import this first."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-BAD_INPUT, LAVA_FAILED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
+BAD_INPUT, SIMULATOR_FAILED, INTERRUPTED, TERMINATED = 2, 3, 130, 143
 
 
 class RefusedError(Exception):
     """What was asked for cannot be run; the message is for the user."""
 
 
-class LavaError(Exception):
-    """Lava, or one of its processes, failed; the message is for the user."""
+class SimulatorError(Exception):
+    """The simulator, or one of its processes, failed; the message is for the user."""
 
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, as it may be printed; of one that is not ours, after its kind."""
     text = (str(error).strip().splitlines() or [""])[0][:1000]
     text = "".join(sign if sign.isprintable() else "?" for sign in text)
-    if isinstance(error, (RefusedError, LavaError)):
+    if isinstance(error, (RefusedError, SimulatorError)):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -46,7 +47,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 def fail(message: str, status: int) -> None:
-    """Say what went wrong and leave at once: Lava's threads and destructors could hang an ordinary exit."""
+    """Say what went wrong and leave at once: a simulator's threads and destructors could hang an ordinary exit."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(status)
 
@@ -60,8 +61,12 @@ def report(error: BaseException) -> None:
     if out_of_memory(error):
         fail(f"not enough memory ({first_line(error)}); run fewer samples at a time", BAD_INPUT)
     if isinstance(error, ImportError):
-        fail(f"{sys.executable} cannot import Lava: {error}; `snn2chip lava setup` repairs it", LAVA_FAILED)
-    fail(first_line(error), BAD_INPUT if isinstance(error, RefusedError) else LAVA_FAILED)
+        name = Path(sys.argv[0]).resolve().parent.name  # a program is in the folder of its simulator
+        fail(
+            f"{sys.executable} cannot import what it needs: {error}; `snn2chip {name} setup` repairs it",
+            SIMULATOR_FAILED,
+        )
+    fail(first_line(error), BAD_INPUT if isinstance(error, RefusedError) else SIMULATOR_FAILED)
 
 
 # for what fails while the programs import numpy, too: they import this first
