@@ -1,4 +1,4 @@
-"""Akida: every spike and potential of random networks as in our integers; what it has no layers for is refused by name."""
+"""Akida: every spike and potential of random networks as in our integers; what it has no layers for is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AKD1000 = chips.load("akd1000")
 
 @pytest.fixture(scope="session")
 def akida_environment() -> environment.Environment:
-    """Akida's environment, where it was made; making it installs a proprietary package, which no test does by itself."""
+    """Akida's environment, where it was made: making it installs a proprietary package, which no test does."""
     found = environment.find(akida.KIND)
     if found is None:
         pytest.skip(f"Akida's environment is not set up: {akida.KIND.setup}")
@@ -168,7 +168,11 @@ REFUSED: dict[str, tuple[Callable[[], ir.Chain], type[InputError], str]] = {
         ChipLimitError,
         r"layer 'lif2': weights of 0\.\.8; Akida holds 4 bits",
     ),
-    "border": (lambda: first(small(), bias=BORDER), UnsupportedError, "layer 'lif1': the bias of channel 1 goes from 0 to 3"),
+    "border": (
+        lambda: first(small(), bias=BORDER),
+        UnsupportedError,
+        "layer 'lif1': the bias of channel 1 goes from 0 to 3 over the image",
+    ),
     "first kernel": (
         lambda: first(small(), weight=np.ones((2, 1, 9, 9), dtype=np.int64)),
         UnsupportedError,
@@ -322,7 +326,9 @@ def model_of(path: Path, mean: float, **changes: Any) -> Path:
     """An untrained network on the digits, pixels of 0..16, as model.pt."""
     chosen = tiny_recipe(**{"model__timesteps": 1, **changes})
     network = model_file.build_network(chosen, (1, 8, 8), 10, 16, mean=[mean], std=[0.25])
-    torch.manual_seed(0)
+    with torch.no_grad():  # or hardly anything would fire
+        for values in network.parameters():
+            values.mul_(4 if values.ndim > 1 else 1)
     model_file.save(path, network, chosen, max_value=16, classes=tuple("0123456789"), metrics={})
     return path
 
