@@ -382,6 +382,6 @@ def test_a_chip_has_cores_or_layers() -> None:
     for both in ({"layers": AKD1000.layers}, {"capacity": None}):
         with pytest.raises(ValueError, match="either"):
             replace(loihi2, **both)
-    with pytest.raises(InputError, match="akd1000 has no cores that a rule here counts"):
+    with pytest.raises(InputError, match="akd1000 has no cores to count by a rule"):
         _ = AKD1000.cores
     assert (AKD1000.weight_max, AKD1000.at_input.weight_max, loihi2.at_input) == (14, 254, loihi2)

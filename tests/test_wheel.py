@@ -29,7 +29,8 @@ def test_the_wheel_holds_its_data_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
     wanted = {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("models/*/recipe.toml")}
     wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/chips/*.toml")}
-    wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob("deploy/*/**/*.[pt][yx]*")}
+    for kind in ("*.[pt][yx]*", "*.md", "*.toml"):
+        wanted |= {f"snn2chip/_data/{path.relative_to(ROOT)}" for path in ROOT.glob(f"deploy/*/**/{kind}")}
     wanted = {name for name in wanted if "__pycache__" not in name}
     assert len(wanted) > 8
     assert wanted <= names
@@ -37,9 +38,13 @@ def test_the_wheel_holds_its_data_and_nothing_else(wheel: Path) -> None:
     assert packaged <= names
     engine_hash = "snn2chip/simulate/events/events_engine.so.sha256"
     extra = {name for name in names - wanted - packaged if ".dist-info/" not in name}
-    sources = {f"snn2chip/{path.relative_to(ROOT / 'snn2chip')}" for path in (ROOT / "snn2chip").rglob("*.cpp")}
-    sources |= {f"snn2chip/{path.relative_to(ROOT / 'snn2chip')}" for path in (ROOT / "snn2chip").rglob("*.h")}
-    assert extra == {"snn2chip/py.typed", "snn2chip/simulate/events/events_engine.so", engine_hash} | sources
+    beside = {
+        f"snn2chip/{path.relative_to(ROOT / 'snn2chip')}"
+        for path in (ROOT / "snn2chip").rglob("*")
+        if path.suffix in (".cpp", ".h", ".css", ".js", ".jinja", ".wasm")
+    }
+    beside |= {f"{name}.sha256" for name in beside if name.endswith(".wasm")}
+    assert extra == {"snn2chip/py.typed", "snn2chip/simulate/events/events_engine.so", engine_hash} | beside
 
 
 def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: Path) -> None:
