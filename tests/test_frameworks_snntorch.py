@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from frameworks_held import held, lively
@@ -97,6 +98,80 @@ def test_rows() -> None:
     network = nn.Sequential(*first, nn.MaxPool1d(2), nn.Flatten(), nn.Linear(60, 5), snn.Leaky(0.9, 0.02, **kept))
     found = held(lively(network), pixels((2, 1, 20), 255, [0.5], [0.25]), 5)
     assert found.takes == "step" and found.captured.shape("2") == (6, 1, 20)
+
+
+class ThroughTime(nn.Module):
+    """A batch norm for every step, chosen by the loop's index."""
+
+    def __init__(self, steps: int = 4, order: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.order, self.steps = order, steps
+        self.conv, self.bn1, self.lif1 = nn.Conv2d(2, 6, 3), snn.BatchNormTT2d(6, steps), snn.Leaky(0.8, 0.5, **ZERO)
+        self.fc, self.bn2, self.lif2 = nn.Linear(384, 8), snn.BatchNormTT1d(8, steps), snn.Leaky(0.6, 0.3, **ZERO)
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second, outputs = self.lif1.init_leaky(), self.lif2.init_leaky(), []
+        for t in range(self.steps):
+            spikes, first = self.lif1(self.bn1[:: self.order][t](self.conv(x)), first)
+            spikes, second = self.lif2(self.bn2[t](self.fc(spikes.flatten(1))), second)
+            outputs.append(self.out(spikes))
+        return torch.stack(outputs)
+
+
+def test_a_batch_norm_for_every_step() -> None:
+    """Tables of every step; lists of as many norms as there are steps that are of layers stay theirs."""
+    found = held(lively(ThroughTime()), pixels(SHAPE, 255, [0.5], [0.25]), 4)
+    assert [node.name for node in found.captured.of(ir.StepNorm)] == ["bn1", "bn2"]
+    with pytest.raises(UnsupportedError, match="'lif1'"):
+        adapt(lively(ThroughTime(order=-1)), pixels(SHAPE, 255, [0.5], [0.25]), 4)
+
+    class Layers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.convs = nn.ModuleList([nn.Conv2d(2 if n == 0 else 4, 4, 3, padding=1) for n in range(3)])
+            self.norms = nn.ModuleList([nn.BatchNorm2d(4) for _ in range(3)])
+            self.lifs = nn.ModuleList([snn.Leaky(0.8, 0.4, init_hidden=True, **ZERO) for _ in range(3)])
+            self.fc = nn.Linear(400, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for conv, norm, lif in zip(self.convs, self.norms, self.lifs, strict=True):
+                x = lif(norm(conv(x)))
+            return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+    assert len(held(lively(Layers()), pixels(SHAPE, 255, [0.5], [0.25]), 3).captured.of(ir.Norm)) == 3
+
+
+def test_a_loop_that_is_not_in_the_network() -> None:
+    """A step function of the user's, who hands the loop over."""
+
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.lif = nn.Conv2d(2, 8, 3), snn.Leaky(beta=0.8, threshold=0.3, **ZERO)
+            self.fc = nn.Linear(512, 5)
+
+        def forward(self, x: torch.Tensor, mem: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            spikes, mem = self.lif(self.conv(x), mem)
+            return self.fc(spikes.flatten(1)), mem
+
+    def run(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        mem, total = network.lif.init_leaky(), 0  # type: ignore[operator, union-attr]
+        for _ in range(4):
+            out, mem = network(x, mem)
+            total = total + out
+        return total / 4  # type: ignore[return-value]
+
+    pictures = torch.randint(0, 256, (20, *SHAPE), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    network = Step()
+    deployed = snn2chip.deploy(network, pictures, timesteps=4, run=run)
+    assert deployed.verify(samples=4).passed and deployed.chain.made["model"] == "step"
+    with torch.no_grad():
+        wanted = run(network, pictures.float() / 255).numpy()
+    assert np.corrcoef(deployed.outputs(pictures).ravel(), wanted.ravel())[0, 1] > 0.95
 
 
 class Currents(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -37,7 +37,7 @@ from snn2chip.ir.encode import encoder_of
 from snn2chip.nn import SpikingNetwork, model_file, safetensors
 from snn2chip.nn.build import unwrapped
 from snn2chip.passes import pipeline
-from snn2chip.passes.adapt import Adapted, adapt, copied, frames, pixels
+from snn2chip.passes.adapt import Adapted, Handed, adapt, copied, frames, pixels
 from snn2chip.passes.capture import capture, check
 from snn2chip.passes.quantize import Strategy
 from snn2chip.passes.schedule import Relays
@@ -194,6 +194,7 @@ def deploy(
     relays: Relays = "auto",
     must_fit: bool = True,
     soft_reset: SoftReset = "refuse",
+    run: Callable[[nn.Module, torch.Tensor], Any] | None = None,
 ) -> Deployed:
     """Take a trained network to the chip's integers, and to a file if `out` is given.
 
@@ -221,6 +222,9 @@ def deploy(
             zero would change on the calibration samples; 'hard' takes that and says it in the notes. Better is a
             network that is trained with a reset to zero, from this one on.
 
+        run: what runs the network, ``run(network, x)``, where that is not its forward function alone: one whose loop
+            over time steps is outside of it, say.
+
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported or placed, named by layer, with what can.
         InputError: samples that are no input of this network, or a missing number.
@@ -229,6 +233,11 @@ def deploy(
     given, _ = gather(calibration, samples)
     share: float | None = None
     softened: list[str] = []
+    called = name or type(network).__name__.lower()
+    if run is not None:
+        if not isinstance(network, nn.Module):
+            raise InputError("run is for modules; what a file holds runs as it is, so leave it out")
+        network = Handed(network, run)
     own = network if isinstance(network, (Written, ir.Network)) else _own(network)
     trained: Adapted | SpikingNetwork | Written | ir.Network
     if own is None:
@@ -262,7 +271,6 @@ def deploy(
     if softened:
         assert isinstance(trained, Adapted) and isinstance(network, nn.Module)  # ours have none
         changed = _changed(trained, network, softened, raw, soft_reset)
-    called = name or type(network).__name__.lower()
     source = pipeline.Source(captured, called)
     export = pipeline.export(source, profile, calibration=raw, strategy=strategy, relays=relays, share=share)
     found = fits.fit(demand.of_chain(export.chain), profile)

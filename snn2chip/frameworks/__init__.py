@@ -9,3 +9,4 @@ from snn2chip.frameworks.leaf import Leaf as Leaf
 from snn2chip.frameworks.leaf import harden as harden
 from snn2chip.frameworks.leaf import leaf_of as leaf_of
 from snn2chip.frameworks.leaf import reset as reset
+from snn2chip.frameworks.torch_layers import lists_through_time as lists_through_time

@@ -32,12 +32,16 @@ class Leaf:
     layouts  how it takes time
     states   how many values it hands to itself, after its output
     axes     sides beside channels that what it reads may have: 2 of an image, 1 of a row, 0 of features; () for any
+    step     the only step of a loop over time that it is for, one of a layer for each
+    layer    the path of that layer
     """
 
     make: Make
     layouts: tuple[Layout, ...]
     states: int = 0
     axes: tuple[int, ...] = ()
+    step: int | None = None
+    layer: str = ""
 
 
 def reset(network: nn.Module) -> None:

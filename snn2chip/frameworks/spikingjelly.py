@@ -12,6 +12,8 @@ ours that fires at its threshold already (`ties`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from spikingjelly.activation_based import base, neuron
@@ -53,7 +55,8 @@ def leaf(path: str, module: nn.Module) -> Leaf | None:
     if type(module).__name__ in ("TemporalEffectiveBatchNorm1d", "TemporalEffectiveBatchNorm2d"):
         return Leaf(lambda name, sources, _shape: [_scaled(name, sources, module)], ("steps",))
     if type(module).__name__ in ("BatchNormThroughTime1d", "BatchNormThroughTime2d"):
-        return Leaf(lambda name, sources, _shape: [_through_time(name, sources, module)], layouts)
+        norms: Any = module.bn_list
+        return Leaf(lambda name, sources, _shape: [torch_layers.through_time(name, sources, norms)], layouts)
     if next(module.children(), None) is not None:
         return None
     return Leaf(lambda name, *_: torch_layers.refuse(name, module), torch_layers.ANY)  # type: ignore[arg-type]
@@ -101,18 +104,6 @@ def _scaled(name: str, sources: tuple[str, ...], module: nn.Module) -> ir.StepNo
     mean = norm.mean - norm.beta * np.sqrt(norm.var + norm.eps) / norm.gamma
     mean, var = (np.broadcast_to(values, (len(scale), len(values))) for values in (mean, norm.var))
     return ir.StepNorm(name, sources, scale * norm.gamma, mean, var, norm.eps)
-
-
-def _through_time(name: str, sources: tuple[str, ...], module: nn.Module) -> ir.StepNorm:
-    """BNTT (Kim and Panda 2021): a batch norm without beta for every step."""
-    norms = [torch_layers.normalization(name, sources[0], each) for each in module.bn_list]  # type: ignore[union-attr]
-    gamma, mean, var = (np.stack([getattr(norm, field) for norm in norms]) for field in ("gamma", "mean", "var"))
-    if not (gamma > 0).all() or any(norm.beta.any() for norm in norms):
-        raise UnsupportedError(
-            f"layer '{name}': {type(module).__name__} with a gamma of {gamma.min():g}, or a beta; a normalization that "
-            f"changes with time has positive gammas and no beta"
-        )
-    return ir.StepNorm(name, sources, gamma, mean, var, norms[0].eps)
 
 
 def reset(network: nn.Module) -> None:

@@ -5,6 +5,9 @@ A row (C, L), as Conv1d takes it, is an image of height 1, and its layers are th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -87,6 +90,41 @@ def normalization(name: str, source: str, module: _BatchNorm) -> ir.Norm:
     gamma = np.ones_like(mean) if module.weight is None else array(module.weight)
     beta = np.zeros_like(mean) if module.bias is None else array(module.bias)
     return ir.Norm(name, (source,), gamma, beta, mean, var, module.eps, 1.0, 1.0)
+
+
+def through_time(name: str, sources: tuple[str, ...], norms: Sequence[_BatchNorm]) -> ir.StepNorm:
+    """A batch norm for every step (BNTT, Kim and Panda 2021); what is added after it moves into the mean.
+
+    Raises:
+        UnsupportedError: a gain that is not positive, or no running statistics.
+    """
+    made = [normalization(name, sources[0], norm) for norm in norms]
+    gamma, beta, mean, var = (
+        np.stack([getattr(norm, field) for norm in made]) for field in ("gamma", "beta", "mean", "var")
+    )
+    if not (gamma > 0).all():
+        raise UnsupportedError(
+            f"layer '{name}': a gain of {gamma.min():g}; one that changes with time must be positive, so train with "
+            f"the same batch norm at every step"
+        )
+    mean = mean - beta * np.sqrt(var + made[0].eps) / gamma
+    return ir.StepNorm(name, sources, gamma, mean, var, made[0].eps)
+
+
+def lists_through_time(network: nn.Module, timesteps: int) -> dict[str, Leaf]:
+    """The batch norms in lists of one for each step, by path (snnTorch's BatchNormTT1d and 2d make such lists)."""
+    found: dict[str, Leaf] = {}
+    for path, module in network.named_modules():
+        norms = list(module) if isinstance(module, nn.ModuleList) and len(module) == timesteps > 1 else []
+        if not norms or not all(isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) for norm in norms):
+            continue
+
+        def make(name: str, sources: tuple[str, ...], _shape: ir.Shape, norms: Any = norms) -> list[ir.Node]:
+            return [through_time(name, sources, norms)]
+
+        for step, norm in enumerate(norms):
+            found[f"{path}.{step}"] = Leaf(make, ("image", "step"), axes=axes(norm), step=step, layer=path)
+    return found
 
 
 def average(name: str, source: str, module: nn.AvgPool2d | nn.AvgPool1d) -> ir.AvgPool:

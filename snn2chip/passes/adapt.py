@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
-from snn2chip.frameworks import Layout, reset
+from snn2chip.frameworks import Layout, Leaf, lists_through_time, reset
 from snn2chip.nn import in_float64
 from snn2chip.passes.capture import check_ending
 from snn2chip.passes.record import OtherTimeError, Recorder, Seen, Value
@@ -109,14 +110,27 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
     said: UnsupportedError | None = None
     ways: list[Layout] = ["steps", "image", "series"] if events else ["image", "steps", "series"]
     thin = len(given.shape) == 3 and given.shape[1] == 1
-    for layout, row in [(layout, row) for row in ((True, False) if thin else (False,)) for layout in ways]:
+    norms = lists_through_time(module, timesteps)  # or lists of as many layers, which come first
+    tries = product([{}, norms] if norms else [{}], (True, False) if thin else (False,), ways)
+    for of_steps, row, layout in tries:
         try:
-            return _recorded(module, given, timesteps, classes, layout, row)
+            return _recorded(module, given, timesteps, classes, layout, row, of_steps)
         except UnsupportedError as error:
             # what it says of the first way, unless that is only that it takes its input in the other
             said = error if said is None or isinstance(said, OtherTimeError) else said
     assert said is not None
     raise said
+
+
+class Handed(nn.Module):
+    """A module that a function of its user's runs, whose loop over time is outside of it say: ``run(network, x)``."""
+
+    def __init__(self, network: nn.Module, run: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.network, self.run = network, run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self.network, x)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -132,10 +146,16 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 def _recorded(
-    module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[str], layout: Layout, row: bool
+    module: nn.Module,
+    given: ir.Input,
+    timesteps: int,
+    classes: Sequence[str],
+    layout: Layout,
+    row: bool,
+    norms: Mapping[str, Leaf],
 ) -> Adapted:
     recorder = Recorder(given, timesteps)
-    output = recorder.run(module, layout, row)
+    output = recorder.run(module, layout, row, norms)
     parts = list(output) if isinstance(output, (tuple, list)) else [output]
     tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Seen)}
     chosen = [place for place, part in tensors.items() if part.value.layout != "state"]

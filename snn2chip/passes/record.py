@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,8 +137,12 @@ class Recorder:
         """The network's input."""
         return self.tensor(Value(self.nodes[0].name, layout, row=row))
 
-    def run(self, network: nn.Module, layout: Layout, row: bool = False) -> Any:
+    def run(
+        self, network: nn.Module, layout: Layout, row: bool = False, norms: Mapping[str, Leaf] | None = None
+    ) -> Any:
         """What the forward function gives for the input in that layout, images of height 1 as rows (C, L) if `row`.
+
+        `norms` by path are those of single steps (`snn2chip.frameworks.lists_through_time`).
 
         Raises:
             UnsupportedError: what no chip has, by layer.
@@ -146,7 +150,7 @@ class Recorder:
         self._parameters = {id(value): name for name, value in network.named_parameters()}
         with contextlib.ExitStack() as stack, torch.no_grad():
             for path, module in network.named_modules():
-                found = leaf_of(path, module)
+                found = (norms or {}).get(path) or leaf_of(path, module)
                 if found is None:
                     stack.enter_context(self._followed(path, module))
                 elif "forward" not in vars(module):
@@ -268,9 +272,10 @@ class Recorder:
             wanted = " or ".join(_AXES[each] for each in leaf.axes)
             raise OtherTimeError(f"layer '{path}': takes {wanted}, but is given {_AXES[axes]} {shape}")
         loop = value.layout in ("image", "step")
-        known = self._made.get((path, (value.name,))) if loop else None
+        place = leaf.layer or path
+        known = self._made.get((place, (value.name,))) if loop else None
         if known is None:
-            name = self._name(path)
+            name = self._name(place)
             nodes = leaf.make(name, (value.name,), shape)
             if not nodes:
                 return given
@@ -278,13 +283,17 @@ class Recorder:
                 raise UnsupportedError(f"layer '{path}': one state for two neurons; give each a module of its own")
             known = self._write(nodes)
             if loop:
-                self._made[path, (value.name,)] = known
+                self._made[place, (value.name,)] = known
         node, found = self._node(known), replace(value, name=known)
         if loop and isinstance(node, ir.LIF):
             found = replace(value, name=known, layout="step", step=self._calls[path])
             self._calls[path] += 1
             if value.layout == "step" and value.step != found.step:
                 raise UnsupportedError(f"layer '{path}': step {value.step} of its input at its step {found.step}")
+        if leaf.step is not None:
+            found = replace(found, layout="step", step=leaf.step)
+            if value.layout == "step" and value.step != leaf.step:
+                raise UnsupportedError(f"layer '{path}': of step {leaf.step}, called at step {value.step}")
         if value.row:
             self.rows.add(known)
         made = self.tensor(found, given.memory if isinstance(node, ir.Flatten) else None)
