@@ -100,6 +100,19 @@ def test_rows() -> None:
     assert found.takes == "step" and found.captured.shape("2") == (6, 1, 20)
 
 
+def test_a_threshold_a_channel() -> None:
+    """The weights before take it in: one threshold in netx's file, of a convolution's channels and of features."""
+    torch.manual_seed(3)
+    kept = {"init_hidden": True, "reset_delay": False, **ZERO}
+    levels, each = 0.1 + torch.rand(6, 1, 1), 0.05 + 0.2 * torch.rand(10)
+    first = (nn.Conv2d(2, 6, 3), snn.Leaky(0.8, levels, **kept), nn.Flatten(), nn.Linear(384, 10))
+    network = nn.Sequential(*first, snn.Synaptic(0.5, 0.7, each, learn_threshold=True, **kept), nn.Linear(10, 4))
+    found = held(network, pixels(SHAPE, 255, [0.5], [0.25]), 5)
+    assert [node.threshold for node in found.captured.of(ir.LIF)] == pytest.approx([float(levels[0]), float(each[0])])
+    made = snn2chip.deploy(network, torch.randint(0, 256, (20, *SHAPE), dtype=torch.uint8), timesteps=5)
+    assert made.chain.stock and made.verify(samples=4).passed
+
+
 class ThroughTime(nn.Module):
     """A batch norm for every step, chosen by the loop's index."""
 
@@ -213,7 +226,14 @@ def test_currents_that_decay(hidden: bool) -> None:
     ("make", "message"),
     [
         (lambda: snn.Leaky(beta=0.5, init_hidden=True), "layer '1': Leaky with reset_mechanism 'subtract'.*'zero'"),
-        (lambda: snn.Leaky(beta=torch.rand(8), init_hidden=True, **ZERO), "a beta of each neuron; give the layer one"),
+        (
+            lambda: snn.Leaky(beta=torch.rand(8), init_hidden=True, **ZERO),
+            "a beta of each neuron; a layer here has one",
+        ),
+        (
+            lambda: snn.Leaky(beta=0.5, threshold=0.1 + torch.rand(8), init_hidden=True, **ZERO),
+            r"thresholds of shape \(8,\) for neurons \(4, 8, 8\): give one to a channel.*\(4, 1, 1\)",
+        ),
         (lambda: snn.Leaky(beta=0.5, inhibition=True, init_hidden=True, **ZERO), "Leaky with inhibition"),
         (lambda: snn.Synaptic(0.5, 0.5, init_hidden=True, **ZERO), "layer '1': Synaptic with reset_delay=True"),
         (lambda: snn.Alpha(0.6, 0.5, init_hidden=True, **ZERO), "layer '1': Alpha is not a neuron"),

@@ -10,6 +10,7 @@ sets mem to 0 whatever comes in, which is a refractory step that no neuron of ne
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from snntorch import Leaky, Synaptic
 from snntorch._neurons.neurons import SpikingNeuron
@@ -27,13 +28,13 @@ def leaf(_path: str, module: nn.Module) -> Leaf | None:
     if not isinstance(module, SpikingNeuron):
         return None
     return Leaf(
-        lambda name, sources, _shape: [_neuron(name, sources, module)],
+        lambda name, sources, shape: _neuron(name, sources, shape, module),
         ("image", "step"),
         states=(1 + isinstance(module, Synaptic)) * int(not module.init_hidden or module.output),
     )
 
 
-def _neuron(name: str, sources: tuple[str, ...], module: nn.Module) -> ir.LIF:
+def _neuron(name: str, sources: tuple[str, ...], shape: ir.Shape, module: nn.Module) -> list[ir.Node]:
     called = type(module).__name__
     if type(module) not in (Leaky, Synaptic):
         raise UnsupportedError(f"layer '{name}': {called} is not a neuron of the chip's; use Leaky or Synaptic")
@@ -51,18 +52,38 @@ def _neuron(name: str, sources: tuple[str, ...], module: nn.Module) -> ir.LIF:
         value = getattr(module, field)
         if callable(value) or bool(torch.as_tensor(value).ne(wanted).any()):
             raise UnsupportedError(f"layer '{name}': {called} with {field}, which no chip has; leave it out")
-    threshold = _one(name, module, "threshold")
-    if not threshold > 0:
-        raise UnsupportedError(f"layer '{name}': {called} with threshold {threshold:g}; it must be positive")
+    levels = torch.as_tensor(module.threshold).detach().double().numpy()
+    if not (levels > 0).all():
+        raise UnsupportedError(f"layer '{name}': {called} with threshold {levels.min():g}; it must be positive")
+    threshold, made = float(levels.flat[0]), list[ir.Node]()
+    if (levels != threshold).any():  # I > level is I threshold / level > threshold, of weights as well
+        one, factor = np.ones(shape[0]), threshold / _by_channel(name, called, levels, shape)
+        made = [ir.Norm(f"{name}.scale", sources, factor, 0 * one, 0 * one, one, 0.0, 1.0, 1.0)]
+        sources = (made[0].name,)
     kept = {what: min(max(_one(name, module, what), 0.0), 1.0) for what in ("beta", "alpha") if hasattr(module, what)}
-    return ir.LIF(name, sources, kept["beta"], threshold, current_tau=kept.get("alpha", 0.0))
+    return [*made, ir.LIF(name, sources, kept["beta"], threshold, current_tau=kept.get("alpha", 0.0))]
+
+
+def _by_channel(name: str, called: str, levels: ir.FloatArray, shape: ir.Shape) -> ir.FloatArray:
+    """Thresholds (C,) of values that the package spreads over (C, H, W), (C, L) or (F,)."""
+    sides = levels.shape
+    while len(sides) > 1 and sides[0] == 1:
+        sides = sides[1:]
+    rows = [(shape[0], 1)] if len(shape) == 3 and shape[1] == 1 else []
+    if sides not in [(shape[0], *(1 for _ in shape[1:])), *rows]:
+        raise UnsupportedError(
+            f"layer '{name}': {called} with thresholds of shape {tuple(levels.shape)} for neurons {shape}: give one to "
+            f"a channel, whose weights take it in, {(shape[0], *(1 for _ in shape[1:]))}"
+        )
+    return levels.reshape(-1)
 
 
 def _one(name: str, module: nn.Module, what: str) -> float:
     values = torch.as_tensor(getattr(module, what)).detach().double()
     if bool((values != values.flatten()[0]).any()):
         raise UnsupportedError(
-            f"layer '{name}': {type(module).__name__} with a {what} of each neuron; give the layer one"
+            f"layer '{name}': {type(module).__name__} with a {what} of each neuron; a layer here has one for all, so "
+            f"give it one, or split it"
         )
     return float(values.flatten()[0])
 
