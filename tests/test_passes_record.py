@@ -14,10 +14,12 @@ from torch import nn
 
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError
+from snn2chip.frameworks import Leaf, torch_layers
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import LIF, Residual, SpikeCountReadout, TDBatchNorm
-from snn2chip.passes.adapt import frames, pixels
+from snn2chip.passes import record
+from snn2chip.passes.adapt import Handed, frames, pixels
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.verify.compare import module_spikes
@@ -132,6 +134,97 @@ def test_rows_inside_a_network_of_images() -> None:
     same(network_of(Squeezed()))
     with pytest.raises(UnsupportedError, match=r"layer '0': takes rows \(C, L\), but is given images \(C, H, W\)"):
         capture(network_of(nn.Sequential(nn.Conv1d(2, 4, 3), LIF(), nn.Flatten(), nn.Linear(9, 3))))
+
+
+class Step(nn.Module):
+    """A neuron that hands its membrane on, as other frameworks have them."""
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+        membrane = 0.5 * kept + x
+        fired = membrane > 0.3
+        return fired.to(x.dtype), membrane.masked_fill(fired, 0)
+
+
+class Series(nn.Module):
+    """A block of weights and neurons, time last."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.fc, self.step = nn.Linear(inputs, outputs), Step()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept, spikes = torch.zeros(()), []
+        for step in x.movedim(-1, 0):
+            fired, kept = self.step(self.fc(step), kept)
+            spikes.append(fired)
+        return torch.stack(spikes, -1)
+
+
+@pytest.fixture
+def other_framework(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Step` and `Series` as leaves, beside those that are known."""
+
+    def leaf_of(path: str, module: nn.Module) -> Leaf | None:
+        if isinstance(module, Step):
+            return Leaf(lambda name, sources, _: [ir.LIF(name, sources, 0.5, 0.3)], ("image", "step"), states=1)
+        if isinstance(module, Series):
+            fc = module.fc
+
+            def make(name: str, sources: tuple[str, ...], shape: ir.Shape) -> list[ir.Node]:
+                dense = torch_layers.nodes(fc, f"{name}.fc", sources[0], shape) or []
+                return [*dense, ir.LIF(name, (f"{name}.fc",), 0.5, 0.3)]
+
+            return Leaf(make, ("series",))
+        return known(path, module)
+
+    known = record.leaf_of
+    monkeypatch.setattr(record, "leaf_of", leaf_of)
+
+
+@pytest.mark.usefixtures("other_framework")
+@pytest.mark.parametrize("total", [False, True])
+def test_time_last(total: bool) -> None:
+    """(N, F, T) from block to block, flattened before them, and summed over time at the end."""
+
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.first, self.last = Series(32, 12), Series(12, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.last(self.first(x.flatten(1, 3)))
+            return x.mean(-1) if total else x
+
+    found = held(Blocks(), frames((2, 4, 4), 1), 5)
+    assert found.takes == "series" and found.captured.readout.kind == "spike_count"
+
+
+@pytest.mark.usefixtures("other_framework")
+def test_a_batch_norm_for_every_step_of_a_loop() -> None:
+    """One table, of a list that the loop's index chooses from; and a loop that is handed over beside its network."""
+
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.conv, self.neuron, self.out = nn.Conv2d(2, 4, 3), Step(), nn.Linear(144, 5)
+            self.norms = nn.ModuleList([nn.BatchNorm2d(4) for _ in range(4)])
+
+        def forward(self, x: torch.Tensor, t: int, kept: Any) -> tuple[torch.Tensor, Any]:
+            spikes, kept = self.neuron(self.norms[t](self.conv(x)), kept)
+            return self.out(spikes.flatten(1)), kept
+
+    def run(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        kept, outputs = 0.0, []
+        for t in range(4):
+            out, kept = network(x, t, kept)
+            outputs.append(out)
+        return torch.stack(outputs)
+
+    found = held(lively(Handed(Once(), run)), pixels((2, 8, 8), 255, [0.5], [0.25]), 4)
+    (norm,) = found.captured.of(ir.StepNorm)
+    assert norm.name == "network.norms" and norm.gamma.shape == (4, 4) and found.takes == "image"
 
 
 @pytest.mark.parametrize(
