@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from snn2chip import ir
 from snn2chip.native import compiler
-from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.events.engine import EventEngine
 from snn2chip.simulate.events.plan import EVENTS8, GRADED16, LayerPlan, aligned, plan
 
 HERE = Path(__file__).resolve().parent

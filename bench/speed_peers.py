@@ -18,7 +18,7 @@ from snn2chip import ir
 from snn2chip.backends import lava
 from snn2chip.errors import Snn2ChipError
 from snn2chip.formats import netx
-from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.events.engine import EventEngine
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from snn2chip import ir
 from snn2chip.errors import InputError
 from snn2chip.formats import netx
 from snn2chip.simulate import run as runs
-from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.events.engine import EventEngine
 
 MODEL = "cifar10-vgg-tdbn"
 CALIBRATION = 256  # images, as in the network's card

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 
 from snn2chip.boundary import report, unraisable
+from snn2chip.processors import considerate
 
 
 def main() -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     with suppress(AttributeError, OSError, ValueError):  # letters that the terminal's encoding lacks
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.unraisablehook = unraisable
+    considerate()
     code: str | int | None = 0
     try:
         from snn2chip import cli

@@ -36,7 +36,7 @@ from PIL import Image
 from snn2chip import __main__ as entry
 from snn2chip.formats import netx, nir
 from snn2chip.nn import kernels, model_file
-from snn2chip.simulate import events
+from snn2chip.simulate.events import library
 
 OURS = (
     *("cli", "formats.onnx", "passes.pipeline", "simulate.run", "train.retrain", "train.loop", "verify.ladder"),
@@ -189,7 +189,7 @@ class Attack:
     def __init__(self, base: Path) -> None:
         torch.set_num_threads(1)
         kernels.load()
-        events.unavailable()
+        library.unavailable()
         self.base = base
         self.seconds: dict[str, float] = {}
         self.wanted: dict[str, Any] = {}

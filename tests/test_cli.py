@@ -56,6 +56,42 @@ def test_help_imports_nothing_slow() -> None:
     assert "\x1b" not in done.stdout
 
 
+HEAVY = "torch", "scipy", "matplotlib", "h5py", "sklearn", "pandas", "PIL", "onnx", "onnxruntime", "nir", "pooch"
+IMPORTS = """
+import atexit, sys
+from pathlib import Path
+heavy = sys.argv.pop(1)
+atexit.register(lambda: Path(heavy).write_text(" ".join({name.partition(".")[0] for name in sys.modules})))
+from snn2chip.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        ("recipe", set()),
+        ("recipe resnet34", set()),
+        ("recipe --fields", set()),
+        ("doctor", set()),
+        ("show NET", {"h5py"}),
+        ("fit NET", {"h5py"}),
+        ("simulate NET --limit 1", {"torch", "h5py", "sklearn", "scipy"}),
+        ("fold-and-export MODEL --calibration 0 -o OUT", {"torch", "h5py"}),
+    ],
+)
+def test_a_command_imports_nothing_heavy_that_it_does_not_use(
+    arguments: str, heavy: set[str], quickstart: Quickstart, tmp_path: Path
+) -> None:
+    """Of the packages that take long to import, each command loads those named here."""
+    names = {"NET": quickstart.net, "MODEL": quickstart.model, "OUT": tmp_path / "out.net"}
+    words = [str(names.get(word, word)) for word in arguments.split()]
+    listed = tmp_path / "modules"
+    command = [sys.executable, "-c", IMPORTS, str(listed), *words]
+    subprocess.run(command, env=child_environment(), capture_output=True, check=True, timeout=120)
+    assert set(listed.read_text().split()) & set(HEAVY) == heavy
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("--version",)])
 def test_help_is_prompt(arguments: tuple[str, ...]) -> None:
     """The best of three runs takes less than 3 s, import and all."""

@@ -24,8 +24,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from snn2chip import data as d
-from snn2chip.data import Augment, AugmentSpec, fetch
-from snn2chip.data.augment import erase, mix, random_crop
+from snn2chip.data import fetch
+from snn2chip.data.augment import Augment, AugmentSpec, erase, mix, random_crop
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
 from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg

@@ -28,7 +28,7 @@ from snn2chip.fit.placement import Placement
 from snn2chip.fit.table import Fit, fit
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.events.engine import EventEngine
 from snn2chip.simulate.run import counted
 
 from helpers import chains, port_input, usually  # isort: skip

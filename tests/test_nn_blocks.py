@@ -39,7 +39,7 @@ from snn2chip.passes import pipeline
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold, norm_gain
 from snn2chip.recipe import parse
-from snn2chip.simulate.events import unavailable
+from snn2chip.simulate.events.library import unavailable
 from snn2chip.train.loop import Trainer
 from snn2chip.verify.compare import module_spikes
 from snn2chip.verify.ladder import verify

@@ -11,7 +11,8 @@ from snn2chip.data import ImageSet
 from snn2chip.simulate import run
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import KINDS, EngineKind
-from snn2chip.simulate.events import EventEngine, unavailable
+from snn2chip.simulate.events.engine import EventEngine
+from snn2chip.simulate.events.library import unavailable
 
 needs_library = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
 

@@ -23,7 +23,9 @@ from snn2chip import ir, native
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.simulate import engines, reference
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.events import EventEngine, library, plan, unavailable, windows
+from snn2chip.simulate.events import library, plan, windows
+from snn2chip.simulate.events.engine import EventEngine
+from snn2chip.simulate.events.library import unavailable
 
 NEEDED = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
 pytestmark = NEEDED

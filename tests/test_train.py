@@ -27,7 +27,7 @@ from snn2chip.errors import InputError
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe
-from snn2chip.simulate.events import unavailable
+from snn2chip.simulate.events.library import unavailable
 from snn2chip.train import checkpoint, loop
 from snn2chip.train import start_from_onnx as plain_recipes
 from snn2chip.train.batches import seed_of

@@ -30,7 +30,7 @@ from snn2chip.passes.capture import capture
 from snn2chip.recipe import Recipe
 from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.events import unavailable
+from snn2chip.simulate.events.library import unavailable
 from snn2chip.verify import ladder
 from snn2chip.verify.compare import Difference, Rung, Verdict, compare, module_spikes
 from snn2chip.verify.integers import same_integers

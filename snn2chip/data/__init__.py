@@ -1,10 +1,8 @@
-"""Data sets held in memory, and the augmentation of their batches."""
+"""Data sets held in memory; the augmentation of their batches is in `snn2chip.data.augment`.
 
-from snn2chip.data.augment import Augment as Augment
-from snn2chip.data.augment import AugmentSpec as AugmentSpec
-from snn2chip.data.augment import cutout as cutout
-from snn2chip.data.augment import flip_horizontally as flip_horizontally
-from snn2chip.data.augment import random_crop as random_crop
+Nothing here loads torch before images are read: `doctor` asks only where they are.
+"""
+
 from snn2chip.data.dataset import NAMES as NAMES
 from snn2chip.data.dataset import ImageSet as ImageSet
 from snn2chip.data.dataset import at_hand as at_hand

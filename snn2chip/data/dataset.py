@@ -17,10 +17,9 @@ import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.recordings import BinSettings
@@ -30,6 +29,9 @@ from snn2chip.data.sets.events import EVENT_NAMES, find_events, read_events
 from snn2chip.data.sets.fashion import find_fashion, read_fashion
 from snn2chip.data.sets.folder import read_folder
 from snn2chip.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
 
@@ -58,6 +60,8 @@ class ImageSet:
     events: BinSettings | None = None
 
     def __post_init__(self) -> None:
+        import torch
+
         axes = "(N, C, H, W)" if self.events is None else f"(N, {self.events.timesteps}, 2, H, W)"
         if self.images.dtype != torch.uint8 or self.images.ndim != axes.count(",") + 1:
             raise DataError(
@@ -101,6 +105,8 @@ class ImageSet:
         Raises:
             InputError: fewer than one sample is left on either side.
         """
+        import torch
+
         if share == 0:
             return self, None
         count = round(share * len(self)) if share < 1 else int(share)
@@ -286,6 +292,8 @@ def _events(name: str, split: str, data: Path | None, download: bool, settings: 
 
 
 def _pack(name: str, arrays: Arrays, max_value: int, events: BinSettings | None = None) -> ImageSet:
+    import torch
+
     images, labels, classes, source = arrays
     if not images.flags.writeable or not images.flags.c_contiguous:
         images = np.array(images, order="C")

@@ -6,12 +6,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
-
-import torch
+from pathlib import Path
 
 from snn2chip import __version__, data, places
 from snn2chip.backends import akida, environment, interpreters, lava
-from snn2chip.simulate.events import library, unavailable
+from snn2chip.processors import threads
+from snn2chip.simulate.events import library
 
 _PACKAGES = (
     "torch",
@@ -34,16 +34,25 @@ def _version(package: str) -> str:
         return "missing"
 
 
+def _cuda() -> Iterator[str]:
+    """The GPUs that torch can use; it is loaded only where there may be some: that takes seconds."""
+    if Path("/proc/driver/nvidia").exists():
+        import torch
+
+        for index in range(torch.cuda.device_count()):
+            yield f"device    cuda:{index}, {torch.cuda.get_device_name(index)}"
+        if torch.cuda.is_available():
+            return
+    yield "device    no CUDA device that torch can use"
+
+
 def examine() -> Iterator[str]:
     """One line a finding, as they are found."""
     yield f"snn2chip {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     yield "packages  " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
-    yield f"device    cpu, {os.cpu_count()} processors, torch uses {torch.get_num_threads()} threads"
-    for index in range(torch.cuda.device_count()):
-        yield f"device    cuda:{index}, {torch.cuda.get_device_name(index)}"
-    if not torch.cuda.is_available():
-        yield "device    no CUDA device that torch can use"
-    lacking = unavailable()
+    yield f"device    cpu, {os.cpu_count()} processors, of them {threads()} for this process"
+    yield from _cuda()
+    lacking = library.unavailable()
     yield f"engine    events: {lacking or f'compiled, {library.SIMD[library.simd_level()]}'}"
     yield f"recipes   {', '.join(places.recipe_names())}"
     yield f"chips     {', '.join(places.chip_files())}"

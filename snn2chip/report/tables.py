@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from snn2chip import ir
-from snn2chip.data.recordings import BinSettings
-from snn2chip.ir.netlist import Netlist
-from snn2chip.passes.lower import LowerReport
-from snn2chip.passes.pipeline import Export
-from snn2chip.passes.quantize import QuantizeReport, StepsReport
 from snn2chip.simulate import activity
-from snn2chip.simulate.recorded import Moment, RecordingStream
-from snn2chip.simulate.run import Simulation
-from snn2chip.train.collapse import CollapseReport
-from snn2chip.verify.compare import Rung, Verdict
+
+if TYPE_CHECKING:
+    from snn2chip.data.recordings import BinSettings
+    from snn2chip.ir.netlist import Netlist
+    from snn2chip.passes.lower import LowerReport
+    from snn2chip.passes.pipeline import Export
+    from snn2chip.passes.quantize import QuantizeReport, StepsReport
+    from snn2chip.simulate.recorded import Moment, RecordingStream
+    from snn2chip.simulate.run import Simulation
+    from snn2chip.train.collapse import CollapseReport
+    from snn2chip.verify.compare import Rung, Verdict
 
 MOST_CLASSES = 12  # rows of the table of scores
 

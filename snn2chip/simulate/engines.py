@@ -14,7 +14,7 @@ from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import Classes, Trace
 from snn2chip.simulate.dense import DenseEngine as DenseEngine
 from snn2chip.simulate.dense import Engine as Engine
-from snn2chip.simulate.events import EventEngine
+from snn2chip.simulate.events.engine import EventEngine
 
 KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 TRIAL = 4  # samples that both engines run before `auto` settles

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from snn2chip import parallel
-from snn2chip.data import Augment, AugmentSpec, ImageSet
-from snn2chip.data.augment import mix
+from snn2chip.data import ImageSet
+from snn2chip.data.augment import Augment, AugmentSpec, mix
 from snn2chip.recipe import Recipe
 
 SHARE = 0.5  # of a GPU's free memory that images may take

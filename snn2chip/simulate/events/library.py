@@ -111,3 +111,12 @@ def simd_level(name: str | None = None) -> int:
     if SIMD.index(name) > best:
         raise InputError(f"{SIMD_VARIABLE}: this processor has no {name}; choose {', '.join(SIMD[: best + 1])}")
     return SIMD.index(name)
+
+
+def unavailable() -> str | None:
+    """Why the compiled library cannot be used, or None when it can."""
+    try:
+        load()
+    except UnsupportedError as reason:
+        return str(reason)
+    return None

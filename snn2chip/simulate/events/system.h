@@ -83,7 +83,32 @@ INLINE void pause() {
 #endif
 }
 
-// All threads of a team wait for each other; short, so they spin first.
+// Until what another thread announces: threads wait for each other for a moment only, so they look for a while; then they
+// sleep, as the processor may have gone to somebody else, and looking would keep it from the one that is waited for.
+class Waiting {
+  public:
+    template <class Done> void until(const Done &done) {
+        for (int spin = 0; spin < 4000; ++spin) {
+            if (done()) return;
+            pause();
+        }
+        std::unique_lock<std::mutex> hold(lock_);
+        wake_.wait(hold, done);
+    }
+    template <class Do> void announce(const Do &change) {
+        {
+            std::lock_guard<std::mutex> hold(lock_);
+            change();
+        }
+        wake_.notify_all();
+    }
+
+  private:
+    std::mutex lock_;
+    std::condition_variable wake_;
+};
+
+// All threads of a team wait for each other.
 class Barrier {
   public:
     explicit Barrier(int count) : count_(count) {}
@@ -92,18 +117,16 @@ class Barrier {
         const int turn = turn_.load(std::memory_order_acquire);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
             arrived_.store(0, std::memory_order_relaxed);
-            turn_.store(turn + 1, std::memory_order_release);
+            waiting_.announce([&] { turn_.store(turn + 1, std::memory_order_release); });
             return;
         }
-        for (int spin = 0; turn_.load(std::memory_order_acquire) == turn; ++spin) {
-            if (spin < 4000) pause();
-            else std::this_thread::yield();
-        }
+        waiting_.until([&] { return turn_.load(std::memory_order_acquire) != turn; });
     }
 
   private:
     const int count_;
     std::atomic<int> arrived_{0}, turn_{0};
+    Waiting waiting_;
 };
 
 int64_t now() {
@@ -139,10 +162,7 @@ class Pool {
             wake_.notify_all();
         }
         work(0);
-        for (int spin = 0; left_.load(std::memory_order_acquire); ++spin) {
-            if (spin < 4000) pause();
-            else std::this_thread::yield();
-        }
+        done_.until([&] { return !left_.load(std::memory_order_acquire); });
     }
 
   private:
@@ -154,7 +174,7 @@ class Pool {
             seen = turn_;
             hold.unlock();
             call_(what_, rank);
-            left_.fetch_sub(1, std::memory_order_acq_rel);
+            done_.announce([&] { left_.fetch_sub(1, std::memory_order_acq_rel); });
         }
     }
     const pid_t process_;
@@ -166,6 +186,7 @@ class Pool {
     void (*call_)(const void *, int) = nullptr;
     const void *what_ = nullptr;
     std::atomic<int> left_{0};
+    Waiting done_;
 };
 
 #endif
