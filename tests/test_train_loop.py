@@ -54,7 +54,6 @@ def test_no_step_waits_for_the_device(name: str, digits: Sets, tmp_path: Path, m
     trainer = Trainer(
         tiny_recipe(**changes), *digits, tmp_path / "run", device=torch.device("meta"),
         teacher=tmp_path / "teacher" / "model.pt",
-        fuse=False,
     )  # fmt: skip
     for _ in range(8):
         trainer._step()

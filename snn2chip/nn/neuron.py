@@ -11,9 +11,10 @@ and `Vth` the threshold.
 
 from __future__ import annotations
 
-import functools
 import math
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from snn2chip.chip.profile import UNIT
 from snn2chip.errors import InputError
 from snn2chip.ir.nodes import loses
-from snn2chip.nn import blocks, kernels
+from snn2chip.nn import blocks, gpu, kernels
 from snn2chip.nn.constants import number
+from snn2chip.nn.norm import TDBatchNorm
 from snn2chip.nn.surrogate import SURROGATES
 from snn2chip.recipe import SurrogateName
 
@@ -105,37 +107,15 @@ def lif_backward(
     return torch.stack(grad_current), grad_tau, grad_threshold
 
 
-def _spikes(current: Tensor, tau: Tensor, threshold: Tensor, whole: bool) -> Tensor:
-    return lif_forward(current, tau, threshold, whole)[0]
-
-
-def _gradients(
-    grad_spikes: Tensor,
-    current: Tensor,
-    tau: Tensor,
-    threshold: Tensor,
-    surrogate: SurrogateName,
-    width: float,
-    detach_reset: bool,
-    whole: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`lif_backward` from the currents: the membranes are computed anew, which costs less than keeping them."""
-    _, membranes = lif_forward(current, tau, threshold, whole)
-    return lif_backward(grad_spikes, membranes, tau, threshold, surrogate, width, detach_reset)
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one loop for a GPU, made by Triton at its first use."""
-    # one compilation a layer shape: a deep network has more of them than the default limit of 8
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    return torch.compile(function, dynamic=False)
+def _kernels_of(current: Tensor) -> kernels.Kernels | gpu.TritonKernels | None:
+    """The compiled functions that take these currents, of the CPU or of a GPU."""
+    return kernels.of(current) if current.device.type == "cpu" else gpu.of(current)
 
 
 class _LIFSteps(torch.autograd.Function):
     """`lif_forward` with `lif_backward` as its gradient; only the currents are kept between the two.
 
-    With `fuse` on the CPU: the compiled kernels for float32, else the loop block by block. On a GPU: torch.compile.
+    With `fuse` on the CPU: the compiled kernels for float32, else the loop block by block. On a GPU: Triton's.
     """
 
     @staticmethod
@@ -150,38 +130,34 @@ class _LIFSteps(torch.autograd.Function):
         whole: bool,
         fuse: bool,
     ) -> Tensor:
-        # detached: torch.compile looks at .grad of what it is given, which warns on non-leaf tensors
-        current, tau, threshold = current.detach(), tau.detach(), threshold.detach()
-        if fuse and not current.is_cuda and not kernels.in_order(current):
+        if fuse and not kernels.in_order(current):
             current = current.contiguous()
         ctx.save_for_backward(current, tau, threshold)
         ctx.options, ctx.whole, ctx.fuse = (surrogate, width, detach_reset), whole, fuse
         spikes: Tensor
-        if not fuse:
-            spikes = _spikes(current, tau, threshold, whole)
-        elif current.is_cuda:
-            spikes = _compiled(_spikes)(current, tau, threshold, whole)
-        elif (compiled := kernels.of(current)) is not None:
+        if fuse and (compiled := _kernels_of(current)) is not None:
             spikes = compiled.lif_forward(current, tau, threshold, whole)
-        else:
+        elif fuse and current.device.type == "cpu":
             spikes = blocks.forward(current, tau, threshold, whole)
+        else:
+            spikes = lif_forward(current, tau, threshold, whole)[0]
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         current, tau, threshold = ctx.saved_tensors
-        above = grad_outputs[0].detach()
+        above = grad_outputs[0]
         constants = bool(ctx.needs_input_grad[1] or ctx.needs_input_grad[2])
         grad_tau: Tensor | None
         grad_threshold: Tensor | None
-        if ctx.fuse and not current.is_cuda:
-            compiled = kernels.of(current)
+        compiled = _kernels_of(current) if ctx.fuse else None
+        if compiled is not None or (ctx.fuse and current.device.type == "cpu"):
             run: Callable[..., Any] = blocks.backward if compiled is None else compiled.lif_backward
             grad, sums = run(above, current, tau, threshold, *ctx.options, constants, ctx.whole)
             grad_tau, grad_threshold = (None, None) if sums is None else (sums[0], sums[1])
         else:
-            gradients: Callable[..., Any] = _compiled(_gradients) if ctx.fuse else _gradients
-            grad, grad_tau, grad_threshold = gradients(above, current, tau, threshold, *ctx.options, ctx.whole)
+            _, membranes = lif_forward(current, tau, threshold, ctx.whole)  # anew, which costs less than keeping them
+            grad, grad_tau, grad_threshold = lif_backward(above, membranes, tau, threshold, *ctx.options)
         return (
             grad.to(current.dtype),
             grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] and grad_tau is not None else None,
@@ -241,6 +217,7 @@ class LIF(nn.Module):
         self.width = width
         self.detach_reset, self.whole = detach_reset, whole
         self.fuse = False
+        self.before: tuple[TDBatchNorm] | None = None  # whose second pass is ours, of the next currents
         self.tau_logit: nn.Parameter | None = None
         self.log_threshold: nn.Parameter | None = None
         if trainable_tau:
@@ -263,17 +240,23 @@ class LIF(nn.Module):
         return self.get_buffer("fixed_threshold") if self.log_threshold is None else self.log_threshold.exp()
 
     def forward(self, current: Tensor) -> Tensor:
+        if self.before is not None:
+            (norm,), self.before = self.before, None
+            options = self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, len(current)
+            found: Tensor = gpu.NormLIF.apply(  # type: ignore[no-untyped-call]
+                *norm.first_pass(current), *options, gpu.of(current)
+            )
+            return found
         if self.current_tau:
             current = kept_current(current, self.current_tau)
-        fuse = self.fuse and (self.training or not current.is_cuda)  # nothing to compile on the CPU
-        if fuse and not current.is_cuda:
+        if self.fuse and current.device.type == "cpu":
             current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
             *(current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset),
             self.whole and loses(float(self.tau.detach()), current.shape[0], 1 / UNIT),
-            fuse,
+            self.fuse,
         )
-        if fuse:
+        if self.fuse:
             kernels.mark_spikes(spikes)
         return spikes
 
@@ -287,12 +270,19 @@ def fuse_neurons(network: nn.Module, device: torch.device) -> str | None:
     """Run every LIF of `network` as one operation from now on; returns what keeps it from its best, or None.
 
     On the CPU the operation is compiled once per user, by the C++ compiler that is there; without one the neurons run
-    in torch, block by block: the same spikes and gradients, but a slower step, and more memory. On a GPU torch.compile
-    makes a kernel for each layer shape.
+    in torch, block by block: the same spikes and gradients, but a slower step, and more memory. On a GPU Triton
+    compiles it, and a tdBN right before a neuron leaves its second pass to it in training.
     """
+    uses = Counter(module for _, module in network.named_modules(remove_duplicate=False))
     for module in network.modules():
         if isinstance(module, LIF):
             module.fuse = True
+        if isinstance(module, nn.Sequential):
+            for norm, lif in pairwise(module.children()):
+                if type(norm) is TDBatchNorm and type(lif) is LIF and uses[norm] == uses[lif] == 1:
+                    norm.into = None if lif.whole or lif.current_tau else (lif,)
     if device.type == "cpu" and isinstance(why := kernels.load(), str):
         return f"neurons run without the compiled kernel, slower and in more memory: {why}"
+    if device.type == "cuda" and isinstance(missing := gpu.load(), str):
+        return f"neurons run without Triton's kernel, slower and in more memory: {missing}"
     return None

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from snn2chip import parallel
 from snn2chip.errors import InputError
+from snn2chip.nn import gpu
 from snn2chip.nn.constants import number
 
 
@@ -146,6 +147,7 @@ class TDBatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))  # beta
         self.running_mean: Tensor
         self.running_var: Tensor
+        self.into: tuple[Any] | None = None  # the neuron that may take the second pass over
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -162,8 +164,18 @@ class TDBatchNorm(nn.Module):
             )
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
 
+    @property
+    def gain(self) -> Tensor:
+        """gamma alpha Vth, (C,)."""
+        return self.weight * (self.alpha * self.threshold)
+
     def forward(self, x: Tensor) -> Tensor:
-        gamma = self.weight * (self.alpha * self.threshold)
+        if self.into is not None:
+            joined = self.training and self.into[0].training and gpu.joins(x)
+            self.into[0].before = (self,) if joined else None
+            if joined:
+                return x
+        gamma = self.gain
         if self.training and parallel.size() > 1:
             running = self.running_mean.unsqueeze(0), self.running_var.unsqueeze(0)
             rows = merge(x).unsqueeze(0), *running, gamma.unsqueeze(0), self.bias.unsqueeze(0)
@@ -187,6 +199,18 @@ class TDBatchNorm(nn.Module):
             kept = self.running_var * (1 - self.momentum)
             self.running_var.copy_(kept + (running_var - kept) * (copies * (count - 1) / (copies * count - 1)))
         return y.expand(x.shape) if copies > 1 else y.reshape(*x.shape[:2], *y.shape[1:])
+
+    def first_pass(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the second pass is given: x (T, N, C, ...), or (1, N, C, ...) of one that repeats; gamma and beta, and
+        the batch's mean and 1 / sqrt(var + eps), which the running statistics follow."""
+        rows = x[:1] if x.stride(0) == 0 else x
+        count = x.numel() // self.channels
+        with torch.no_grad():
+            mean, invstd = gpu.moments(rows.flatten(0, 1), self.eps)
+            var = (invstd.square().reciprocal() - self.eps).clamp(min=0) * (count / (count - 1))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        return rows, self.gain, self.bias, mean, invstd
 
     def extra_repr(self) -> str:
         return f"{self.channels}, alpha={self.alpha:.4g}, threshold={self.threshold:.4g}, eps={self.eps:.3g}"

@@ -346,8 +346,6 @@ class Iir:
         """
         if stage.finished:
             return None
-        if fuse:
-            torch.compiler.reset()  # every T has shapes of its own; those of the last stage do not come again
         going = stage.started
         return Trainer(
             *(stage.recipe, train, test, stage.folder),
