@@ -371,7 +371,7 @@ def test_models_that_cannot_be_there(cli: Command, tmp_path: Path) -> None:
         {"type": "dense", "features": "classes", "neuron": False},
     ]
     model_of(tmp_path / "model.pt", 5 / 16, model__layers=layers)
-    cli(*export).refused("layer 'lif2': kernel 4 with stride 1", "average pooling makes kernels larger")
+    cli(*export).refused("layer 'lif2': kernel 6 with stride 2", "average pooling makes kernels larger")
     cli("fold-and-export", tmp_path / "model.pt", "-o", tmp_path / "m.fbz").refused("a .fbz is for --chip akd1000")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 

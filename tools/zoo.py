@@ -138,7 +138,7 @@ CORES = "\nOn its cores"
 
 def with_fit(card: str, chain: Chain, note: str = "") -> str:
     """A card with the table of cores at its end, the one that was there replaced; says so where nothing fits."""
-    found = fits.fit(demand.of_chain(chain), chips.load(chain.made["chip"]))
+    found = fits.fit(demand.of_chain(chain), chips.with_cores(chips.load(chain.made["chip"])))
     rule = "| --- " + "| ---: " * (len(cores.COLUMNS) - 2) + "| --- |"
     rows = [cores.COLUMNS, *cores.rows(found)]
     table = [f"| {' | '.join(row)} |" for row in rows]

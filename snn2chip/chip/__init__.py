@@ -1,5 +1,5 @@
 """The chip: its registers (`profile`), its neuron, what bounds its sums, exact products, relays."""
 
-from snn2chip.chip.profile import Chip, load
+from snn2chip.chip.profile import Chip, load, with_cores
 
-__all__ = ["Chip", "load"]
+__all__ = ["Chip", "load", "with_cores"]

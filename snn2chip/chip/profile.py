@@ -236,6 +236,11 @@ def load(name: str) -> Chip:
     return chip
 
 
+def with_cores(chip: Chip) -> Chip:
+    """The chip, or for one of whole layers Loihi 2, in whose file the integers of its networks are."""
+    return chip if chip.layers is None else load("loihi2")
+
+
 def _read(path: Path) -> Chip:
     from pydantic import TypeAdapter, ValidationError  # slow, and not needed for --help
 

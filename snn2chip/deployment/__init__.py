@@ -230,6 +230,8 @@ def deploy(
         InputError: samples that are no input of this network, or a missing number.
     """
     profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
+    if profile.layers is not None:
+        raise UnsupportedError(f"{profile.name} is not placed on cores; save the model and export it with its command")
     given, _ = gather(calibration, samples)
     share: float | None = None
     softened: list[str] = []

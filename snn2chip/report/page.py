@@ -166,9 +166,10 @@ def write(folder: Path, source: Source, chain: ir.Chain, images: ImageSet | ir.I
             parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
             parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
     made_for = str(chain.made.get("chip"))
-    parts.append(f"<h2>On the cores of {in_html(made_for)}</h2>")
-    if made_for in places.chip_files():
-        found = fit(demand.of_chain(chain), chip.load(made_for))
+    profile = chip.with_cores(chip.load(made_for)) if made_for in places.chip_files() else None
+    parts.append(f"<h2>On the cores of {in_html(made_for if profile is None else profile.name)}</h2>")
+    if profile is not None:
+        found = fit(demand.of_chain(chain), profile)
         parts += [f"<p>{in_html(line)}</p>" for line in cores.lines(found)]
         parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
     else:
