@@ -35,9 +35,10 @@ class _Console(Console):
 
 
 def console_of(stderr: bool = False, quiet: bool = False) -> Console:
-    make = partial(_Console, stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    """A console; on a terminal lines are wrapped between words, elsewhere they stay whole."""
+    make = partial(_Console, stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     console = make()
-    return console if console.is_terminal else make(width=160)
+    return console if console.is_terminal else make(width=160, soft_wrap=True)
 
 
 @contextmanager

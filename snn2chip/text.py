@@ -6,8 +6,9 @@ markup and formulas. Every place where text is shown has its function here.
 
 from __future__ import annotations
 
-import html
+import difflib
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -32,6 +33,12 @@ def first_line(error: BaseException, most: int = 400) -> str:
     return one_line((str(error).strip().splitlines() or [""])[0], most) or type(error).__name__
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question to put before the list of what is known; empty where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
 def in_plot(value: Any, most: int = 80) -> str:
     """For matplotlib, which takes what stands between two '$' for a formula."""
     return one_line(value, most).replace("$", r"\$")
@@ -42,8 +49,3 @@ def draw(figure: Any, file: Any, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, **options)
-
-
-def in_html(value: Any) -> str:
-    """For a page of HTML, in an attribute too."""
-    return html.escape(one_line(value, 10_000))

@@ -62,7 +62,7 @@ lr = 5e-3
 """
 # each in a folder of its own with recipe.toml and run/ (model.pt, model.net, ...); and what it makes
 COMMANDS = {
-    "train recipe.toml --out out --device cpu": "out/model.pt out/metrics.jsonl out/curves.png",
+    "train recipe.toml --out out --device cpu": "out/model.pt out/metrics.jsonl out/report.html",
     "retrain run/model.pt --timesteps 1 --epochs 2 --out iir --device cpu": "iir/T1/model.pt iir/iir.json",
     "fold-and-export run/model.pt -o new.net --json new.json": "new.net new.json",
     "simulate run/model.net --json sim.json --output trace.npz": "sim.json trace.npz",

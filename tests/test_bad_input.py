@@ -520,8 +520,8 @@ def write():
     if what == "model":
         model_file.save(target, model.network, model.recipe, max_value=16, classes=model.classes, metrics={})
     else:
-        row = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.1, "validation_accuracy": 0.2}
-        curves.plot([row], target, "title")
+        names = ("timesteps", "accuracy", "spikes", "accumulates", "multiply_accumulates", "ann_multiply_accumulates")
+        curves.plot_timesteps([dict.fromkeys(names, 1)], target, "title")
 
 if what == "cli":
     cli.main(arguments)
@@ -533,13 +533,13 @@ except typer.Exit as stop:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits on file sizes")
-@pytest.mark.parametrize("output", ["model.pt", "curves.png", "net", "trace", "simulate.json", "input", "report.html"])
+@pytest.mark.parametrize("output", ["model.pt", "iir.png", "net", "trace", "simulate.json", "input", "report.html"])
 def test_disk_full(output: str, quickstart: Quickstart, tmp_path: Path) -> None:
     """A write that fails half-way is one line naming the file; the old file stays and no part of the new one."""
     target = tmp_path / ("report.html" if output == "report.html" else "out")
     limit = 100 if output in ("simulate.json", "input") else 1000
     arguments: tuple[str | Path, ...]
-    if output in ("model.pt", "curves.png"):
+    if output in ("model.pt", "iir.png"):
         arguments = ("model" if output == "model.pt" else "curves", quickstart.model, target)
     elif output == "report.html":
         quickstart.copy(tmp_path / "run")
@@ -608,12 +608,12 @@ def test_interrupt(output: str, place: str, count: int, quickstart: Quickstart, 
 # --------------------------------------------------------------------------------- JSON files beside a run
 
 
-@pytest.mark.parametrize("name", ["export.json", "simulate.json", "verify.json"])
+@pytest.mark.parametrize("name", ["export.json", "simulate.json", "verify.json", "report.json"])
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1, 2]", b"{}", b'"text"', b'{"samples": "many"}'])
 def test_report_of_damaged_json(
     name: str, content: bytes, cli: Command, quickstart: Quickstart, tmp_path: Path
 ) -> None:
-    """report names the JSON file that is damaged, publish one that was cut short, and they write nothing."""
+    """report names its record if it is damaged, publish a JSON file that was cut short, and they write nothing."""
     run = quickstart.copy(tmp_path / "run").folder
     zoo = tmp_path / "zoo"
     zoo.mkdir()
@@ -623,9 +623,9 @@ def test_report_of_damaged_json(
         (run / "verify.json").write_text(json.dumps({"passed": True, "rungs": []}))
     written(run / name, content)
     before = snapshot(tmp_path)
-    if content != b"{}":  # nothing in it is nothing to show
+    if name == "report.json":
         cli("report", run).refused(name)
-    if content == b"{":
+    elif content == b"{":
         run_in_process("publish", run, zoo, main=zoo_tool.main).refused(name)
     assert snapshot(tmp_path) == before
 

@@ -311,31 +311,33 @@ def test_no_escapes_where_there_is_no_terminal(cli_process: Command, quickstart:
 
 
 def test_report_is_one_file(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
-    """report.html needs nothing from outside: every picture is inside, and no address is in it."""
+    """Each command that has news refreshes report.html, which needs nothing from outside: no address is in it."""
     run = quickstart.copy(tmp_path / "run")
-    cli("verify", run.model, run.net, "--no-lava", "--samples", "1", "--json", run.folder / "verify.json").ok()
-    assert f"wrote {run.folder / 'report.html'}" in cli("report", run.folder, "--samples", "2").ok()
-    page = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>")
-    assert not re.search(r"https?:|//[a-z]+\.|<script|<link|@import|url\(", page)
-    sources = re.findall(r'<img [^>]*src="([^"]{0,30})', page)
-    assert len(sources) == 4  # curves, layers, two samples
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert "every exact rung holds" in page
-    assert "digits:test" in page
+    page = run.folder / "report.html"
+    before = page.read_text(encoding="utf-8")
+    said = cli("verify", run.model, run.net, "--no-lava", "--samples", "1").ok()
+    assert f"wrote {page}" in said and "every exact rung holds, " in said
+    assert "Verified" not in before and "Verified" in page.read_text(encoding="utf-8")
+    assert f"wrote {page}" in cli("report", run.folder, "--samples", "3", "--pictures", "2").ok()
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//[a-z]+\.|<link|@import|url\(", text)
+    assert text.count("<script") == 2 and 'id="training"' in text and 'id="spikes"' in text and 'id="chip"' in text
+    assert len(json.loads(text.partition('id="data">')[2].partition("</script>")[0])["samples"]) == 2
     accuracy = json.loads((run.folder / "simulate.json").read_text())["accuracy"]
-    assert f"{100 * accuracy:.2f} %" in page
+    assert f"{100 * accuracy:.2f} % in integers" in text and "digits:test" in text
 
 
 def test_report_shows_only_what_there_is(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
-    """model.pt and model.net are enough; parts whose files are absent are left out."""
-    for name in ("model.pt", "model.net"):
-        shutil.copyfile(quickstart.folder / name, tmp_path / name)
+    """A model is enough, and a model with its .net file, whatever they are called; what is not there yet is said."""
+    shutil.copyfile(quickstart.model, tmp_path / "mine.pt")
     cli("report", tmp_path, "--samples", "1").ok()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 1
-    assert "Verified" not in page
-    assert "On the chip" not in page
+    assert 'id="network"' in page and 'id="spikes"' not in page and "snn2chip fold-and-export MODEL" in page
+    shutil.copyfile(quickstart.net, tmp_path / "any.net")
+    cli("report", tmp_path, "--samples", "1").ok()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="spikes"' in page and "snn2chip verify MODEL NET" in page
+    assert "Verified" not in page and "Integers</h3>" not in page
 
 
 def test_doctor(cli: Command) -> None:

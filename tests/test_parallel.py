@@ -132,7 +132,7 @@ def test_torchrun_trains(tmp_path: Path) -> None:
     """The launcher itself: one process prints and writes, everything that a training leaves is there."""
     out = torchrun("train", recipe(tmp_path, 2), "--out", tmp_path / "out", "--device", "cpu").finish(120).ok()
     assert out.count("test accuracy") == 1 and out.count("epoch   2/2") == 1
-    assert {"model.pt", "metrics.jsonl", "curves.png", "checkpoint.pt"} == {
+    assert {"model.pt", "metrics.jsonl", "report.html", "report.json", "checkpoint.pt"} == {
         p.name for p in (tmp_path / "out").iterdir()
     }
     metrics = torch.load(tmp_path / "out" / "model.pt", weights_only=True)["metrics"]

@@ -512,7 +512,7 @@ def test_ctrl_c_in_the_command(tmp_path: Path, cli: Command) -> None:
     assert (done.code, done.err) == (130, f"interrupted: go on with --resume --out {tmp_path / 'run'}\n"), done.out
     assert "Traceback" not in done.out
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left - {"curves.png"} == {"checkpoint.pt", "metrics.jsonl"}  # the picture comes after the row
+    assert left - {"report.html", "report.json"} == {"checkpoint.pt", "metrics.jsonl"}  # the page comes after the row
     rows = history_of(tmp_path / "run")
     assert rows
     refused = cli("train", "digits-tdbn", "--device=cpu", "--out", tmp_path / "run", "--resume")
@@ -748,20 +748,20 @@ def test_a_folder_that_cannot_be_made_is_refused_before_training(digits: Sets, t
 # ------------------------------------------------------------------------------------------ what is left
 
 
-def test_metrics_and_curves_are_written(quickstart: Quickstart) -> None:
-    """One row an epoch with sensible figures, a PNG, and the model's own accuracy in model.pt."""
+def test_metrics_and_page_are_written(quickstart: Quickstart) -> None:
+    """One row an epoch with sensible figures, the page, and the model's own accuracy in model.pt."""
     rows = [json.loads(line) for line in (quickstart.folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row.keys() == {
+            *(f"firing/lif{number}" for number in (1, 2, 3, 4)),
             "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds",
         }  # fmt: skip
+        assert all(0 <= row[f"firing/lif{number}"] <= 1 for number in (1, 2, 3, 4))
         assert 0 <= row["train_accuracy"] <= 1
         assert row["seconds"] > 0
     assert rows[2]["train_loss"] < rows[0]["train_loss"]
-    png = (quickstart.folder / "curves.png").read_bytes()
-    assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    assert png.endswith(b"IEND\xaeB`\x82")
+    assert (quickstart.folder / "report.html").read_text().endswith("</html>\n")
     assert model_file.load(quickstart.model).metrics["float_accuracy"] > 0.85  # three epochs learn digits
     assert not list(quickstart.folder.glob(".*.part"))
 

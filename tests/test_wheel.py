@@ -88,8 +88,9 @@ def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: 
     assert "359 samples of digits:test" in run(snn2chip, "simulate", "runs/digits-tdbn/model.net")
     assert sorted(path.name for path in elsewhere.rglob("*") if path.is_file()) == [
         "checkpoint.pt",
-        "curves.png",
         "metrics.jsonl",
         "model.net",
         "model.pt",
+        "report.html",
+        "report.json",
     ]

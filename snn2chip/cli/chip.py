@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from snn2chip.cli.common import JsonOption, app, console_of, guarded, progress_bar
+from snn2chip.cli.common import Explain, JsonOption, app, console_of, guarded, progress_bar
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
 from snn2chip.parallel import one_process_only
@@ -101,6 +101,7 @@ def chip(
     reset_interval: ResetInterval = None,
     reset_offset: ResetOffset = 0,
     input_shape: InputShape = None,
+    explain: Explain = False,
 ) -> None:
     """Run any netx file in raw chip time, bit-accurately: one stream of chip steps, latency and all."""
     one_process_only("chip")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import DataDir, JsonOption, Overwrite, app, console_of, guarded, progress_bar
+from snn2chip.cli.common import DataDir, Explain, JsonOption, Overwrite, app, console_of, guarded, progress_bar
 from snn2chip.errors import InputError
 from snn2chip.files import refuse_results, write_json
 
@@ -57,6 +57,7 @@ def collapse(
     ] = True,
     json_file: JsonOption = None,
     overwrite: Overwrite = False,
+    explain: Explain = False,
 ) -> None:
     """Replace BNTT by one normalization a layer, so that stock netx holds the network; say what it costs."""
     from snn2chip.data import load

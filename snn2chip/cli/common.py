@@ -22,7 +22,6 @@ from snn2chip.files import is_hdf5 as is_hdf5
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="From a trained spiking network to Loihi's integers and Lava, spike for spike.",
@@ -83,6 +82,21 @@ FastConvolution = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the results of an earlier run that are there, and start over.")
 ]
+
+
+def _explain(context: typer.Context, value: bool) -> None:
+    if not value:
+        return
+    from snn2chip.report.columns import explained
+
+    for table in explained(str(context.info_name)):
+        console_of().print(table)
+    raise typer.Exit
+
+
+Explain = Annotated[
+    bool, typer.Option("--explain", callback=_explain, is_eager=True, help="Say what the columns of the tables mean.")
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 
 
@@ -97,6 +111,16 @@ def numbers(option: str, text: str) -> list[float]:
     if option == "--std" and min(values) <= 0:
         raise InputError(f"--std '{text}': {min(values):g} is not positive")
     return values
+
+
+def tell(console: Console, net: Path, kind: str, values: dict[str, Any]) -> None:
+    """The summary box of a .net file, and the page of its run written anew where there is one."""
+    from snn2chip.report import record, summary
+
+    facts, said = record.tell(net, kind, values)
+    console.print(summary.panel(net.name, facts))
+    if said:
+        console.print(said)
 
 
 def ensure(kind: Kind, console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from snn2chip.cli.common import app, console_of, ensure, guarded
+from snn2chip.cli.common import Explain, app, console_of, ensure, guarded
 
 ChipOption = Annotated[str, typer.Option(help="loihi1, loihi2, akd1000, or a chip's profile of your own, FILE.toml.")]
 _STDOUT = "-"
@@ -37,6 +37,7 @@ def fit(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE, or print it alone.")
     ] = None,
+    explain: Explain = False,
 ) -> None:
     """Show on how many cores a network goes, what limits each layer, what does not fit. Exit code 1 if it does not.
 

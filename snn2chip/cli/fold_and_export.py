@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
-from snn2chip.cli.common import DataDir, JsonOption, app, console_of, ensure, guarded, is_hdf5, numbers
+from snn2chip.cli.common import DataDir, Explain, JsonOption, app, console_of, ensure, guarded, is_hdf5, numbers, tell
 from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
@@ -61,6 +61,7 @@ def fold_and_export(
     ] = None,
     no_fit: Annotated[bool, typer.Option("--no-fit", help="Write a network that does not fit the chip, too.")] = False,
     json_file: JsonOption = None,
+    explain: Explain = False,
 ) -> None:
     """Fold tdBN or BNTT, quantize, lower and export netx HDF5; says whether stock netx runs it.
 
@@ -84,6 +85,7 @@ def fold_and_export(
     from snn2chip.passes import pipeline
     from snn2chip.report import fit as cores
     from snn2chip.report import tables
+    from snn2chip.report.graph import drawn
 
     profile = chips.load(chip).with_weight_bits(weight_bits)
     options: dict[str, object] = {"--timesteps": timesteps, "--high": high, "--mean": mean, "--std": std, "--dt": dt}
@@ -128,18 +130,16 @@ def fold_and_export(
     if whole:
         akida.build(laid, fbz)
     netx.save(output, export.chain)
+    said = {
+        "fold": asdict(export.fold_report),
+        "quantize": asdict(export.quantize_report),
+        "lower": asdict(export.lower_report),
+        "notes": export.notes,
+        "made": export.chain.made,
+        "fit": found.as_json(),
+    }
     if json_file is not None:
-        write_json(
-            json_file,
-            {
-                "fold": asdict(export.fold_report),
-                "quantize": asdict(export.quantize_report),
-                "lower": asdict(export.lower_report),
-                "notes": export.notes,
-                "made": export.chain.made,
-                "fit": found.as_json(),
-            },
-        )
+        write_json(json_file, said)
     console.print(tables.export_table(export))
     console.print(tables.layout_table(export))
     table, lines = cores.of(found)
@@ -149,6 +149,7 @@ def fold_and_export(
     for line in tables.export_notes(export):
         console.print(line)
     console.print(f"wrote {output}{f' and {fbz}' if whole else ''}")
+    tell(console, output, "export", said | drawn(export.folded, export.chain, found))
 
 
 def _binning(

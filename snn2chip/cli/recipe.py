@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from snn2chip.cli.chip import input_sides
-from snn2chip.cli.common import app, console_of, guarded
+from snn2chip.cli.common import Explain, app, console_of, guarded
 from snn2chip.cli.fit import ChipOption
 from snn2chip.errors import InputError
 
@@ -24,6 +24,7 @@ def recipe(
     ] = None,
     shape: Annotated[str | None, typer.Option(help="With --fit, of a data set of your own: C,H,W of a sample.")] = None,
     classes: Annotated[int | None, typer.Option(min=1, help="With --fit, of a data set of your own.")] = None,
+    explain: Explain = False,
 ) -> None:
     """List the shipped recipes, print one, explain their fields, or say what one takes on a chip (--fit).
 

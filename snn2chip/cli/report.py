@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from snn2chip.cli.common import DataDir, app, console_of, guarded, is_hdf5
+from snn2chip.cli.common import DataDir, app, console_of, guarded, progress_bar
 from snn2chip.cli.source import made_from
 
 
@@ -15,21 +15,31 @@ from snn2chip.cli.source import made_from
 @guarded
 def report(
     folder: Annotated[
-        Path,
-        typer.Argument(help="Folder with model.pt, .safetensors or .nir, model.net, and the JSON files beside them."),
+        Path, typer.Argument(help="Folder with model.pt, .safetensors or .nir, and the .net file made from it.")
     ],
-    samples: Annotated[int, typer.Option(min=1, help="Test images drawn in the pictures.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Test images that run in the network and in its integers.")] = 50,
+    pictures: Annotated[int, typer.Option(min=1, help="How many of them have spikes and membranes drawn.")] = 4,
     data: DataDir = None,
 ) -> None:
-    """Write report.html: curves, table of layers, verdict, rasters."""
-    from snn2chip.formats import netx
-    from snn2chip.report import page
+    """Write report.html: the network, its training, where accuracy is lost, spikes, membranes, the ladder.
 
-    names = ("model.pt", "model.safetensors", "model.nir")
-    model = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
-    is_hdf5(model)  # where there is none, that is said first
-    chain = netx.load(folder / "model.net")
-    source = made_from(model, chain.made).source
-    images, why = source.at_hand("test", data, samples)
-    written = page.write(folder, source, chain, images, why)
-    console_of().print(f"wrote {written}")
+    `train` begins the page; `fold-and-export`, `simulate` and `verify` add to the page that is beside their file. What
+    they said is in report.json.
+    """
+    from snn2chip.data import ImageSet
+    from snn2chip.report import gather, summary
+
+    run = gather.Run(folder, lambda path, made: made_from(path, made).source)
+    console = console_of()
+    images, why = run.source.at_hand("test", data, samples)
+    if images is not None and not isinstance(images, ImageSet):
+        images, why = None, "the samples in the file have no labels; name its data set to fold-and-export (--dataset)"
+    if run.chain is None:
+        console.print(f"note: no .net file in '{folder}': spikes and membranes of the integers are left out")
+    elif images is None:
+        console.print(f"note: no samples, no pictures: {why}")
+    with progress_bar("looking") as show:
+        record = run.gather(images, pictures, show)
+    written = record.save()
+    console.print(summary.panel(run.source.name, record.facts()))
+    console.print(f"wrote {written}")

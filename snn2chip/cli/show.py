@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from snn2chip.cli.chip import input_sides
-from snn2chip.cli.common import JsonOption, app, console_of, guarded
+from snn2chip.cli.common import Explain, JsonOption, app, console_of, guarded
 from snn2chip.errors import InputError
 
 
@@ -24,6 +24,7 @@ def show(
         str | None, typer.Option(help="C,H,W that come in, where a convolution is first and the file does not say.")
     ] = None,
     json_file: JsonOption = None,
+    explain: Explain = False,
 ) -> None:
     """Show any netx file layer by layer, with what would be clipped, truncated, overflow or be refused."""
     from dataclasses import asdict

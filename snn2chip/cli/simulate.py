@@ -14,6 +14,7 @@ from snn2chip.cli.common import (
     DataDir,
     DatasetOption,
     DeviceOption,
+    Explain,
     JsonOption,
     NetArgument,
     app,
@@ -21,6 +22,7 @@ from snn2chip.cli.common import (
     device_of,
     guarded,
     progress_bar,
+    tell,
 )
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
@@ -85,6 +87,7 @@ def simulate(
     chip: Annotated[
         str | None, typer.Option(help="Of --cost: loihi1, loihi2 or FILE.toml; else the one the file was made for.")
     ] = None,
+    explain: Explain = False,
 ) -> None:
     """Run a network in the chip's integers, bit-accurately: accuracy, spikes, speed.
 
@@ -95,7 +98,7 @@ def simulate(
     from snn2chip.data import test_set
     from snn2chip.formats import netx
     from snn2chip.report import cost as costs
-    from snn2chip.report import tables
+    from snn2chip.report import summary, tables
     from snn2chip.simulate import run as runs
     from snn2chip.simulate import trace
 
@@ -124,10 +127,11 @@ def simulate(
             engine_kind=engine,
             meter=meter,
         )
+    found = result.as_json(chain)
     if output is not None and is_leader():
         trace.save(output, result.trace, result.outputs)
     if json_file is not None and is_leader():
-        write_json(json_file, result.as_json(chain))
+        write_json(json_file, found)
     console = console_of()
     if result.note is not None:
         console.print(f"note: {result.note}")
@@ -138,5 +142,10 @@ def simulate(
         console.print(costs.table(result.cost.as_json()))
         for line in (*costs.lines(result.cost.as_json()), *(f"note: {problem}" for problem in meter.found.problems)):
             console.print(line)
+    if is_leader():
+        if images is not None:
+            tell(console, net, "simulate", found)
+        else:
+            console.print(summary.panel(net.name, {"simulate": found}))
     if output is not None:
         console.print(f"wrote {output}")

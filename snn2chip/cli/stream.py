@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn2chip.cli.common import DeviceOption, JsonOption, NetArgument, app, console_of, device_of, guarded
+from snn2chip.cli.common import DeviceOption, Explain, JsonOption, NetArgument, app, console_of, device_of, guarded
 from snn2chip.cli.simulate import EngineOption
 from snn2chip.errors import InputError
 from snn2chip.files import write_json
@@ -48,6 +48,7 @@ def stream(
     ] = None,
     device: DeviceOption = "auto",
     engine: EngineOption = "auto",
+    explain: Explain = False,
 ) -> None:
     """Classify one recording of an event camera, from its first event to its last, in bounded memory.
 

@@ -25,12 +25,15 @@ def one_of(resume: bool, overwrite: bool) -> None:
         raise InputError("--resume goes on with what --overwrite deletes; give one of them")
 
 
-def follow(trainer: Trainer, console: Console) -> None:
-    """Run a training to its end: a bar, a line an epoch, curves.png."""
-    from snn2chip.report import curves
+def follow(trainer: Trainer, console: Console, watch: bool = False, board: Path | None = None) -> None:
+    """Run a training to its end: a bar, a line an epoch, report.html, which `watch` opens in a browser, and files for
+    TensorBoard in the folder `board`."""
+    from snn2chip.report.live import Live
 
+    live = Live(trainer, console, watch, board)
     with progress_bar("training") as show:
         for event in trainer.run():
+            live.begin()
             show(event.epoch * event.steps + event.step, event.epochs * event.steps)
             if event.metrics is not None:
                 row = event.metrics
@@ -39,8 +42,8 @@ def follow(trainer: Trainer, console: Console) -> None:
                     f"epoch {int(row['epoch']):3d}/{event.epochs}  loss {row['train_loss']:.4f}  "
                     f"training {row['train_accuracy']:.2%}  {aside}{row['seconds']:.1f} s"
                 )
-                if is_leader():
-                    curves.plot(trainer.progress.history, trainer.out / "curves.png", trainer.recipe.name)
+                live.epoch(row)
+    live.end()
 
 
 def exit_line(trainer: Trainer) -> str | None:
@@ -77,8 +80,12 @@ def train(
         Path | None, typer.Option(help="Learn from this model.pt's answers too (train.distill, train.temperature).")
     ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="On a GPU: replay a step as one CUDA graph.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Open report.html, which refreshes, in a browser.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write files for TensorBoard into OUT/tensorboard, too.")
+    ] = False,
 ) -> None:
-    """Train a spiking network: model.pt, metrics.jsonl and curves.png in --out.
+    """Train a spiking network: model.pt, metrics.jsonl and report.html in --out.
 
     On several processors, GPUs or machines, torchrun starts it:
 
@@ -93,9 +100,12 @@ def train(
     """
     from snn2chip import recipe as recipes
     from snn2chip.data import load
+    from snn2chip.report import live
     from snn2chip.train.loop import Trainer
 
     one_of(resume, overwrite)
+    if tensorboard:
+        live.tensorboard()  # before the work
     chosen = recipes.load(recipe, settings or [])
     out = out or Path("runs") / chosen.name
     size = chosen.data.image_size
@@ -123,7 +133,7 @@ def train(
     if is_leader() and chosen.model.neuron.kind != "relu":
         console.print(_cores(trainer.network, len(training.classes)))
     try:
-        follow(trainer, console)
+        follow(trainer, console, watch, out / "tensorboard" if tensorboard else None)
     except KeyboardInterrupt:
         if (out / "checkpoint.pt").exists():
             print(f"interrupted: go on with --resume --out {out}", file=sys.stderr)

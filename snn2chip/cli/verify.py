@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from snn2chip.cli.common import DataDir, FastConvolution, JsonOption, app, console_of, ensure, guarded, progress_bar
+from snn2chip.cli.common import (
+    DataDir,
+    Explain,
+    FastConvolution,
+    JsonOption,
+    app,
+    console_of,
+    ensure,
+    guarded,
+    progress_bar,
+    tell,
+)
 from snn2chip.cli.source import SourceArgument, arrays, made_from
 from snn2chip.errors import CheckFailed
 from snn2chip.files import write_json
@@ -28,6 +39,7 @@ def verify(
     fast_convolution: FastConvolution = False,
     data: DataDir = None,
     json_file: JsonOption = None,
+    explain: Explain = False,
 ) -> None:
     """Hold every stage against the last, spike for spike; exit 1 and the first difference if one differs."""
     import numpy as np
@@ -74,12 +86,14 @@ def verify(
             with_akida=with_akida,
             say=say,
         )
+    found = {**verdict.as_json(), "samples": len(pixels)}
     if json_file is not None:
-        write_json(json_file, verdict.as_json())
+        write_json(json_file, found)
     console.print(tables.verdict_table(verdict))
     if (spikes := tables.spikes_table(verdict)) is not None:
         console.print(spikes)
     for note in verdict.notes:
         console.print(f"note: {note}")
+    tell(console, net, "verify", found)
     if not verdict.passed:
         raise CheckFailed("; ".join(tables.failure(rung) for rung in verdict.rungs if not rung.passed))

@@ -41,8 +41,7 @@ from snn2chip.passes.adapt import Adapted, Handed, adapt, copied, frames, pixels
 from snn2chip.passes.capture import capture, check
 from snn2chip.passes.quantize import Strategy
 from snn2chip.passes.schedule import Relays
-from snn2chip.report import fit as cores
-from snn2chip.report import tables
+from snn2chip.report import summary, tables
 from snn2chip.simulate.run import Simulation, simulate
 from snn2chip.verify.compare import Verdict
 from snn2chip.verify.ladder import verify
@@ -138,7 +137,7 @@ class Deployed:
         if raw.ndim == 4 and self.chain.pixel_max < 256:  # repeated over time batch by batch
             given = torch.from_numpy(np.zeros(len(raw), np.int64) if labels is None else labels)
             images = ImageSet("given", torch.from_numpy(raw.astype(np.uint8)), given, (), self.chain.pixel_max, "given")
-            found = replace(simulate(self.chain, images=images, **options), accuracy=None, dataset=None)
+            found = replace(simulate(self.chain, images=images, **options), accuracy=None, dataset=None, confusion=None)
         else:
             found = simulate(self.chain, port=self.chain.port(encoder_of(self.chain)(raw)), **options)
         if labels is None:
@@ -160,15 +159,15 @@ class Deployed:
 
     def __rich__(self) -> Panel:
         report = self.export.quantize_report
-        layers = f"{len(self.chain.layers)} netx layers, T = {self.chain.timesteps}, {report.weight_bits}-bit weights"
-        lines = [
-            layers + (", stock netx" if self.chain.stock else "; a neuron that varies with time: not stock netx"),
-            cores.verdict(self.fit),
-            f"decisions agree with float64 on {self.agreement:.1%} of {len(self._calibration)} calibration samples",
-            *((f"saved as {self.path}",) if self.path is not None else ()),
-            *(f"note: {note}" for note in self.notes),
+        facts = {"export": {"fit": self.fit.as_json(), "made": self.chain.made, "quantize": {"layers": report.layers}}}
+        netx_of = "stock netx" if self.chain.stock else "a neuron that varies with time: not stock netx"
+        more = [
+            ("file", f"{len(self.chain.layers)} netx layers, T = {self.chain.timesteps}; {netx_of}"),
+            ("agrees", f"with float64 on {self.agreement:.1%} of {len(self._calibration)} calibration samples"),
+            *((("saved as", str(self.path)),) if self.path is not None else ()),
+            *(("note", note) for note in self.notes),
         ]
-        return Panel("\n".join(lines), title=str(self.chain.made.get("model")), title_align="left")
+        return summary.panel(str(self.chain.made.get("model")), facts, more)
 
     def __str__(self) -> str:
         text = io.StringIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,17 +92,33 @@ def neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Ten
     return fired, v.masked_fill(fired, 0), v * _at(table.gain, step, x)
 
 
+def _needed(network: ir.Network, given: Mapping[str, np.ndarray]) -> set[str]:
+    """The nodes that the readout depends on past those `given`."""
+    found, waiting = set[str](), [network.readout.name]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in given:
+            found.add(name)
+            waiting += network[name].inputs
+    return found
+
+
 @torch.no_grad()
-def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> FloatTrace:
+def evaluate(
+    network: ir.Network, raw: ir.IntArray, *, keep: bool = True, given: Mapping[str, np.ndarray] | None = None
+) -> FloatTrace:
     """Run a captured or folded network on raw input (N, T, C, H, W), in float64, one step after another.
 
-    `keep=False` leaves spikes and membranes out of the trace (whole data sets).
+    `keep=False` leaves spikes and membranes out of the trace (whole data sets). The neuron layers in `given` send those
+    spikes (N, T, ...) instead of their own; what only they would need is not computed, nor in the trace.
 
     Raises:
         InputError: more steps than the network has statistics for.
     """
     if raw.shape[1] > network.timesteps:
         raise InputError(f"{raw.shape[1]} time steps of input exceed the network's {network.timesteps}; give fewer")
+    given = given or {}
+    needed = _needed(network, given)
     spikes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     membranes: dict[str, list[Tensor]] = {node.name: [] for node in network.of(ir.LIF)}
     state: dict[str, Tensor] = {}
@@ -110,6 +127,11 @@ def evaluate(network: ir.Network, raw: ir.IntArray, *, keep: bool = True) -> Flo
     for step in range(raw.shape[1]):
         values: dict[str, Tensor] = {}
         for node in network.nodes:
+            if node.name in given:
+                values[node.name] = torch.from_numpy(given[node.name][:, step].astype(np.float64))
+                continue
+            if node.name not in needed:
+                continue
             if isinstance(node, ir.Input):
                 port = torch.from_numpy(node.port(raw[:, step]).astype(np.float64))
                 values[node.name] = _affine(port, node.scale, node.shift)

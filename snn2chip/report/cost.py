@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
-COLUMNS = ("layer", "cores", "spikes", "to cores", "operations", "most", "busiest core", "dense")
+from snn2chip.report import columns
+from snn2chip.report.columns import Wide
+from snn2chip.report.summary import interval, short
 
 
 def rows(cost: Mapping[str, Any]) -> list[list[str]]:
@@ -24,20 +23,9 @@ def rows(cost: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def table(cost: Mapping[str, Any]) -> Table:
+def table(cost: Mapping[str, Any]) -> Wide:
     """The rows as a terminal shows them."""
-    shown = Table(
-        title=f"cost of a sample on {cost['chip']}, counted of {cost['samples']:,}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    for index, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="right" if index else "left", overflow="fold")
-    for row in rows(cost):
-        shown.add_row(*row)
-    return shown
+    return columns.COST.table(f"cost of a sample on {cost['chip']}, counted of {cost['samples']:,}", rows(cost))
 
 
 def lines(cost: Mapping[str, Any]) -> Iterator[str]:
@@ -53,20 +41,10 @@ def lines(cost: Mapping[str, Any]) -> Iterator[str]:
         f"{cost['routed']['mean']:,.0f} cores"
     )
     energy, step = cost["energy"], cost["step"]
-    yield (f"{cost['chip']}: {_said(energy, 1)} uJ a sample, dynamic; the costliest {_short(cost['energy_most'])}")
+    yield (f"{cost['chip']}: {interval(energy)} uJ a sample, dynamic; the costliest {short(cost['energy_most'])}")
     yield (
-        f"{cost['chip']}: {_said(step, 1)} us a step, the longest {_short(cost['step_most'])}; T = {steps}: a sample "
-        f"every {_said(step, steps)} us"
+        f"{cost['chip']}: {interval(step)} us a step, the longest {short(cost['step_most'])}; T = {steps}: a sample "
+        f"every {interval(step, steps)} us"
     )
     layer, core, _ = cost["busiest"]
     yield f"the busiest core: number {core} of {layer}"
-
-
-def _said(values: Mapping[str, float], times: int) -> str:
-    value, low, high = (_short(times * values[key]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
-
-
-def _short(value: float) -> str:
-    """Three digits."""
-    return f"{float(f'{value:.3g}'):,.10g}"

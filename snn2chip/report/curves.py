@@ -1,4 +1,4 @@
-"""Pictures of training: loss and accuracy by epoch; accuracy, spikes and operations by time steps."""
+"""A picture of retraining: accuracy, spikes and operations by time steps."""
 
 from __future__ import annotations
 
@@ -11,21 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from snn2chip.files import atomic_path
 from snn2chip.text import draw, in_plot
-
-
-def plot(history: Sequence[dict[str, float]], path: Path, title: str) -> None:
-    """Draw `history` (rows of metrics.jsonl) to a PNG, whole or not at all."""
-    epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    loss.plot(epochs, [row["train_loss"] for row in history], marker=".", color="tab:blue")
-    loss.set(xlabel="epoch", ylabel="training loss")
-    accuracy.plot(epochs, [100 * row["train_accuracy"] for row in history], marker=".", label="training")
-    if "validation_accuracy" in history[0]:
-        accuracy.plot(epochs, [100 * row["validation_accuracy"] for row in history], marker=".", label="validation")
-    accuracy.set(xlabel="epoch", ylabel="accuracy, %")
-    accuracy.legend(frameon=False)
-    _write(figure, path, title)
 
 
 def plot_timesteps(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
-
-from rich import box
-from rich.table import Table
 
 from snn2chip.backends.akida import Mapping
 from snn2chip.fit.table import Fit
-
-COLUMNS = ("layer", "tile", "cores", "neurons", "axons in", "out", "words", "free", "bound by")
+from snn2chip.report import columns
+from snn2chip.report.columns import Wide
 
 
 def rows(found: Fit) -> list[list[str]]:
@@ -33,14 +29,9 @@ def rows(found: Fit) -> list[list[str]]:
     return cells
 
 
-def table(found: Fit) -> Table:
+def table(found: Fit) -> Wide:
     """The rows as a terminal shows them."""
-    shown = Table(title=f"cores of {found.chip.name}; of a core, the fullest", **_STYLE)
-    for index, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="left" if index in (0, len(COLUMNS) - 1) else "right", overflow="fold")
-    for row in rows(found):
-        shown.add_row(*row)
-    return shown
+    return columns.FIT.table(f"cores of {found.chip.name}; of a core, the fullest", rows(found))
 
 
 def verdict(found: Fit) -> str:
@@ -66,19 +57,15 @@ def lines(found: Fit) -> Iterator[str]:
         yield f"half the cores: {each.halving}"
 
 
-def of(found: Fit | Mapping) -> tuple[Table, Iterator[str]]:
+def of(found: Fit | Mapping) -> tuple[Wide, Iterator[str]]:
     """The table and the lines under it, whoever placed the network."""
     return (table(found), lines(found)) if isinstance(found, Fit) else (nodes_table(found), nodes_lines(found))
 
 
-def nodes_table(found: Mapping) -> Table:
+def nodes_table(found: Mapping) -> Wide:
     """What mapping onto Akida says, a row a layer."""
-    shown = Table(title="nodes of akd1000, by mapping it in hardware alone", **_STYLE)
-    for index, column in enumerate(("layer", "nodes", "kind")):
-        shown.add_column(column, justify="right" if index == 1 else "left")
-    for layer in found.layers:
-        shown.add_row(layer.name, f"{layer.nodes:,}", layer.kind)
-    return shown
+    cells = [[layer.name, f"{layer.nodes:,}", layer.kind] for layer in found.layers]
+    return columns.NODES.table("nodes of akd1000, by mapping it in hardware alone", cells)
 
 
 def nodes_lines(found: Mapping) -> Iterator[str]:
@@ -95,4 +82,3 @@ def nodes_lines(found: Mapping) -> Iterator[str]:
 
 
 _MOST = 5
-_STYLE: dict[str, Any] = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD, "pad_edge": False}

@@ -1,233 +1,214 @@
-"""report.html: what a folder with a model and its export holds, with pictures, in one file."""
+"""report.html: what is known of a run, drawn; one file that needs nothing from outside.
+
+The page is the template page.html.jinja, page.css and page.js. Text is escaped by the template; the browser runs no
+other script than page.js, and loads nothing, by the page's own Content-Security-Policy.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
-from functools import partial
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from snn2chip import chip, ir, places
-from snn2chip.data import ImageSet
-from snn2chip.errors import InputError, reading
-from snn2chip.files import read, write_text
-from snn2chip.fit import demand
-from snn2chip.fit.table import fit
-from snn2chip.ir.encode import encoder_of
-from snn2chip.ir.interpreter import evaluate
-from snn2chip.passes.fold import folded
-from snn2chip.passes.pipeline import Source
+from snn2chip.passes.quantize import LayerReport
+from snn2chip.report import columns, summary, tables
 from snn2chip.report import cost as costs
-from snn2chip.report import fit as cores
-from snn2chip.report.tables import EXPORT_COLUMNS, export_rows
-from snn2chip.simulate import activity
-from snn2chip.simulate.dense import DenseEngine
-from snn2chip.text import draw, in_html, in_plot
+from snn2chip.report.chart import Chart, chart
+from snn2chip.report.columns import Sheet
+from snn2chip.report.graph import draw
+from snn2chip.report.seen import histogram_range
+from snn2chip.text import printable
+from snn2chip.train.checkpoint import FIRING
+from snn2chip.verify.compare import Verdict
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0 } td, th { padding: 3px 9px; text-align: right }
-td:first-child, th:first-child, td.text { text-align: left } tr:nth-child(even) { background: #f4f4f4 }
-th { border-bottom: 1px solid #999 } img { max-width: 100% } .ok { color: #186a3b } .bad { color: #b03a2e }
-"""
+Entries = Mapping[str, Mapping[str, Any]]
 
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{in_html(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{in_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _picture(figure: Figure, alt: str) -> str:
-    buffer = io.BytesIO()
-    draw(figure, buffer, format="png", dpi=110)
-    return f'<img alt="{in_html(alt)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+_HERE = Path(__file__).parent
+_WIDE, _NARROW = 8, 3  # blocks in a row of the drawing
+_LONG = ("scales", "rounding", "notes")  # of what a file says of how it was made
+_STEPS = (
+    ("export", "fold-and-export MODEL", "integers for the chip"),
+    ("simulate", "simulate NET --cost", "accuracy and cost of the integers on the whole test set"),
+    ("verify", "verify MODEL NET", "the proof that every stage says the same"),
+    ("seen", "report FOLDER", "what single samples do in the network and in its integers"),
+)
 
 
-def raster_figure(folded: ir.Network, chain: ir.Chain, image: np.ndarray) -> Figure:
-    """Spikes of every layer for one image (C, H, W), or events (T, C, H, W): equal ones grey, differing in colour."""
-    raw = encoder_of(chain)(image[None])
-    float_spikes = evaluate(folded, raw).spikes
-    integer = DenseEngine(chain).run(chain.port(raw))
-    layers = [layer for layer in chain.layers if next(iter(layer.origin), "") in float_spikes]
-    rows = -(-len(layers) // 10)  # a deep network takes several rows
-    figure = Figure(figsize=(11, 3.4 * rows), layout="constrained")
-    spread = np.random.default_rng(0)
-    for index, layer in enumerate(layers):
-        axes = figure.add_subplot(rows, -(-len(layers) // rows), index + 1)
-        name = next(iter(layer.origin))
-        wanted = float_spikes[name][0].flatten(1).numpy()
-        start, stop = layer.origin[name]
-        found = integer.spikes[layer.name][0, :, start:stop].reshape(len(wanted), -1).astype(bool)
-        for spikes, color, size in (
-            (wanted & found, "0.65", 1.0),
-            (wanted & ~found, "tab:blue", 5.0),
-            (found & ~wanted, "tab:red", 5.0),
-        ):
-            steps, neurons = np.nonzero(spikes)
-            # a column a time step, dots spread over its width so that they do not cover each other
-            axes.scatter(steps + spread.uniform(-0.4, 0.4, len(steps)), neurons, s=size, color=color, linewidths=0)
-        axes.set_title(f"{in_plot(name)}: {int((wanted != found).sum())} of {wanted.size:,} differ", fontsize=9)
-        axes.set_xlabel("time step")
-        axes.set_xticks(range(len(wanted)))
-        axes.set_xlim(-0.5, len(wanted) - 0.5)
-        axes.tick_params(labelsize=7)
-    figure.axes[0].set_ylabel("neuron")
-    figure.suptitle("spikes of one sample: in both (grey), only float (blue), only chip integers (red)", fontsize=10)
-    return figure
-
-
-def layers_figure(layers: Sequence[dict[str, Any]], spikes: dict[str, float]) -> Figure:
-    """Share of differing spikes, weight bits and firing rate by layer."""
-    figure = Figure(figsize=(11, 2.8), layout="constrained")
-    names = [in_plot(layer["name"]) for layer in layers]
-    panels = figure.subplots(1, 3)
-    panels[0].bar(names, [100 * (layer["error"] or 0) for layer in layers], color="tab:orange")
-    panels[0].set_title("error on calibration images, %", fontsize=10)
-    panels[1].bar(names, [layer["weight_bits"] for layer in layers], color="tab:blue")
-    panels[1].set_title("weight bits used", fontsize=10)
-    panels[2].bar(names, [100 * spikes.get(layer["name"], 0.0) for layer in layers], color="tab:green")
-    panels[2].set_title("neurons that fire in a step, %", fontsize=10)
-    for axes in panels:
-        axes.tick_params(axis="x", rotation=45, labelsize=8)
-    return figure
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = read(path, "JSON")
-    except FileNotFoundError:
-        return None
-    if not isinstance(value, dict):
-        raise InputError(f"'{path}' holds a {type(value).__name__}, not what snn2chip writes; make it again")
-    return value
-
-
-_damaged = partial(reading, kind="of another snn2chip", remedy="make it again")
-
-
-def write(folder: Path, source: Source, chain: ir.Chain, images: ImageSet | ir.IntArray | None, why: str = "") -> Path:
-    """Write report.html into the folder of a network's file and its model.net, using what else lies there.
-
-    curves.png, export.json, simulate.json and verify.json are shown where they exist.
-
-    Raises:
-        InputError: one of these is damaged.
-    """
-    metrics = source.metrics
-    parts = [f"<h1>{in_html(source.name)}</h1><p>{in_html(source.description)}</p>"]
-    simulated = _read_json(folder / "simulate.json")
-    rates: dict[str, float] = {}
-    said: list[str] = []
-    rows, title = [], "accuracy"
-    if "float_accuracy" in metrics:
-        with _damaged(folder / "model.pt"):
-            rows = [["float32, trained network", f"{100 * metrics['float_accuracy']:.2f} %", f"{metrics['samples']:,}"]]
-            title = f"accuracy on {metrics['dataset']}"
-    if simulated:
-        with _damaged(folder / "simulate.json"):
-            rates = _firing_rates(chain, simulated)
-            steps = simulated["samples"] * simulated["timesteps"]
-            said = activity.of_chain(chain, simulated["spikes"], steps, "the simulated samples")
-            if "accuracy" in simulated:
-                accuracy = f"{100 * simulated['accuracy']:.2f} %"
-                rows.append(["chip integers, simulated", accuracy, f"{simulated['samples']:,}"])
-    parts += [_html_table((title, "", "samples"), rows)] if rows else []
-    parts += [f"<p>note: {in_html(note)}</p>" for note in said]
-    curves = folder / "curves.png"
-    if curves.exists():
-        data = base64.b64encode(curves.read_bytes()).decode()
-        parts.append(f'<h2>Training</h2><img alt="curves" src="data:image/png;base64,{data}">')
-    exported = _read_json(folder / "export.json")
-    if exported:
-        with _damaged(folder / "export.json"):
-            parts += _export_part(exported["quantize"], chain, rates)
-    verified = _read_json(folder / "verify.json")
-    if verified:
-        with _damaged(folder / "verify.json"):
-            verdict = "every exact rung holds" if verified["passed"] else "NOT EQUAL"
-            style = "ok" if verified["passed"] else "bad"
-            rows = [
-                [
-                    rung["name"],
-                    ("proved" if rung.get("proved") else "yes") if rung["passed"] else "NO",
-                    f"{rung['mismatches']:,}",
-                    f"{rung['compared']:,}",
-                    rung["detail"],
-                ]
-                for rung in verified["rungs"]
-            ]
-            parts.append(f'<h2>Verified: <span class="{style}">{verdict}</span></h2>')
-            parts.append(_html_table(("rung", "holds", "mismatches", "compared", "detail"), rows))
-            parts += [f"<p>note: {in_html(note)}</p>" for note in verified.get("notes", ())]
-    made_for = str(chain.made.get("chip"))
-    profile = chip.with_cores(chip.load(made_for)) if made_for in places.chip_files() else None
-    parts.append(f"<h2>On the cores of {in_html(made_for if profile is None else profile.name)}</h2>")
-    if profile is not None:
-        found = fit(demand.of_chain(chain), profile)
-        parts += [f"<p>{in_html(line)}</p>" for line in cores.lines(found)]
-        parts.append(_html_table(cores.COLUMNS, cores.rows(found)))
-    else:
-        parts.append(f"<p>No table: the chip's profile is not in the folder {places.CHIPS_VARIABLE}.</p>")
-    if simulated and "cost" in simulated:
-        with _damaged(folder / "simulate.json"):
-            parts.append(f"<h2>What it costs on {in_html(simulated['cost']['chip'])}</h2>")
-            parts += [f"<p>{in_html(line)}</p>" for line in costs.lines(simulated["cost"])]
-            parts.append(_html_table(costs.COLUMNS, costs.rows(simulated["cost"])))
-    parts.append("<h2>Spikes</h2>")
-    if images is None:
-        parts.append(f"<p>No pictures: {in_html(why)}</p>")
-    else:
-        network = folded(source.network)
-        for index in range(len(images)):
-            shown = f"sample {index}"
-            if isinstance(images, ImageSet):
-                label = int(images.labels[index])
-                named = network.classes[label] if label < len(network.classes) else images.classes[label]
-                shown += f", class {named}"
-            pixels = images.images[index].numpy() if isinstance(images, ImageSet) else images[index]
-            parts.append(f"<p>{in_html(shown)}</p>{_picture(raster_figure(network, chain, pixels), 'raster')}")
-    made = ", ".join(f"{key} {value}" for key, value in chain.made.items() if key not in ("scales", "rounding"))
-    parts.append(f"<p><small>{in_html(made)}</small></p>")
-    page = "\n".join(parts)
-    target = folder / "report.html"
-    write_text(
-        target,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{in_html(source.name)}</title>'
-        f"<style>{_STYLE}</style><body>{page}</body></html>\n",
+def render(entries: Entries, refresh: int = 0) -> str:
+    """The page."""
+    about, train, seen = (entries.get(kind, {}) for kind in ("about", "train", "seen"))
+    export, verdict = entries.get("export", {}), entries.get("verify")
+    facts = ({"simulate": seen["simulate"]} if seen else {}) | dict(entries)
+    simulated = facts.get("simulate", {})
+    nodes = export.get("graph") or about.get("graph") or []
+    rates = _rates(nodes, train.get("history", []), simulated, seen)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    return target
+    environment.globals["share"] = summary.share
+    classes = list(about.get("classes") or seen.get("classes") or [])
+    return environment.get_template("page.html.jinja").render(
+        title=about.get("name", "network"),
+        description=about.get("description", ""),
+        refresh=refresh,
+        training=_progress(train, refresh),
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        box=summary.rows(facts),
+        drawings=[("wide", draw(nodes, rates, _WIDE)), ("narrow", draw(nodes, rates, _NARROW))] if nodes else [],
+        curves=_curves(train.get("history", [])),
+        lost=_lost(seen) if seen else [],
+        confusion=_confusion(simulated, classes),
+        simulated=simulated,
+        classes=classes,
+        seen=seen,
+        lowest=histogram_range()[0],
+        membranes=_membranes(seen) if seen else [],
+        ladder=None if verdict is None else _verdict(verdict),
+        ladder_table=None if verdict is None else _table(columns.LADDER, tables.verdict_rows(_verdict(verdict))),
+        export_table=_table(
+            columns.EXPORT, tables.export_rows([LayerReport(**x) for x in export["quantize"]["layers"]])
+        )
+        if "quantize" in export
+        else None,
+        cores_table=_table(columns.FIT, export["cores"]["rows"]) if "cores" in export else None,
+        cores_lines=export["cores"]["lines"] if "cores" in export else [],
+        cost_table=_table(columns.COST, costs.rows(simulated["cost"])) if "cost" in simulated else None,
+        cost_lines=list(costs.lines(simulated["cost"])) if "cost" in simulated else [],
+        made=", ".join(
+            f"{key} {value}"
+            for key, value in export.get("made", {}).items()
+            if key not in ("scales", "rounding", "notes")
+        ),
+        missing=[(command, what) for kind, command, what in _STEPS if kind not in entries],
+    )
 
 
-class _Row:
-    """Attribute access to a layer's dictionary from export.json."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.__dict__.update(values)
-        largest = values["bound"] if values["proved"] or values["seen"] is None else values["seen"]
-        self.headroom = values["limit"] / max(1, largest)
+def _verdict(values: Mapping[str, Any]) -> Verdict:
+    return Verdict.from_json({key: values[key] for key in ("passed", "rungs", "notes")})
 
 
-def _firing_rates(chain: ir.Chain, simulated: dict[str, Any]) -> dict[str, float]:
-    """Share of neurons that fire in a step, by netx layer number."""
-    steps = simulated["samples"] * simulated["timesteps"]
+def _table(sheet: Sheet, rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Headings with their meanings, which of them are words, and rows."""
     return {
-        layer.name: simulated["spikes"].get(layer.name, 0) / (steps * int(np.prod(layer.shape)))
-        for layer in chain.layers
+        "columns": [(name, meaning, name in sheet.words) for name, meaning in sheet.columns.items()],
+        "rows": rows,
     }
 
 
-def _export_part(quantized: dict[str, Any], chain: ir.Chain, rates: dict[str, float]) -> list[str]:
-    names = (layer["name"] for layer in quantized["layers"])
-    by_name = {name: rates.get(layer.name, 0.0) for name, layer in zip(names, chain.layers, strict=False)}
-    rows = export_rows([_Row(layer) for layer in quantized["layers"]])
-    return [
-        "<h2>On the chip</h2>",
-        _picture(layers_figure(quantized["layers"], by_name), "layers"),
-        _html_table(EXPORT_COLUMNS, rows),
+def _integers(quantized: Mapping[str, Any]) -> dict[str, Any]:
+    layers = [LayerReport(**layer) for layer in quantized["layers"]]
+    return _table(columns.EXPORT, tables.export_rows(layers))
+
+
+def _progress(train: Mapping[str, Any], live: int) -> str:
+    history = train.get("history", [])
+    if not live or not history:
+        return "training has begun" if live else ""
+    return f"training, epoch {int(history[-1]['epoch'])} of {train['epochs']}"
+
+
+def _rates(
+    nodes: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, float]],
+    simulated: Mapping[str, Any],
+    seen: Mapping[str, Any],
+) -> dict[str, float]:
+    """Share of neurons that fire in a step, by trained layer: as trained, and in integers where they ran."""
+    rates = {
+        key.removeprefix(FIRING): rate for row in history[-1:] for key, rate in row.items() if key.startswith(FIRING)
+    }
+    rates |= {layer["name"]: layer["rate"] for layer in seen.get("layers", [])}
+    sizes = {node["name"]: int(np.prod(node["shape"])) for node in nodes}
+    for number, origin in simulated.get("layers", {}).items():
+        if len(origin) == 1 and (name := next(iter(origin))) in sizes:  # no relays beside it
+            steps = simulated["samples"] * simulated["timesteps"]
+            rates[name] = simulated["spikes"].get(number, 0) / (steps * sizes[name])
+    return rates
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> list[Chart]:
+    """Loss, accuracy, firing rates and learning rate by epoch."""
+    if not history:
+        return []
+
+    def line(key: str, times: float = 1) -> list[tuple[float, float]]:
+        return [(row["epoch"], times * row[key]) for row in history if key in row]
+
+    accuracy = [("training", line("train_accuracy", 100)), ("validation", line("validation_accuracy", 100))]
+    firing = [key for key in history[-1] if key.startswith(FIRING)]
+    found = [
+        chart("loss", "epoch", [("training", line("train_loss"))]),
+        chart("accuracy, %", "epoch", [each for each in accuracy if each[1]]),
+        chart("learning rate", "epoch", [("learning rate", line("learning_rate"))], within=(0, None)),
     ]
+    if firing:
+        lines = [(key.removeprefix(FIRING), line(key, 100)) for key in firing]
+        found.insert(2, chart("neurons that fire in a step, %", "epoch", lines, within=(0, None)))
+    return found
+
+
+def _lost(seen: Mapping[str, Any]) -> list[Chart]:
+    """Decisions when the layers up to one are integers and the rest float, and spikes that differ in each layer."""
+    names, of = ["none", *(layer["name"] for layer in seen["layers"]), "all"], seen["of"]
+
+    def line(key: str, first: int, last: int) -> list[tuple[float, float]]:
+        values = [first, *(layer[key] for layer in seen["layers"]), last]
+        return [(float(index), 100 * value / of) for index, value in enumerate(values)]
+
+    decisions = [
+        ("as in the float network", line("agree", of, seen["agree"])),
+        ("right", line("right", *seen["right"])),
+    ]
+    lowest = min(y for _, line in decisions for _, y in line)
+    spikes = [(float(index), 100 * layer["differ"] / layer["of"]) for index, layer in enumerate(seen["layers"])]
+    return [
+        chart("decisions, %", "integers up to layer", decisions, names=names, within=(max(0.0, lowest - 2), 100)),
+        chart("spikes that differ, %", "layer", [("", spikes)], names=names[1:-1], within=(0, None)),
+    ]
+
+
+def _membranes(seen: Mapping[str, Any]) -> list[Chart]:
+    """By layer, where membranes are after a step without a spike; the threshold is at 1."""
+    low, high, bins = histogram_range()
+    width = (high - low) / bins
+    found = []
+    for name, pair in seen["membranes"].items():
+        curves = []
+        for title, counts in zip(("float", "integers"), pair, strict=True):
+            total = max(1, sum(counts))
+            curves.append((title, [(low + (index + 0.5) * width, 100 * n / total) for index, n in enumerate(counts)]))
+        found.append(chart(name, "membrane / threshold", curves, within=(0, None), marks=[1 - width / 2]))
+    return found
+
+
+def _confusion(simulated: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+    """Cells (label, decision, samples, share of the label's), and how large they are drawn."""
+    cells = simulated.get("confusion")
+    if not cells or not classes:
+        return None
+    totals: dict[int, int] = {}
+    for label, _, count in cells:
+        totals[label] = totals.get(label, 0) + count
+    size = 34 if len(classes) <= 12 else max(3, 400 // len(classes))
+    return {
+        "size": size,
+        "side": size * len(classes),
+        "named": size >= 14,
+        "edge": 16 + 7 * min(12, max(map(len, classes))) if size >= 14 else 12,
+        "cells": [(label, found, count, round(count / totals[label], 4)) for label, found, count in cells],
+        "samples": sum(totals.values()),
+    }

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from rich.tree import Tree
 
 from snn2chip.chip.profile import Chip
@@ -19,7 +18,8 @@ from snn2chip.formats.netx import read
 from snn2chip.formats.netx.look import COMPUTING, Entry, Look, look, span
 from snn2chip.formats.netx.read import Finding
 from snn2chip.ir import IntArray, Shape
-from snn2chip.report import findings
+from snn2chip.report import columns, findings
+from snn2chip.report.columns import Wide
 
 LABELS = {
     "fails": "stock netx fails",
@@ -233,29 +233,26 @@ def _synapses(entry: Entry) -> tuple[int, int]:
     return pairs * weight.shape[0] * weight.shape[1], fan_in
 
 
-def layers_table(shown: Description) -> Table:
+def layers_table(shown: Description) -> Wide:
     """One row an entry of the file, and the totals."""
-    table = Table(title=shown.path, title_justify="left", show_footer=True)
-    totals = shown.totals
-    for column, footer in (
-        *(("layer", ""), ("type", ""), ("shape", "all"), ("neurons", f"{totals['neurons']:,}")),
-        *(("synapses", f"{totals['synapses']:,}"), ("weights", f"{totals['weights']:,}"), ("range", ""), ("bits", "")),
-        *(("zeros", ""), ("bias", ""), ("iDecay", ""), ("vDecay", ""), ("vThMant", ""), ("chip step", ""), ("", "")),
-    ):
-        table.add_column(column, footer, justify="left" if column in ("layer", "type", "shape", "") else "right")
+    rows = []
     for layer in shown.layers:
         weight, bias = layer.weight, layer.bias
-        table.add_row(
-            *(str(layer.number), layer.kind, "x".join(map(str, layer.shape)) or "?"),
-            *(f"{count:,}" if count else "" for count in (layer.neurons, layer.synapses)),
-            *((f"{weight.count:,}", weight.text) if weight else ("", "")),
-            *((str(weight.bits), f"{100 * weight.zeros / weight.count:.1f} %") if weight else ("", "")),
-            bias.text if bias else "",
-            *(str(layer.neuron.get(name, "")) for name in ("iDecay", "vDecay", "vThMant")),
-            _span(layer.step) if layer.step else "",
-            f"{len(layer.findings)} !" if layer.findings else "",
+        rows.append(
+            [
+                *(str(layer.number), layer.kind, "x".join(map(str, layer.shape)) or "?"),
+                *(f"{count:,}" if count else "" for count in (layer.neurons, layer.synapses)),
+                *((f"{weight.count:,}", weight.text) if weight else ("", "")),
+                *((str(weight.bits), f"{100 * weight.zeros / weight.count:.1f} %") if weight else ("", "")),
+                bias.text if bias else "",
+                *(str(layer.neuron.get(name, "")) for name in ("iDecay", "vDecay", "vThMant")),
+                _span(layer.step) if layer.step else "",
+                str(len(layer.findings) or ""),
+            ]
         )
-    return table
+    totals = [f"{shown.totals[name]:,}" for name in ("neurons", "synapses", "weights")]
+    rows.append(["all", "", "", *totals, *[""] * (len(columns.SHOW.columns) - 6)])
+    return columns.SHOW.table(shown.path, rows)
 
 
 def tree(shown: Description) -> Tree:

@@ -1,14 +1,16 @@
-"""Tables for the terminal; their rows are those of report.html, too (`report_page`)."""
+"""Rows of tables, for the terminal and for report.html; and what is said beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from snn2chip import ir
+from snn2chip.report import columns
+from snn2chip.report.columns import Wide
 from snn2chip.simulate import activity
 
 if TYPE_CHECKING:
@@ -25,23 +27,8 @@ if TYPE_CHECKING:
 MOST_CLASSES = 12  # rows of the table of scores
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-EXPORT_COLUMNS = (
-    "layer", "neuron", "fan-in", "neurons", "synapses", "rule", "rounding", "scale", "threshold", "weights", "bits",
-    "bias", "error", "headroom", "proved",
-)  # fmt: skip
-
-
 def export_rows(layers: Sequence[Any]) -> list[list[str]]:
-    """One row a `quantize.LayerReport`, in the order of `EXPORT_COLUMNS`."""
+    """One row a `quantize.LayerReport`, in the order of `columns.EXPORT`."""
     return [
         [
             layer.name,
@@ -64,18 +51,15 @@ def export_rows(layers: Sequence[Any]) -> list[list[str]]:
     ]
 
 
-def export_table(export: Export) -> Table:
+def export_table(export: Export) -> Wide:
     """The table of `fold-and-export`."""
     report = export.quantize_report
     title = f"{report.chip}, {report.weight_bits}-bit weights, {report.calibration} calibration images"
-    return _table(title, EXPORT_COLUMNS, export_rows(report.layers))
-
-
-LAYOUT_COLUMNS = ("layer", "holds", "as", "channels", "neurons", "threshold", "relays allow", "weights alone")
+    return columns.EXPORT.table(title, export_rows(report.layers))
 
 
 def layout_rows(chain: ir.Chain, lowered: LowerReport) -> list[list[str]]:
-    """What every channel of every chain layer is, in the order of `LAYOUT_COLUMNS`."""
+    """What every channel of every chain layer is, in the order of `columns.LAYOUT`."""
     layers = {layer.name: layer for layer in chain.layers}
     levels = dict(zip(layers, lowered.levels, strict=True))
     rows = []
@@ -100,17 +84,14 @@ def layout_rows(chain: ir.Chain, lowered: LowerReport) -> list[list[str]]:
     return rows
 
 
-def layout_table(export: Export) -> Table:
+def layout_table(export: Export) -> Wide:
     """Which chain layer holds which channels of which trained layer, relays and copies included."""
     lowered = export.lower_report
     title = f"{len(export.chain.layers)} netx layers, {lowered.neurons:,} neurons"
     if lowered.relay_neurons:
         share = 100 * lowered.relay_neurons / lowered.neurons
         title += f", of which {lowered.relay_neurons:,} ({share:.0f} %) pass spikes on (relays: {export.plan.relays})"
-    table = _table(title, LAYOUT_COLUMNS, layout_rows(export.chain, lowered))
-    for column in table.columns[1:3]:
-        column.justify = "left"
-    return table
+    return columns.LAYOUT.table(title, layout_rows(export.chain, lowered))
 
 
 _MANY = 20
@@ -236,7 +217,7 @@ def spike_cells(layer: ir.ChainLayer, spikes: int, each: int, steps: int) -> lis
     ]
 
 
-def simulation_table(chain: ir.Chain, result: Simulation) -> Table:
+def simulation_table(chain: ir.Chain, result: Simulation) -> Wide:
     """The table of `simulate`."""
     steps = result.samples * result.timesteps
     rows = []
@@ -250,8 +231,7 @@ def simulation_table(chain: ir.Chain, result: Simulation) -> Table:
         f"{real_time(chain, result.timesteps)}, {result.seconds:.2f} s, {rate:,.1f} samples a second "
         f"({result.engine} engine)"
     )
-    columns = ("layer", "trained as", "neurons", "spikes", "a sample", "of all", "largest input")
-    return _table(title, columns, rows)
+    return columns.SIMULATION.table(title, rows)
 
 
 def _first(rung: Rung) -> str:
@@ -271,9 +251,9 @@ def _holds(rung: Rung) -> str:
     return "differs" if rung.mismatches else "proved" if rung.proved else "equal"
 
 
-def verdict_table(verdict: Verdict) -> Table:
-    """The table of `verify`."""
-    rows = [
+def verdict_rows(verdict: Verdict) -> list[list[str]]:
+    """One row a rung, in the order of `columns.LADDER`."""
+    return [
         [
             rung.name,
             _holds(rung),
@@ -285,26 +265,25 @@ def verdict_table(verdict: Verdict) -> Table:
         ]
         for rung in verdict.rungs
     ]
-    table = _table(
-        "every exact rung holds" if verdict.passed else "NOT EQUAL",
-        ("rung", "", "mismatches", "compared", "detail"),
-        rows,
-    )
-    table.columns[-1].justify = "left"
-    return table
 
 
-def spikes_table(verdict: Verdict) -> Table | None:
+def verdict_table(verdict: Verdict) -> Wide:
+    """The table of `verify`."""
+    return columns.LADDER.table("every exact rung holds" if verdict.passed else "NOT EQUAL", verdict_rows(verdict))
+
+
+def spikes_table(verdict: Verdict) -> Wide | None:
     """Spikes by layer in the trained network and in integers; a stage that differs from both has a column too."""
-    columns: dict[str, dict[str, int]] = {}
+    stages: dict[str, dict[str, int]] = {}
     short = {"torch = captured": "trained", "NIR = network": "NIR", "captured = folded": "folded"}
     short["folded ~ integers"] = "integers"
     for rung in verdict.rungs:
-        if rung.spikes and rung.spikes not in columns.values():
-            columns[short.get(rung.name, rung.name)] = rung.spikes
-    layers = list(dict.fromkeys(layer for spikes in columns.values() for layer in spikes))
-    rows = [[layer, *(f"{spikes.get(layer, 0):,}" for spikes in columns.values())] for layer in layers]
-    return _table("spikes a layer", ("layer", *columns), rows) if rows else None
+        if rung.spikes and rung.spikes not in stages.values():
+            stages[short.get(rung.name, rung.name)] = rung.spikes
+    layers = list(dict.fromkeys(layer for spikes in stages.values() for layer in spikes))
+    rows = [[layer, *(f"{spikes.get(layer, 0):,}" for spikes in stages.values())] for layer in layers]
+    sheet = replace(columns.SPIKES, columns=dict.fromkeys(("layer", *stages), ""))
+    return sheet.table(sheet.about, rows) if rows else None
 
 
 def failure(rung: Rung) -> str:
@@ -313,15 +292,12 @@ def failure(rung: Rung) -> str:
     return f"{rung.name}: {where}{rung.detail}"
 
 
-def fields_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+def fields_table(rows: Sequence[tuple[str, str, str, str]]) -> Wide:
     """The table of `recipe --fields`."""
-    table = _table("fields of a recipe", ("field", "type", "default", "meaning"), rows)
-    for column in table.columns:
-        column.justify = "left"
-    return table
+    return columns.FIELDS.table(columns.FIELDS.about, rows)
 
 
-def collapse_table(report: CollapseReport) -> Table:
+def collapse_table(report: CollapseReport) -> Wide:
     """The table of `collapse`."""
     title = (
         f"{len(report.collapsed)} BNTT layers, T = {report.timesteps}, against the network with BNTT on "
@@ -338,30 +314,30 @@ def collapse_table(report: CollapseReport) -> Table:
         ]
         for index, trial in enumerate(report.trials)
     ]
-    return _table(title, ("collapse", "spikes that differ", "of all", "decisions that differ", "of all", ""), rows)
+    return columns.COLLAPSE.table(title, rows)
 
 
-def scores_table(chain: ir.Chain, said: Moment) -> Table:
+def scores_table(chain: ir.Chain, said: Moment) -> Wide:
     """The table of `stream --sample`: the classes with the largest scores."""
     rows = [
         [chain.classes[index], f"{said.scores[index]:,}", f"{100 * said.shares[index]:.2f} %"]
         for index in np.argsort(-said.scores, kind="stable")[:MOST_CLASSES]
     ]
     title = f"decision {chain.classes[said.decision]}, confidence {100 * said.confidence:.1f} %"
-    return _table(title, ("class", "score", "confidence"), rows)
+    return columns.SCORES.table(title, rows)
 
 
-def stream_table(chain: ir.Chain, run: RecordingStream) -> Table:
+def stream_table(chain: ir.Chain, run: RecordingStream) -> Wide:
     """The table of `stream`."""
     rows = [spike_cells(layer, run.counts[layer.name], run.steps, run.steps) for layer in chain.layers]
-    return _table("spikes", ("layer", "trained as", "neurons", "spikes", "a step", "of all"), rows)
+    return columns.STREAM.table("spikes", rows)
 
 
-def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest: Mapping[str, int]) -> Table:
+def chip_time_table(net: Netlist, steps: int, spikes: Mapping[str, int], largest: Mapping[str, int]) -> Wide:
     """The table of `chip`."""
     rows = []
     for layer in net.layers:
         count, shape = spikes[layer.name], "x".join(map(str, layer.shape))
         share = f"{100 * count / (steps * layer.bias.size):.2f} %"
         rows.append([layer.name, layer.kind, shape, f"{count:,}", share, f"{largest[layer.name]:,}"])
-    return _table(f"{steps:,} chip steps", ("layer", "type", "neurons", "spikes", "of all", "largest input"), rows)
+    return columns.CHIP_TIME.table(f"{steps:,} chip steps", rows)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:  # placing knows of passes and formats, which simulating does 
 class Simulation:
     """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time (encoding
     included, reading the data not); `note` says why the engine is not the one asked for; `cost` if it was counted;
-    `outputs` (N, K) are the scores in the trained network's units, None for a file that does not say them."""
+    `outputs` (N, K) are the scores in the trained network's units, None for a file that does not say them; `confusion`
+    rows of label, decision and how many samples, without labels None."""
 
     trace: Trace
     samples: int
@@ -39,6 +40,7 @@ class Simulation:
     note: str | None = None
     cost: Cost | None = None
     outputs: FloatArray | None = None
+    confusion: list[list[int]] | None = None
 
     def as_json(self, chain: Chain) -> dict[str, Any]:
         """Plain values, as `snn2chip simulate --json` writes them."""
@@ -57,6 +59,8 @@ class Simulation:
             figures["binning"] = chain.made["events"]  # what a step lasts: `dt_us`
         if self.accuracy is not None:
             figures["accuracy"] = self.accuracy
+        if self.confusion is not None:
+            figures["confusion"] = self.confusion
         if self.cost is not None:
             figures["cost"] = self.cost.as_json()
         return figures
@@ -113,9 +117,10 @@ def simulate(
         meter.counts = [counts for process in parallel.all_of(meter.counts) for counts in process]
     seconds = time.monotonic() - started
     trace = Trace.joined(parts)
-    accuracy = None
+    accuracy, confusion = None, None
     if images is not None:
-        accuracy = float(np.mean(trace.scores.argmax(1) == images.labels.numpy()))
+        labels, decided = images.labels.numpy(), trace.scores.argmax(1)
+        accuracy, confusion = float(np.mean(decided == labels)), confusion_of(labels, decided)
     return Simulation(
         trace,
         total,
@@ -127,7 +132,15 @@ def simulate(
         engine.note,
         None if meter is None else meter.cost(),
         chain.outputs(trace.scores),
+        confusion,
     )
+
+
+def confusion_of(labels: IntArray, decided: IntArray) -> list[list[int]]:
+    """How many samples of each label were decided for each class: rows (label, decision, samples), none with 0."""
+    pairs, counts = np.unique(np.stack([labels, decided], 1), axis=0, return_counts=True)
+    rows: list[list[int]] = np.column_stack([pairs, counts]).tolist()
+    return rows
 
 
 def counted(engine: Engine, port: IntArray, meter: Meter | None, *, batch_size: int, keep: bool) -> Trace:

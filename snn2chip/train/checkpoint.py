@@ -25,6 +25,7 @@ from snn2chip.recipe import Recipe
 FORMAT = "snn2chip-checkpoint"
 Count = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+FIRING = "firing/"  # before a layer's name, its share of neurons that fire
 ROW = {"epoch", "train_loss", "train_accuracy", "learning_rate", "seconds"}
 
 
@@ -142,9 +143,12 @@ def _progress(value: Any, recipe: Recipe, steps_per_epoch: int) -> Progress:
         progress.history,
         {"train_accuracy", *(["validation_accuracy"] if recipe.data.validation else [])},
     )
-    if any(row.keys() != ROW | accuracies or max(row[name] for name in accuracies) > 1 for row in rows) or [
-        row["epoch"] for row in rows
-    ] != list(range(1, progress.epoch + 1)):
+    known = [{name for name in row if not name.startswith(FIRING)} == ROW | accuracies for row in rows]
+    if (
+        not all(known)
+        or any(max(row[name] for name in accuracies) > 1 for row in rows)
+        or [row["epoch"] for row in rows] != list(range(1, progress.epoch + 1))
+    ):
         raise ValueError(f"progress: the history is not that of {progress.epoch} epochs")
     return progress
 

@@ -39,7 +39,7 @@ from snn2chip.train.allocator import keep_pages
 from snn2chip.train.average import Average
 from snn2chip.train.balance import balance
 from snn2chip.train.batches import Batches, order_of, seed_of
-from snn2chip.train.checkpoint import Progress
+from snn2chip.train.checkpoint import FIRING, Progress
 from snn2chip.train.graph import Graphed
 from snn2chip.train.optimization import make_optimizer, schedule
 from snn2chip.train.quantized import FLOAT, Quantized
@@ -50,6 +50,7 @@ from snn2chip.train.whiten import whiten
 
 CHECKPOINT_SECONDS = 60.0
 READ = 50  # steps on a GPU between two looks at losses
+FIRING_IMAGES = 64  # that firing rates are taken from after an epoch
 STATISTICS = 50  # batches that the statistics of an averaged network are taken from
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl", FLOAT)  # what another run would destroy
 
@@ -433,6 +434,7 @@ class Trainer:
                 stop=lambda: self._interrupt.asked,
             )
             found["validation_accuracy"] = round(accuracy, 6)
+        firing = self._firing()
         if self._interrupt.anywhere():
             raise KeyboardInterrupt
         with whole():
@@ -442,6 +444,7 @@ class Trainer:
                     "train_loss": round(p.loss_sum / p.seen, 6),
                     "train_accuracy": round(p.correct / p.seen, 6),
                     **found,
+                    **{f"{FIRING}{name}": rate for name, rate in firing.items()},
                     "learning_rate": rate,
                     "seconds": round(p.seconds, 2),
                 }
@@ -449,6 +452,29 @@ class Trainer:
             p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
             self._start_sums()
         self._checkpoint()
+
+    @torch.no_grad()
+    def _firing(self) -> dict[str, float]:
+        """Share of each layer's neurons that fire in a step, in eval mode, on the first images of the epoch's order."""
+        spec, network = self.recipe.train, self.network if self.quantized is None else self.quantized.deployed()
+        rows = order_of(len(self.train_set), seed_of(spec.seed, 1, self.progress.epoch))[:FIRING_IMAGES]
+        if isinstance(network.encoder, PoissonInput):
+            network.encoder.reseed(0)
+        rates: dict[str, float] = {}
+        handles = [
+            module.register_forward_hook(
+                lambda _module, _inputs, spikes, name=name: rates.update({name: round(float(spikes.float().mean()), 6)})
+            )
+            for name, module in network.body.named_modules()
+            if isinstance(module, LIF)
+        ]
+        network.eval()
+        device = next(network.parameters()).device
+        with arithmetic(device, spec.precision, spec.deterministic):
+            network(self.train_set.images[rows].to(device))
+        for handle in handles:
+            handle.remove()
+        return rates
 
     def _checkpoint(self) -> None:
         self._read()

@@ -76,6 +76,15 @@ class Verdict:
         """The verdict as plain values, as `snn2chip verify --json` writes it."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Verdict:
+        """What `as_json` made plain values of."""
+        rungs = []
+        for rung in values["rungs"]:
+            first = None if rung["first"] is None else Difference(**rung["first"])
+            rungs.append(Rung(**{**rung, "first": first}))
+        return cls(values["passed"], tuple(rungs), tuple(values["notes"]))
+
 
 def compare(first: Arrays, second: Arrays) -> Counted:
     """Count differing values of two sets of (samples, T, ...) arrays, layer by layer in the order of `first`.
