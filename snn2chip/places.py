@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from snn2chip.errors import InputError
+from snn2chip.text import did_you_mean
 
 CACHE_VARIABLE = "SNN2CHIP_CACHE"
 CHIPS_VARIABLE = "SNN2CHIP_CHIPS"
@@ -42,7 +43,9 @@ def recipe_file(name: str) -> Path:
     """
     path = _ROOT / "models" / name / "recipe.toml"
     if not path.is_file():
-        raise InputError(f"no recipe '{name}': shipped recipes are {', '.join(recipe_names())}; or give a path")
+        names = recipe_names()
+        hint = f"{did_you_mean(name, names)}shipped recipes are {', '.join(names)}; or give a path"
+        raise InputError(f"no recipe '{name}': {hint}")
     return path
 
 

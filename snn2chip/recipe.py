@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,7 +17,7 @@ from snn2chip.choices import Relays
 from snn2chip.data.recordings.binning import MAX_COUNT, BinSettings
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.ir import Coding, ReadoutKind
-from snn2chip.text import one_line
+from snn2chip.text import did_you_mean, one_line
 
 SurrogateName = Literal["rectangular", "triangular", "arctan"]
 
@@ -400,8 +400,30 @@ _OPTIONAL = (("data", "events"), ("train", "quantize"))  # tables that may be le
 
 
 def _nearest(location: Sequence[str | int]) -> str:
-    table = _TABLES.get(".".join(str(part) for part in location[:-1] if not isinstance(part, int)))
-    return f"; expected one of {', '.join(table.model_fields)}" if table else ""
+    *path, name = (str(part) for part in location if not isinstance(part, int))
+    known = [row[0] for row in fields()]
+    elsewhere = next((key for key in known if key.rpartition(".")[2] == name), "")  # in another table
+    guess = f"did you mean '{elsewhere}'? " if elsewhere else did_you_mean(".".join([*path, name]), known)
+    table = _TABLES.get(".".join(path))
+    return f"; {guess}expected one of {', '.join(table.model_fields)}" if table else f"; {guess}".rstrip("; ")
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words: 'int or none', 'black or reflect', 'list of conv, dense'."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin is tuple:
+        return f"list of {' and '.join(_kind(each) for each in inner if each is not Ellipsis)}"
+    if origin in (dict, list):
+        return f"{'table' if origin is dict else 'list'} of {_kind(inner[-1])}"
+    if inner:
+        return " or ".join(map(_kind, inner))
+    if annotation is type(None):
+        return "none"
+    return str(annotation.__name__).removesuffix("Layer").lower()
 
 
 def fields() -> list[tuple[str, str, str, str]]:
@@ -411,10 +433,8 @@ def fields() -> list[tuple[str, str, str, str]]:
         for name, info in table.model_fields.items():
             if info.annotation in _TABLES.values() or (prefix, name) in _OPTIONAL:
                 continue
-            kind = getattr(info.annotation, "__name__", None) or str(info.annotation)
-            kind = kind.replace("typing.", "") if "[" not in str(info.annotation) else str(info.annotation)
             default = "required" if info.is_required() else repr(info.default)
-            rows.append((f"{prefix}.{name}".lstrip("."), kind, default, info.description or ""))
+            rows.append((f"{prefix}.{name}".lstrip("."), _kind(info.annotation), default, info.description or ""))
     return rows
 
 

@@ -12,7 +12,6 @@ Where a set is looked for, in this order:
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -29,6 +28,7 @@ from snn2chip.data.sets.events import EVENT_NAMES, find_events, read_events
 from snn2chip.data.sets.fashion import find_fashion, read_fashion
 from snn2chip.data.sets.folder import read_folder
 from snn2chip.errors import DataError, InputError
+from snn2chip.text import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -271,10 +271,7 @@ def available(data: Path | None = None) -> list[tuple[str, str | None]]:
 
 def _known(name: str, split: str) -> tuple[str, str]:
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, 1)
-        guess = f"did you mean '{near[0]}'? " if near else ""
-        hint = f"{guess}known are {', '.join(NAMES)}"
-        raise DataError(f"no data set '{name}'; {hint}")
+        raise DataError(f"no data set '{name}'; {did_you_mean(name, NAMES)}known are {', '.join(NAMES)}")
     splits = ("train", "val", "test") if name in ("folder", "event-folder") else ("train", "test")
     if split not in splits:
         raise DataError(f"data set '{name}' has no split '{split}'; it has {', '.join(splits)}")
