@@ -30,6 +30,7 @@ from snn2chip.formats import netx
 from snn2chip.ir import Chain
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
+from snn2chip.report import columns
 from snn2chip.report import fit as cores
 from snn2chip.train.loop import evaluate, validation_seed
 
@@ -139,8 +140,8 @@ CORES = "\nOn its cores"
 def with_fit(card: str, chain: Chain, note: str = "") -> str:
     """A card with the table of cores at its end, the one that was there replaced; says so where nothing fits."""
     found = fits.fit(demand.of_chain(chain), chips.with_cores(chips.load(chain.made["chip"])))
-    rule = "| --- " + "| ---: " * (len(cores.COLUMNS) - 2) + "| --- |"
-    rows = [cores.COLUMNS, *cores.rows(found)]
+    rule = "| --- " + "| ---: " * (len(columns.FIT.columns) - 2) + "| --- |"
+    rows = [list(columns.FIT.columns), *cores.rows(found)]
     table = [f"| {' | '.join(row)} |" for row in rows]
     said = [
         f"**{cores.verdict(found)[0].upper()}{cores.verdict(found)[1:]}.**" if not found.fits else cores.verdict(found)

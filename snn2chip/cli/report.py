@@ -42,4 +42,4 @@ def report(
         record = run.gather(images, pictures, show)
     written = record.save()
     console.print(summary.panel(run.source.name, record.facts()))
-    console.print(f"wrote {written}")
+    console.print(f"wrote {written}", soft_wrap=True)

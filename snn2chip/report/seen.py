@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from snn2chip import ir
 from snn2chip.chip.profile import UNIT
@@ -220,6 +219,8 @@ def _events(counts: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
+    from PIL import Image  # slow, and not needed by what reads a record
+
     memory = io.BytesIO()
     Image.fromarray(pixels).save(memory, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(memory.getvalue()).decode()}"

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from snn2chip.backends.programs import need, run_program
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 from snn2chip.ir import IntArray
-from snn2chip.ir.trace import Trace
+
+if TYPE_CHECKING:
+    from snn2chip.ir.trace import Trace
 
 KIND = Kind(
     title="Akida",

@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,9 @@ from snn2chip import ir
 from snn2chip.chip.bounds import BINARY, output_bounds
 from snn2chip.chip.profile import INPUT_MAX, UNIT, Chip, Layers
 from snn2chip.errors import ChipLimitError, UnsupportedError
-from snn2chip.ir.trace import Trace
+
+if TYPE_CHECKING:
+    from snn2chip.ir.trace import Trace
 
 Kind = Literal["input", "conv", "dense"]
 _INT8 = 8  # bits of the first layer's weights
