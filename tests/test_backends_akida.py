@@ -288,6 +288,28 @@ def test_akida_run(built: tuple[ir.Chain, ir.IntArray, Path], cli: Command, tmp_
     cli(*common).refused("are not the network's; export it again")
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command) -> None:
+    """In the third batch: what was compared before it, and no file."""
+    chain, port = drawn(4)
+    net, samples = tmp_path / "model.net", tmp_path / "in.npz"
+    netx.save(net, chain)
+    np.savez(samples, input=port)
+    done: list[int] = []
+
+    def stopped(_model: akida.Layout, _path: Path, given: ir.IntArray, **_options: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(len(given))
+        return replace(DenseEngine(chain).run(given), spikes={})
+
+    monkeypatch.setattr(akida, "run", stopped)
+    monkeypatch.setattr("snn2chip.cli.akida.ensure", lambda _kind, _console: None)
+    out = tmp_path / "out.npz"
+    said = cli("akida", "run", net, "--input", samples, "--batch", "2", "--skip", "1", "--output", out)
+    assert said.code == 130 and not out.exists()
+    assert "4 samples" in said.out and "stopped; go on with --skip 5" in said.out
+
+
 def test_a_difference_is_counted_and_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An Akida that is wrong in one potential, in the second batch: one differs, of the sample of the whole run."""
     chain, port = drawn(4)
