@@ -21,7 +21,14 @@ CHIP = load("loihi2")
 
 
 def network(
-    weight: np.ndarray, threshold: float, *, tau: float = 0.5, bias: float = 0.0, steps: int = 3, ties: bool = False
+    weight: np.ndarray,
+    threshold: float,
+    *,
+    tau: float = 0.5,
+    bias: float = 0.0,
+    steps: int = 3,
+    ties: bool = False,
+    current_tau: float = 0.0,
 ) -> ir.Network:
     """Spikes to one layer of neurons to a readout."""
     inputs = weight.shape[1]
@@ -29,7 +36,7 @@ def network(
     nodes = (
         ir.Input("input", (), (inputs,), "direct", 1, 0, 1, np.zeros(inputs, np.int64), np.ones(inputs), zeros),
         ir.Dense("dense", ("input",), weight, np.full(len(weight), bias)),
-        ir.LIF("lif", ("dense",), tau, threshold, ties=ties),
+        ir.LIF("lif", ("dense",), tau, threshold, ties=ties, current_tau=current_tau),
         ir.Dense("last", ("lif",), np.ones((2, len(weight))), None),
         ir.Readout("readout", ("last",), "membrane"),
     )
@@ -49,8 +56,14 @@ def test_no_layer_that_can_fire_is_named(data: st.DataObject) -> None:
     rng = rng_of(data.draw(st.integers(0, 10**6)))
     tau = data.draw(st.sampled_from([0.25, 0.5, 1.0]))
     steps = data.draw(st.integers(1, 4))
+    kept = data.draw(st.sampled_from([0.0, 0.5, 0.75]))
     made = network(
-        rng.integers(-4, 5, (3, 4)) / 4, rng.integers(1, 40) / 8, tau=tau, bias=rng.integers(-4, 5) / 8, steps=steps
+        rng.integers(-4, 5, (3, 4)) / 4,
+        rng.integers(1, 40) / 8,
+        tau=tau,
+        bias=rng.integers(-4, 5) / 8,
+        steps=steps,
+        current_tau=kept,
     )
     fires = bool(evaluate(made, everything(4, steps)).spikes["lif"].any())
     peak = evaluate(replace_threshold(made, 1e9), everything(4, steps)).membranes["lif"].max()

@@ -109,7 +109,7 @@ def _sample(
     result = replace(result, dataset=recording.name)
     said = recorded.moment_of(chain, result.trace.scores[0])
     if output is not None:
-        trace.save(output, result.trace)
+        trace.save(output, result.trace, result.outputs)
     if json_file is not None:
         write_json(json_file, saying.sample_figures(chain, settings, recording, sample, result, said))
     if result.note is not None:

@@ -1,9 +1,9 @@
 """Layers of neurons that no input makes fire: what their membranes can reach within T steps, against the threshold.
 
-A neuron that has not fired was never reset, so its membrane is at most ``U[t] = tau U[t-1] + I``, I the largest
-current that inputs within their bounds make, and it fires at some step only if U passes its threshold. Spikes
-of a layer that never fires are 0, which bounds the layers after it. Bounds are upper ones, and leave room for
-rounding: a layer that can fire is never named.
+A neuron that has not fired was never reset, so its membrane is at most ``U[t] = tau U[t-1] + C[t]``, ``C[t] =
+current_tau C[t-1] + I``, I the largest sum of a step that inputs within their bounds make, and it fires at some step
+only if U passes its threshold. Spikes of a layer that never fires are 0, which bounds the layers after it. Bounds are
+upper ones, and leave room for rounding: a layer that can fire is never named.
 """
 
 from __future__ import annotations
@@ -29,20 +29,28 @@ class Silent:
     threshold: float
 
 
-def _membranes(node: ir.LIF | ir.CubaNeuron, current: ir.Array, steps: int, sizes: bool = False) -> ir.FloatArray:
-    """Largest membranes (C,), or (T, C) where constants change, for currents (C,) of a step; `sizes` adds them up
-    without regard to sign."""
+def _membranes(
+    node: ir.LIF | ir.CubaNeuron, sums: ir.FloatArray, bias: ir.FloatArray, steps: int, sizes: bool = False
+) -> ir.FloatArray:
+    """Largest membranes (C,), or (T, C) where constants change, for sums and biases (C,) of a step; `sizes` adds them
+    up without regard to sign. A bias enters the current that a trained neuron keeps, and passes the chip's by."""
     table = node.steps
     if table is None:
+        trained = isinstance(node, ir.LIF)
         tau = node.tau if isinstance(node, ir.LIF) else 1 - node.voltage_decay / DECAY_ONE
+        stays = node.current_tau if isinstance(node, ir.LIF) else 1 - node.current_decay / DECAY_ONE
+        current, membrane, peak = np.zeros_like(sums), np.zeros_like(sums), np.full_like(sums, -np.inf)
         with np.errstate(over="ignore"):  # a tau above 1
-            gathered = ir.gathered(tau, steps)
-        return np.where(current > 0, current * gathered, current)
+            for _ in range(steps):
+                current = stays * current + sums + (bias if trained else 0)
+                membrane = tau * membrane + current + (0 if trained else bias)
+                peak = np.maximum(peak, membrane)
+        return peak
     unit, leaks = (UNIT, table.leak / 2.0**table.leak_shift) if isinstance(table, ir.StepTables) else (1, table.leak)
     found = []
-    kept = np.zeros(len(current))
-    for leak, bias in zip(leaks[:steps], np.abs(table.bias) if sizes else table.bias, strict=False):
-        kept = leak * np.maximum(kept, 0) + unit * current + bias
+    kept = np.zeros(len(sums))
+    for leak, lift in zip(leaks[:steps], np.abs(table.bias) if sizes else table.bias, strict=False):
+        kept = leak * np.maximum(kept, 0) + unit * (sums + bias) + lift
         found.append(kept)
     return np.array(found) / unit
 
@@ -60,20 +68,15 @@ def silent(network: ir.Network) -> list[Silent]:
         least, most = joint_bounds(synapses, [bounds[network.source_of(item).name] for item in synapses])
         bias = ir.total_bias(synapses)
         lift = np.zeros(channels) if bias is None else bias.reshape(channels, -1).max(1)
-        stays = node.current_tau if isinstance(node, ir.LIF) else 1 - node.current_decay / DECAY_ONE
-        times = ir.gathered(stays, steps)  # the current grows to
-        drive: ir.FloatArray = np.where(most + lift > 0, times * (most + lift), most + lift).astype(np.float64)
-        if isinstance(node, ir.CubaNeuron):  # whose bias passes the current by
-            drive = times * most + lift
-        peaks = _membranes(node, drive, steps)
+        peaks = _membranes(node, most.astype(np.float64), lift, steps)
         if node.steps is None:
             thresholds = np.full_like(peaks, node.threshold)
         else:
             thresholds = node.steps.threshold[: len(peaks)] / (UNIT if isinstance(node.steps, ir.StepTables) else 1)
         room = np.zeros_like(peaks)
         if isinstance(node, ir.LIF):
-            sizes: ir.FloatArray = times * (most - least + np.abs(lift)).astype(np.float64)
-            room = _ROUNDING * (_membranes(node, sizes, steps, sizes=True) + thresholds)
+            sizes = _membranes(node, (most - least).astype(np.float64), np.abs(lift), steps, sizes=True)
+            room = _ROUNDING * (sizes + thresholds)
         reached = peaks + room - thresholds
         dead = bool((reached <= 0).all())
         if dead:
