@@ -236,6 +236,23 @@ def test_scores_of_steps_and_samples_in_one_axis_are_summed_over_steps() -> None
     assert snn2chip.deploy(Merged(), PIXELS, timesteps=3).verify(samples=4).passed
 
 
+def test_a_module_as_training_left_it() -> None:
+    """Neurons of other packages keep the membranes of the last batch, with their gradients; the module keeps them."""
+
+    class Keeps(Steps):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x.flatten(0, 1))
+            self.mem, self.memories = y, {"v": y.clone()}
+            spikes = self.lif(y.view(*x.shape[:2], *y.shape[1:]))
+            return self.fc(spikes.flatten(2)).mean(0)  # type: ignore[no-any-return]
+
+    module = Keeps()
+    module((PIXELS[:4].float() / 255).expand(3, *PIXELS[:4].shape)).sum().backward()
+    mem, v = module.mem, module.memories["v"]
+    snn2chip.deploy(module, PIXELS, timesteps=3)
+    assert module.mem is mem and module.memories["v"] is v and mem.requires_grad
+
+
 def test_a_changed_file_fails_the_ladder() -> None:
     """`verify` raises what differs first, it does not return it."""
     deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)

@@ -22,7 +22,11 @@ def test_in_an_environment_with_the_packages(framework: str) -> None:
         import peers
     finally:
         sys.path.remove(str(ROOT / "bench"))
-    command = [str(peers.environment()), "-m", "pytest", "-rs", f"tests/test_frameworks_{framework}.py"]
+    tests = (
+        f"tests/test_frameworks_{framework}.py",
+        f"tests/test_tutorials.py::test_a_tutorial_runs[from_{framework}]",
+    )
+    command = [str(peers.environment()), "-m", "pytest", "-rs", *tests]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )

@@ -18,6 +18,7 @@ SUBJECTS = {
     "mutants",
     "neuron_proof",
     "thorough",
+    "tutorials",
     "wheel",
 }  # of the tool as a whole
 

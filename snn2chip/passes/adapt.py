@@ -134,15 +134,12 @@ class Handed(nn.Module):
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode; what it has computed of its parameters, weight norm's weights say, without its
-    history."""
-    computed = {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in vars(part).values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
-    return copy.deepcopy(module, computed).eval()
+    """A copy of a module in eval mode. What it has computed, weight norm's weights or the membranes of the last batch of
+    its training, torch does not copy while gradients flow through it: it is copied as numbers."""
+    held = [value for part in module.modules() for value in vars(part).values()]
+    held += [value for table in held if isinstance(table, dict) for value in table.values()]
+    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
 
 
 def _recorded(
