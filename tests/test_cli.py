@@ -28,7 +28,7 @@ from snn2chip.report.record import Record
 COMMANDS = (
     "train", "retrain", "fold-and-export", "collapse", "export", "simulate", "stream", "chip", "encode", "verify",
     "lava", "lava setup", "lava run", "akida", "akida setup", "akida run", "show", "fit", "import", "report",
-    "recipe", "doctor",
+    "explore", "recipe", "doctor",
 )  # fmt: skip
 SAMPLES = 3
 

@@ -54,7 +54,8 @@ def explore(
         console.print(f"wrote {output}: {len(chosen.names)} samples, {len(page) / 1e6:.1f} MB")
         return
     with PageServer(page, port or 0) as server:
-        console.print(f"{server.address}\nfor browsers on this machine, until Ctrl-C", soft_wrap=True)
+        console.print(server.address, soft_wrap=True)
+        console.print("for browsers on this machine, until Ctrl-C")
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):
             server.serve_forever()

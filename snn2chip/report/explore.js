@@ -251,11 +251,11 @@ class Explorer {
   }
 
   card(layer, index) {
-    const named = layer.from.map(([name]) => name).join(", ") || layer.kind;
+    const [named = layer.kind, ...more] = layer.from.map(([name]) => name); // relays and copies go with a layer
     const minis = this.networks.map(() => element("canvas", { "aria-hidden": "true" }));
     const said = this.networks.map(() => element("small"));
     const button = element(
-      "button", { "aria-pressed": "false" }, element("b", {}, `${layer.name}: ${named}`),
+      "button", { "aria-pressed": "false" }, element("b", {}, `${layer.name}: ${named}${more.length ? ` and ${more.length} more` : ""}`),
       element("small", {}, `${layer.kind}, ${sides(layer.shape)}`),
       element("span", { class: "minis" }, ...minis.map((mini, i) => element("span", {}, mini, said[i]))));
     button.onclick = () => { this.select(index); this.draw(); };
@@ -333,7 +333,8 @@ class Explorer {
       $(id).max = shape[axis] - 1;
       $(id).parentElement.hidden = axis > 0 && shape[1] * shape[2] === 1;
     });
-    $("layer-name").textContent = `Layer ${this.cards[index].button.querySelector("b").textContent}`;
+    const names = this.shown.from.map(([name]) => name).join(", ") || this.shown.kind;
+    $("layer-name").textContent = `Layer ${this.shown.name}: ${names}`;
     this.planes = this.networks.map((network) => {
       const canvas = element("canvas", { tabindex: "0", role: "img" });
       canvas.onclick = (event) => {
