@@ -403,8 +403,8 @@ def _nearest(location: Sequence[str | int]) -> str:
     *path, name = (str(part) for part in location if not isinstance(part, int))
     known = [row[0] for row in fields()]
     elsewhere = next((key for key in known if key.rpartition(".")[2] == name), "")  # in another table
-    guess = f"did you mean '{elsewhere}'? " if elsewhere else did_you_mean(".".join([*path, name]), known)
     table = _TABLES.get(".".join(path))
+    guess = f"did you mean '{elsewhere}'? " if elsewhere else did_you_mean(name, table.model_fields if table else ())
     return f"; {guess}expected one of {', '.join(table.model_fields)}" if table else f"; {guess}".rstrip("; ")
 
 

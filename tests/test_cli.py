@@ -16,10 +16,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import typer
 import zoo as zoo_tool
 from conftest import COMMAND, QUICK, ROOT, Child, Command, Quickstart, child_environment, run_in_process
 
 import snn2chip
+from snn2chip import cli as command_line
 from snn2chip import places
 from snn2chip.backends import lava
 from snn2chip.formats import netx
@@ -309,6 +311,19 @@ def test_no_escapes_where_there_is_no_terminal(cli_process: Command, quickstart:
 
 
 # --------------------------------------------------------------------------------- report, doctor, recipes
+
+
+def test_every_help_has_an_example_that_parses() -> None:
+    """The command and its options as they are written there exist."""
+    group = typer.main.get_command(command_line.app)
+    commands = dict(group.commands)  # type: ignore[attr-defined]
+    of_lava = commands.pop("lava")
+    for prefix, found in (("", commands), ("lava ", of_lava.commands)):
+        for name, command in found.items():
+            example = command.epilog.removeprefix("Example: ")
+            assert example.startswith(f"snn2chip {prefix}{name}"), example
+            arguments = example.partition(" > ")[0].split()[len(f"snn2chip {prefix}".split()) + 1 :]
+            command.make_context(name, arguments)
 
 
 def test_report_is_one_file(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from snn2chip.verify.akida import Tally
 
 
-@akida_app.command("setup")
+@akida_app.command("setup", epilog="Example: snn2chip akida setup")
 @guarded
 def akida_setup() -> None:
     """Make Akida's environment, once per user: BrainChip's package `akida` and numpy, pinned."""
@@ -38,7 +38,7 @@ def akida_setup() -> None:
     console_of().print(f"Akida is ready: {found.python} ({versions})")
 
 
-@akida_app.command("run")
+@akida_app.command("run", epilog="Example: snn2chip akida run runs/akida/model.net --dataset cifar10")
 @guarded
 def akida_run(
     net: NetArgument,

@@ -86,7 +86,7 @@ class ChipOptions:
         return clock == "chip"
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip chip any.net --input input.npz")
 @guarded
 def chip(
     net: Annotated[Path, typer.Argument(help="Any netx file of CUBA or LOIHI neurons, ours or not.")],

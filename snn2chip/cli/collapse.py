@@ -45,7 +45,7 @@ def _measured(before: Model, after: Model, test: ImageSet) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip collapse runs/bntt/model.pt")
 @guarded
 def collapse(
     model: Annotated[Path, typer.Argument(help="model.pt of a network with BNTT.")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from snn2chip.cli.common import app, console_of, guarded
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip doctor")
 @guarded
 def doctor() -> None:
     """Versions, devices, Lava's interpreter, data sets found."""

@@ -12,7 +12,7 @@ from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip encode runs/mine/model.net -o input.npz")
 @guarded
 def encode(
     net: NetArgument,

@@ -13,7 +13,7 @@ from snn2chip.cli.common import DataDir, DatasetOption, NetArgument, app, consol
 from snn2chip.errors import InputError
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip explore runs/mine/model.net")
 @guarded
 def explore(
     net: NetArgument,

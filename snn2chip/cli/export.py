@@ -80,7 +80,7 @@ def _write_safetensors(model: Path, output: Path) -> None:
         )
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip export runs/mine/model.net --format onnx")
 @guarded
 def export(
     net: Annotated[

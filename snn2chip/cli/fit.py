@@ -29,7 +29,7 @@ class _Fit(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(cls=_Fit)
+@app.command(cls=_Fit, epilog="Example: snn2chip fit any.net --chip loihi1")
 @guarded
 def fit(
     net: Annotated[Path, typer.Argument(help="Any netx file, ours or not.")],

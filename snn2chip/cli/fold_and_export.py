@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from snn2chip.ir import IntArray
 
 
-@app.command("fold-and-export")
+@app.command("fold-and-export", epilog="Example: snn2chip fold-and-export runs/mine/model.pt --chip loihi2")
 @guarded
 def fold_and_export(
     model: SourceArgument,

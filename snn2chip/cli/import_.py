@@ -29,7 +29,7 @@ def _numbers(option: str, text: str | None, channels: int) -> list[float]:
     return values * channels if len(values) == 1 else values
 
 
-@app.command("import")
+@app.command("import", epilog="Example: snn2chip import net.onnx --dataset cifar10 --mean 0.5 --std 0.25")
 @guarded
 def import_(
     file: Annotated[Path, typer.Argument(help="ONNX file of a trained network (ReLU, batch norm, residual adds).")],

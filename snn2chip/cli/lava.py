@@ -21,7 +21,7 @@ from snn2chip.cli.common import FastConvolution, console_of, ensure, guarded, la
 from snn2chip.errors import InputError
 
 
-@lava_app.command("setup")
+@lava_app.command("setup", epilog="Example: snn2chip lava setup")
 @guarded
 def lava_setup(
     full: Annotated[bool, typer.Option("--full", help="The reference environment, several GB.")] = False,
@@ -34,7 +34,7 @@ def lava_setup(
     console_of().print(f"Lava is ready: {environment.python} ({versions})")
 
 
-@lava_app.command("run")
+@lava_app.command("run", epilog="Example: snn2chip lava run model.net --input input.npz --output trace.npz")
 @guarded
 def lava_run(
     net: Annotated[Path, typer.Argument(help="A netx file.")],

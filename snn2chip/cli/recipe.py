@@ -12,7 +12,7 @@ from snn2chip.cli.fit import ChipOption
 from snn2chip.errors import InputError
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip recipe digits-tdbn > mine.toml")
 @guarded
 def recipe(
     name: Annotated[str | None, typer.Argument(help="Print this recipe.")] = None,

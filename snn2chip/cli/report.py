@@ -11,7 +11,7 @@ from snn2chip.cli.common import DataDir, app, console_of, guarded, progress_bar
 from snn2chip.cli.source import made_from
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip report runs/mine")
 @guarded
 def report(
     folder: Annotated[

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from snn2chip.train.retrain import Stage
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip retrain runs/mine/model.pt --timesteps 1")
 @guarded
 def retrain(
     model: Annotated[Path, typer.Argument(help="model.pt of the trained network to start from.")],

@@ -12,7 +12,7 @@ from snn2chip.cli.common import Explain, JsonOption, app, console_of, guarded
 from snn2chip.errors import InputError
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip show any.net")
 @guarded
 def show(
     net: Annotated[Path, typer.Argument(help="Any netx file, ours or not.")],

@@ -65,7 +65,7 @@ def _meter(chain: Chain, name: str | None) -> Meter:
     return Meter(fit(of_chain(chain), chips.load(name or str(made_for))))
 
 
-@app.command(cls=_Simulate)
+@app.command(cls=_Simulate, epilog="Example: snn2chip simulate runs/mine/model.net --cost --limit 100")
 @guarded
 @together
 def simulate(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PICTURES = (".png", ".svg", ".pdf")
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip stream runs/gesture/model.net recording.aedat4 --plot picture.png")
 @guarded
 def stream(
     net: NetArgument,

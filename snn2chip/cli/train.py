@@ -60,7 +60,7 @@ def exit_line(trainer: Trainer) -> str | None:
     )
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip train digits-tdbn --out runs/mine --watch")
 @guarded
 @together
 def train(

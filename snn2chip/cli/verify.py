@@ -24,7 +24,7 @@ from snn2chip.errors import CheckFailed
 from snn2chip.files import write_json
 
 
-@app.command()
+@app.command(epilog="Example: snn2chip verify runs/mine/model.pt runs/mine/model.net")
 @guarded
 def verify(
     model: SourceArgument,

@@ -134,7 +134,7 @@ class Handed(nn.Module):
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode. What it has computed, weight norm's weights or membranes of the last batch, torch
+    """A copy of a module in eval mode. What it has computed, weight norm's weights or membranes of a batch, torch
     does not copy while gradients flow through it: it is copied as numbers."""
     held = [value for part in module.modules() for value in vars(part).values()]
     held += [value for table in held if isinstance(table, dict) for value in table.values()]

@@ -1,0 +1,60 @@
+"""The record of a run: an entry counts as long as its file is as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from snn2chip.errors import InputError
+from snn2chip.report.record import NAME, PAGE, Record, tell
+
+SIMULATED = {"samples": 10, "timesteps": 2, "spikes": {"1": 40}, "layers": {}, "accuracy": 0.9, "dataset": "x:test"}
+
+
+def begun(folder: Path) -> Path:
+    """A folder with a record of a .net file."""
+    net = folder / "some.net"
+    net.write_bytes(b"one")
+    record = Record(folder)
+    record.add("simulate", "net", net, SIMULATED)
+    record.save()
+    return net
+
+
+def test_entries_go_with_their_file(tmp_path: Path) -> None:
+    net = begun(tmp_path)
+    record = Record.at(tmp_path)
+    assert record is not None and record.entries["simulate"]["samples"] == 10
+    net.write_bytes(b"two")
+    facts, said = tell(net, "verify", {"passed": True, "rungs": [], "notes": [], "samples": 3})
+    assert set(facts) == {"verify"} and said == f"wrote {tmp_path / PAGE}"
+    assert "Verified" in (tmp_path / PAGE).read_text()
+
+
+def test_a_simulation_of_fewer_samples_replaces_none_of_more(tmp_path: Path) -> None:
+    net = begun(tmp_path)
+    facts, said = tell(net, "simulate", SIMULATED | {"samples": 2, "accuracy": 0.5})
+    assert facts["simulate"]["samples"] == 2 and said == ""
+    assert json.loads((tmp_path / NAME).read_text())["entries"]["simulate"]["samples"] == 10
+
+
+def test_no_record_no_page(tmp_path: Path) -> None:
+    """Commands write nothing beside files that no run began."""
+    (tmp_path / "some.net").write_bytes(b"one")
+    facts, said = tell(tmp_path / "some.net", "simulate", SIMULATED)
+    assert facts == {"simulate": SIMULATED} and said == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["some.net"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": "snn2chip-report", "version": 99}', '"x"'])
+def test_a_damaged_record_is_named_and_left(content: str, tmp_path: Path) -> None:
+    """`report` refuses it; a command that only adds to it says so and has done its own work."""
+    net = begun(tmp_path)
+    (tmp_path / NAME).write_text(content)
+    with pytest.raises(InputError, match=NAME):
+        Record.at(tmp_path)
+    facts, said = tell(net, "simulate", SIMULATED)
+    assert facts == {"simulate": SIMULATED} and NAME in said and said.startswith(f"{PAGE} is as it was: ")
+    assert (tmp_path / NAME).read_text() == content
