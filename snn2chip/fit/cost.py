@@ -22,6 +22,7 @@ for a stream of like samples. Static power is not in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,8 @@ from snn2chip.errors import InputError
 from snn2chip.fit.table import Fit
 from snn2chip.fit.traffic import Link, Station, classes_of, joined, network
 from snn2chip.ir import FloatArray
+
+TOGETHER = 2048  # steps of samples that are counted at once: fewer cost more in calls, more no longer lie near
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,7 @@ class Meter:
     """Counts what spikes cost, batch after batch.
 
     stations  the port, unless neurons stand there, and the layers
-    counts    of each batch; those of several meters of one network are those of one
+    counts    of some samples each; those of several meters of one network are those of one
 
     Raises:
         InputError: a layer is on no core, or the chip's profile has no prices.
@@ -148,7 +151,8 @@ class Meter:
             raise InputError(f"no cost on '{found.chip.name}': {missing}")
         self.found, self.prices = found, found.chip.prices
         self.stations, links = network([each.placed for each in found.layers if each.placed is not None])
-        self.counts: list[Counts] = []
+        self._counts: list[Counts] = []
+        self._waiting: list[Sequence[NDArray[np.int32]]] = []
         flows = [self._flow(link) for link in links]
         for number in range(len(self.stations)):
             into = [flow for flow in flows if flow.reader == number]
@@ -165,6 +169,14 @@ class Meter:
             self._updating.append(each.sizes.ravel() @ own * self.prices.update.time)
             sent = sum((flow.totals[:, :1] for flow in out), np.zeros((len(own), 1)))
             self._sending.append(own * (self.prices.spike.time + self.prices.send.time * sent))
+        self._longest = [  # that sending can take, if all fire
+            (updating + each.sizes.ravel() @ sending).max(initial=0.0)
+            for each, updating, sending in zip(self.stations, self._updating, self._sending, strict=True)
+        ]
+        self._sums = [  # what to multiply the counts of each station with: one for spikes, then `totals` of its flows
+            np.column_stack([np.ones(each.sizes.size), *(flow.totals for flow in out)]).T.copy()
+            for each, out in zip(self.stations, self._flows, strict=True)
+        ]
 
     def _flow(self, link: Link) -> _Flow:
         worked, reads = joined(link.synapses), joined(link.reads)
@@ -181,26 +193,51 @@ class Meter:
 
     def add(self, tallies: Sequence[NDArray[np.int32]]) -> None:
         """Spikes of some samples: of each station, as `snn2chip.ir.trace.tally` counts them by its classes."""
+        if self._waiting and self._waiting[0][0].shape[1] != tallies[0].shape[1]:
+            self._settle()
+        self._waiting.append(tallies)
+        if sum(math.prod(each[0].shape[:2]) for each in self._waiting) >= TOGETHER:
+            self._settle()
+
+    @property
+    def counts(self) -> list[Counts]:
+        """Of the samples so far, in their order."""
+        self._settle()
+        return self._counts
+
+    def _settle(self) -> None:
+        """Count what waits, so many samples at a time."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True)]
+        some = max(1, TOGETHER // whole[0].shape[1])
+        for start in range(0, len(whole[0]), some):
+            self._counts.append(self._count([each[start : start + some] for each in whole]))
+
+    def _count(self, tallies: Sequence[NDArray[np.int32]]) -> Counts:
         n, steps = tallies[0].shape[:2]
-        counts = [each.reshape(n * steps, -1).astype(np.float64) for each in tallies]
-        spikes = np.stack([each.sum(1) for each in counts])
-        routed, operations, hops = np.zeros_like(spikes), np.zeros_like(spikes), np.zeros((n * steps, 2))
+        counts = [each.reshape(n * steps, -1).astype(np.float64).T for each in tallies]
+        spikes = np.zeros((len(counts), n * steps))
+        routed, operations, hops = np.zeros_like(spikes), np.zeros_like(spikes), np.zeros((2, n * steps))
         receiving: dict[int, FloatArray] = {}
-        for number, flows in enumerate(self._flows):
+        for number, (factors, fired, flows) in enumerate(zip(self._sums, counts, self._flows, strict=True)):
+            sums = factors @ fired
+            spikes[number], at = sums[0], 1
             for flow in flows:
-                sums = counts[number] @ flow.totals
-                routed[number] += sums[:, 0]
-                operations[flow.reader] += sums[:, 1]
-                hops += sums[:, 2:4]
-                receiving[flow.reader] = receiving.get(flow.reader, 0.0) + sums[:, 4:]
-        time = np.max([each.max(1) for each in receiving.values()], 0, initial=0.0)
-        for each, fired, updating, sending in zip(self.stations, counts, self._updating, self._sending, strict=True):
-            most = updating + each.sizes.ravel() @ sending
-            if most.max(initial=0.0) > time.min():
-                time = np.maximum(time, (updating + fired @ sending).max(1))
-        sent, went, did, crossed = (values.reshape(-1, n, steps) for values in (spikes, routed, operations, hops.T))
-        summed = [each.sum(0) for each in counts]
-        self.counts.append(Counts(sent, went, did, crossed, time.reshape(n, steps), summed))
+                end = at + flow.totals.shape[1]
+                routed[number] += sums[at]
+                operations[flow.reader] += sums[at + 1]
+                hops += sums[at + 2 : at + 4]
+                here = sums[at + 4 : end]
+                receiving[flow.reader] = receiving[flow.reader] + here if flow.reader in receiving else here
+                at = end
+        time = np.max([each.max(0) for each in receiving.values()], 0, initial=0.0)
+        for most, fired, updating, sending in zip(self._longest, counts, self._updating, self._sending, strict=True):
+            if most > time.min():
+                time = np.maximum(time, (updating[:, None] + sending.T @ fired).max(0))
+        sent, went, did, crossed = (values.reshape(-1, n, steps) for values in (spikes, routed, operations, hops))
+        return Counts(sent, went, did, crossed, time.reshape(n, steps), [each.sum(1) for each in counts])
 
     def cores(self, classes: Sequence[FloatArray]) -> tuple[list[FloatArray], list[FloatArray]]:
         """Of each station by core, for these counts of a step: operations; ns of what takes longer, sending or
@@ -228,14 +265,15 @@ class Meter:
         Raises:
             InputError: there are none.
         """
-        if not self.counts:
+        counted = self.counts
+        if not counted:
             raise InputError("no cost: no sample was counted")
         spikes, routed, operations, hops, time = (
-            np.concatenate([getattr(part, name) for part in self.counts], axis)
+            np.concatenate([getattr(part, name) for part in counted], axis)
             for name, axis in (("spikes", 1), ("routed", 1), ("operations", 1), ("hops", 1), ("time", 0))
         )
         many, steps = time.shape
-        classes = [np.sum(parts, 0) / time.size for parts in zip(*(part.classes for part in self.counts), strict=True)]
+        classes = [np.sum(parts, 0) / time.size for parts in zip(*(part.classes for part in counted), strict=True)]
         worked, busy = self.cores(classes)
         dense = [0] * len(self.stations)
         for source, flows in zip(self.stations, self._flows, strict=True):

@@ -114,7 +114,7 @@ def simulate(
             progress(stop - mine.start, mine.stop - mine.start)
     parts = _of_all(parts, keep)
     if meter is not None and parallel.size() > 1:
-        meter.counts = [counts for process in parallel.all_of(meter.counts) for counts in process]
+        meter.counts[:] = [counts for process in parallel.all_of(meter.counts) for counts in process]
     seconds = time.monotonic() - started
     trace = Trace.joined(parts)
     accuracy, confusion = None, None

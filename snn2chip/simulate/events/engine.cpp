@@ -89,7 +89,7 @@ struct Run {
     int32_t **voltage;
     int64_t *scores, *counts, *largest;
     int64_t *nanoseconds;  // null, or two a layer: making lists of its input, and the rest; of one thread
-    const Tally *tallies;  // null, or one for the port (unused where it is graded) and one a layer
+    const Tally *tallies;  // null, or one for the port and one a layer
 };
 }
 
@@ -212,6 +212,7 @@ struct Kernels {
     void (*tile)(const Layer &, const Job &, int, int, int);
     void (*list_row)(const Layer &, const uint32_t *, const Lists &, int, int, int);
     void (*count_step)(const uint32_t *, int, int, int, const Tally &, size_t, int);
+    void (*count_values)(const int64_t *, int, int, const Tally &, size_t);
 };
 
 enum Simd { PORTABLE, AVX2, AVX512 };
@@ -230,10 +231,10 @@ int best_simd() {
 
 Kernels kernels_of(int simd) {
 #ifdef X86
-    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count_step};
-    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count_step};
+    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count_step, avx512::count_values};
+    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count_step, avx2::count_values};
 #endif
-    return {portable::tile, portable::list_row, portable::count_step};
+    return {portable::tile, portable::list_row, portable::count_step, portable::count_values};
 }
 
 // What one sample needs while it runs.
@@ -320,6 +321,12 @@ struct Engine {
             const bool same = step && (run.step_stride == 0 || !memcmp(port, port - run.step_stride,
                                                                        sizeof(int64_t) * channels * pixels));
             source[step] = step ? source[step - 1] + !same : 0;
+            if (run.tallies) {
+                const Tally &T = run.tallies[0];
+                const size_t size = (size_t)T.channels * T.rows * T.columns, at = sample * run.steps + start + step;
+                if (same) memcpy(T.counts + at * size, T.counts + (at - 1) * size, sizeof(int32_t) * size);
+                else kernels.count_values(port, L.in_h, L.in_w, T, at);
+            }
             if (same) continue;
             int64_t low = 0, high = 0;
             for (size_t i = 0; i < channels * pixels; ++i) {

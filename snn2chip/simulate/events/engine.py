@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
-from snn2chip.ir.trace import PORT, Classes, Trace, tally
+from snn2chip.ir.trace import PORT, Classes, Trace
 from snn2chip.simulate.dense import Engine
 from snn2chip.simulate.events import library
 from snn2chip.simulate.events.plan import Arrays, chunk_of, pieces, plan
@@ -133,9 +133,6 @@ class EventEngine(Engine):
             run.voltage = (POINTER(c_int32) * len(voltage))(*map(_pointer, voltage))
         kept = []  # what the library reads while it runs
         if tallies:
-            if self._plans[0].graded:
-                shown = tally(torch.from_numpy(values != 0), classes[PORT])
-                tallies[PORT][:] = shown if again else shown.reshape(tallies[PORT].shape)
             slots = [np.arange(len(classes[PORT].channels)), *(layer.slot_of for layer in self._plans)]
             for where, (name, to) in zip(slots, tallies.items(), strict=True):
                 if self._classes.get(name, (None,))[0] is not classes[name]:

@@ -155,20 +155,58 @@ void list_row(const Layer &L, const uint32_t *bits, const Lists &lists, int step
     starts[L.in_w] = count;
 }
 
-// The spikes in one of the steps in `bits`, counted by classes; `at` is its number among all of the run.
-void count_step(const uint32_t *bits, int high, int wide, int words, const Tally &T, size_t at, int step) {
-    const int plane = T.rows * T.columns;
-    const int32_t *const column = T.column_class;
+// What is found in one step, counted by classes: `add(piece, y, x, some, to)` adds that of `some` places from x of row y
+// to as many sums. They are kept by columns for as long as the class of rows is the same.
+template <class Add> INLINE void count_with(int high, int wide, const Tally &T, size_t at, Add add) {
+    enum { SOME = 64 };
+    int32_t sums[SOME] = {};
     for (int i = 0; i < T.size; ++i) {
-        const Piece piece = T.pieces[i];
-        const uint32_t *pair = bits + (size_t)step * high * wide * words + 2 * piece.pair;
-        int32_t *const counts = T.counts + (at * T.channels + piece.channels) * plane;
-        for (int y = 0; y < high; ++y) {
-            int32_t *const to = counts + T.row_class[y] * T.columns;
-            for (int x = 0; x < wide; ++x, pair += words) // of an odd number of words, the mask leaves out what follows
-                to[column[x]] += __builtin_popcountll(((uint64_t)pair[1] << 32 | pair[0]) & piece.mask);
+        int32_t *const counts = T.counts + (at * T.channels + T.pieces[i].channels) * T.rows * T.columns;
+        for (int x = 0; x < wide; x += SOME) {
+            const int some = std::min<int>(SOME, wide - x);
+            for (int y = 0; y < high; ++y) {
+                add(T.pieces[i], y, x, some, sums);
+                if (y + 1 < high && T.row_class[y + 1] == T.row_class[y]) continue;
+                int32_t *const to = counts + T.row_class[y] * T.columns;
+                for (int place = 0; place < some; ++place) {
+                    to[T.column_class[x + place]] += sums[place];
+                    sums[place] = 0;
+                }
+            }
         }
     }
+}
+
+// Spikes of the channels of one class at a pixel. Of an odd number of words, the mask leaves out what follows.
+INLINE int32_t spikes_of(const Piece &piece, const uint32_t *pair) {
+    return __builtin_popcountll(((uint64_t)pair[1] << 32 | pair[0]) & piece.mask);
+}
+
+// The spikes in one of the steps in `bits`; `at` is its number among all of the run.
+void count_step(const uint32_t *bits, int high, int wide, int words, const Tally &T, size_t at, int step) {
+    const size_t size = (size_t)T.channels * T.rows * T.columns;
+    for (size_t i = 0; i < size; i += 16) __builtin_prefetch(T.counts + at * size + i, 1);  // a run's are many: not near
+    bits += (size_t)step * high * wide * words;
+    if (high * wide == 1) {
+        for (int i = 0; i < T.size; ++i)
+            T.counts[at * T.channels + T.pieces[i].channels] += spikes_of(T.pieces[i], bits + 2 * T.pieces[i].pair);
+        return;
+    }
+    count_with(high, wide, T, at, [=](const Piece &piece, int y, int x, int some, int32_t *to) ALWAYS_INLINE {
+        const uint32_t *pair = bits + ((size_t)y * wide + x) * words + 2 * piece.pair;
+        for (int i = 0; i < some; ++i, pair += words) to[i] += spikes_of(piece, pair);
+    });
+}
+
+// The values of an image (C, H, W) that are not 0.
+void count_values(const int64_t *port, int high, int wide, const Tally &T, size_t at) {
+    count_with(high, wide, T, at, [=](const Piece &piece, int y, int x, int some, int32_t *to) ALWAYS_INLINE {
+        for (uint64_t left = piece.mask; left; left &= left - 1) {
+            const int64_t channel = 64 * (int64_t)piece.pair + __builtin_ctzll(left);
+            const int64_t *values = port + (channel * high + y) * wide + x;
+            for (int i = 0; i < some; ++i) to[i] += values[i] != 0;
+        }
+    });
 }
 
 }  // namespace ISA

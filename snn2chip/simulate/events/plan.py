@@ -42,11 +42,6 @@ class LayerPlan:
         """Slots of a pixel, padding included."""
         return self.numbers["blocks"] * self.numbers["lanes"]
 
-    @property
-    def graded(self) -> bool:
-        """Whether it reads integers, and not spikes."""
-        return self.numbers["kind"] in (GRADED16, GRADED32)
-
 
 def pieces(slots: IntArray, classes: IntArray) -> Arrays:
     """`struct Piece` of engine.cpp for the slot and the class of each channel: rows of (mask, pair of words, class)."""
