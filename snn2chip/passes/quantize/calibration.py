@@ -35,7 +35,9 @@ _HELD = 2**31  # bytes of spikes in memory, roughly
 _SMALL = 2**15  # spikes that are compared for every candidate; of more, a part for all and all for the best ones
 _PART = 4
 _BEST = 6
-_TRIALS = 12  # runs of the network at most, to find the layers that calibration makes worse
+# runs of the network, and multiply-adds of all of them, to find the layers that calibration makes worse: two at least
+_TRIALS = 12
+_WORK = 10**12
 
 Taken = tuple[Result, Tensor]  # a layer, and its spikes (N, T, ...) or its scores (N, K)
 Pick = Callable[["At"], Taken | None]
@@ -197,6 +199,9 @@ class Calibration:
         order = np.arange(len(data)) if parts == 1 else np.random.default_rng(0).permutation(len(data))
         self.parts = np.array_split(order, min(parts, len(data)))
         self.fired: Counter[str] = Counter()  # of the float network
+        synapses: list[ir.Synapse] = [*network.of(ir.Conv), *network.of(ir.Dense)]
+        each = sum(item.weight[0].size * int(np.prod(network.shape(item.name))) for item in synapses)
+        self.trials = min(_TRIALS, max(2, _WORK // (len(data) * network.timesteps * each)))
 
     def choose(self, strategy: Strategy) -> tuple[Outcome, Outcome | None, list[dict[str, float]]]:
         """Each layer's best candidate by its own spikes; the network without calibration, None where no layers of it
@@ -245,7 +250,7 @@ class Calibration:
         waiting = [layers[len(layers) // 2 :], layers[: len(layers) // 2]]  # the last is the next
         while waiting:
             some = waiting.pop()
-            if trials < _TRIALS and len(some):
+            if trials < self.trials and len(some):
                 candidates = [item.candidate for item in best.results]
                 candidates[some.start : some.stop] = [
                     item.candidate for item in calibrated.results[some.start : some.stop]
