@@ -14,6 +14,7 @@ SUBJECTS = {
     "attack",
     "bad_input",
     "fuzz",
+    "gpu",
     "house",
     "mutants",
     "neuron_proof",

@@ -1,0 +1,122 @@
+"""ResNet-19 within the seconds there are: a teacher of ReLUs, then T = 1, 2 and 4, each from the one before.
+
+As in models/cifar10-vgg-tdbn-t2: Muon, a line down, an average of the weights, a triangular surrogate, leak and
+threshold learnt, and the teacher's answers. Every stage gets a share of what is left, and as many epochs as the time of
+its steps, measured first, allows. Nothing is chosen by test images. The newest network of each T goes to $OUT as
+model-T*.0 and .1, in float16, after every epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import common
+import torch
+
+from snn2chip.data import ImageSet, load
+from snn2chip.nn import model_file
+from snn2chip.recipe import Recipe
+from snn2chip.recipe import load as recipe_of
+from snn2chip.train.loop import Trainer
+
+OPTIONS = common.options_of(__doc__)
+SMALL, START = OPTIONS.small, time.monotonic()
+PIECE = 15 << 20  # bytes of a file that comes back
+PROBE = (2, 4) if SMALL else (10, 30)  # steps before and until which time is taken
+SHARES = {"teacher": 0.17, "T1": 0.3, "T2": 0.5, "T4": 1.0}  # of what is left
+SPARE = 1.1  # a step takes longer than measured, and an epoch more than its steps
+COMMON = [
+    "data.augment={crop = 3, border = 'reflect', flip = 'alternating', cutout = 8}",
+    "train.optimizer=muon", "train.weight_decay=0.02", "train.schedule=linear", "train.average=0.99",
+    "train.precision=bfloat16", "train.label_smoothing=0.1",
+    *(["model.width=0.0625", "train.batch_size=16", "data.validation=8"] if SMALL
+      else ["train.batch_size=250", "data.validation=2000"]),
+]  # fmt: skip
+TEACHER = ["model.timesteps=1", "model.neuron.kind=relu", "train.lr=0.05", "train.adamw_lr=4e-3"]
+SPIKING = [
+    "model.neuron.surrogate=triangular", "model.neuron.trainable_tau=true", "model.neuron.trainable_threshold=true",
+    "train.lr=0.03", "train.adamw_lr=3e-3", "train.distill=0.9", "train.warmup_epochs=0.3", "train.label_smoothing=0.0",
+]  # fmt: skip
+ROWS: list[dict[str, Any]] = []
+
+
+def left() -> float:
+    return OPTIONS.seconds - (time.monotonic() - START)
+
+
+def recipe(name: str, epochs: int) -> Recipe:
+    own = TEACHER if name == "teacher" else [f"model.timesteps={name[1:]}", *SPIKING]
+    return recipe_of("resnet19", [*COMMON, *own, f"train.epochs={epochs}"])
+
+
+def send(name: str, trainer: Trainer) -> None:
+    """The network as it is, in pieces that come back."""
+    if name == "teacher":
+        return
+    network = copy.deepcopy(trainer.network if trainer.average is None else trainer.average.network)
+    network.to("cpu", memory_format=torch.contiguous_format).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.half())
+    path = trainer.out / "half.pt"
+    train = trainer.train_set
+    options = {"max_value": train.max_value, "classes": train.classes, "metrics": {"stage": ROWS[-1]}}
+    model_file.save(path, network, trainer.recipe, half=True, **options)
+    content = path.read_bytes()
+    for number, start in enumerate(range(0, len(content), PIECE)):
+        (common.out() / f"model-{name}.{number}").write_bytes(content[start : start + PIECE])
+
+
+def seconds_of_an_epoch(name: str, sets: tuple[ImageSet, ImageSet], folder: Path) -> float:
+    trainer = Trainer(recipe(name, 1), *sets, folder / f"probe-{name}", device=OPTIONS.device)
+    events = trainer.run()
+    marks = []
+    for number in range(1, PROBE[1] + 1):
+        next(events)
+        if number in PROBE:
+            common.wait(OPTIONS.device)
+            marks.append(time.monotonic())
+    events.close()  # type: ignore[attr-defined]
+    return (marks[1] - marks[0]) / (PROBE[1] - PROBE[0]) * trainer.steps_per_epoch * SPARE
+
+
+def stage(name: str, before: Path | None, teacher: Path | None, sets: tuple[ImageSet, ImageSet], folder: Path) -> Path:
+    """Train one; gives its model.pt."""
+    each = seconds_of_an_epoch(name, sets, folder)
+    epochs = min(1 if SMALL else 60, int(SHARES[name] * left() * 0.9 / each))
+    ROWS.append({"stage": name, "device": common.card(OPTIONS.device), "seconds_an_epoch": each, "epochs": epochs})
+    print(ROWS[-1], f"{left():.0f} s left", flush=True)
+    common.write("training", ROWS)
+    if epochs < 1:
+        raise SystemExit(f"no time for {name}")
+    trainer = Trainer(
+        recipe(name, epochs), *sets, folder / name, device=OPTIONS.device, init=before, teacher=teacher
+    )  # fmt: skip
+    for event in trainer.run():
+        if event.metrics is not None:
+            ROWS[-1]["history"] = [*ROWS[-1].get("history", []), event.metrics]
+            print(name, event.metrics, f"{left():.0f} s left", flush=True)
+            send(name, trainer)
+            common.write("training", ROWS)
+    ROWS[-1]["metrics"] = trainer.metrics
+    send(name, trainer)
+    common.write("training", ROWS)
+    return folder / name / "model.pt"
+
+
+def main() -> None:
+    sets = tuple(load("cifar10", split, OPTIONS.data, download=False) for split in ("train", "test"))
+    assert len(sets) == 2
+    folder = Path(mkdtemp())
+    teacher = stage("teacher", None, None, sets, folder)
+    before = teacher
+    for name in ("T1", "T2", "T4"):
+        before = stage(name, before, teacher, sets, folder)
+
+
+if __name__ == "__main__":
+    main()

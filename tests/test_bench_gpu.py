@@ -1,0 +1,72 @@
+"""The run that waits for a GPU, rehearsed on a CPU: packed, kept, run, joined."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, child_environment
+
+from snn2chip.nn import model_file
+from snn2chip.recipe import load
+
+BENCH = ROOT / "bench" / "gpu"
+
+
+def run(*command: str | Path, **variables: str) -> str:
+    """A command's output; no torch operation of it may be compiled or take a second thread."""
+    environment = child_environment(PYTHONPATH=str(ROOT), **variables)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False, timeout=1000)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few images in the published layout."""
+    folder = tmp_path_factory.mktemp("data") / "cifar-10-batches-bin"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        records = rng.integers(0, 256, (24, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        records.tofile(folder / f"{name}.bin")
+    return folder.parent
+
+
+@pytest.mark.timeout(1200)
+def test_a_rehearsal(cifar: Path, tmp_path: Path) -> None:
+    """Data arrive byte for byte over several calls; every part ends well and leaves its figures; scores equal the
+    CPU's; the last network comes back in pieces and is a model.pt."""
+    recipe = load("cifar10-vgg-tdbn", ["model.width=0.0625", "model.timesteps=2"])
+    network, small = model_file.build_network(recipe, (3, 32, 32), 10, 255), tmp_path / "small.pt"
+    model_file.save(small, network, recipe, max_value=255, classes=tuple("0123456789"), metrics={})
+    packed, kept, out = tmp_path / "packed", tmp_path / "kept", tmp_path / "out"
+    pack = [sys.executable, BENCH / "pack.py"]
+    said = run(*(*pack, "--data", cifar, "--to", packed, "--limit", "3", "--networks", small, "--room", "200000"))
+    parts = sorted(packed.glob("part*"))
+    assert len(parts) == 3 and all(f"bench/gpu/keep.sh {part}" in said for part in parts)
+    for part in parts:
+        assert sum(path.stat().st_size for path in part.iterdir()) <= 200_000
+        run("bash", BENCH / "keep.sh", part, SNN2CHIP_GPU_KEPT=str(kept))
+    command = [sys.executable, BENCH / "run.py", "--packed", packed / "last", "--out", out, "--kept", kept]
+    run(*command, "--device", "cpu", "--small", "--seconds", "900")
+    for path in (cifar / "cifar-10-batches-bin").iterdir():
+        assert (kept / path.parent.name / path.name).read_bytes() == path.read_bytes()
+    results = json.loads((out / "results.json").read_text())
+    assert results["codes"] == {"steps": 0, "simulation": 0, "training": 0}
+    names = {row["name"]: row for row in results["steps"]}
+    assert all(names[name]["seconds"] > 0 for name in names if not name.startswith("SpikingJelly"))
+    assert len(names) == 7
+    assert [row["images_whose_scores_differ"] for row in results["simulation"]] == [0, 0]
+    assert [(row["stage"], len(row["history"])) for row in results["training"]] == [
+        (stage, 1) for stage in ("teacher", "T1", "T2", "T4")
+    ]
+    assert 3 < len(list(out.iterdir())) <= 8
+    run(*pack, "--join", out)
+    model = model_file.load(out / "model-T4.pt")
+    assert model.network.timesteps == 4 and model.metrics["stage"]["metrics"]["samples"] == 24
