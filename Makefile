@@ -9,7 +9,7 @@ OUT := runs/quickstart
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT) --overwrite
 	$(BIN)/snn2chip fold-and-export $(OUT)/model.pt -o $(OUT)/model.net --json $(OUT)/export.json
-	$(BIN)/snn2chip simulate $(OUT)/model.net --json $(OUT)/simulate.json
+	$(BIN)/snn2chip simulate $(OUT)/model.net --cost --json $(OUT)/simulate.json
 	$(BIN)/snn2chip verify $(OUT)/model.pt $(OUT)/model.net --samples 20 --json $(OUT)/verify.json
 	$(BIN)/snn2chip report $(OUT)
 

@@ -9,6 +9,7 @@ import pytest
 
 from snn2chip.errors import InputError
 from snn2chip.report.record import NAME, PAGE, Record, tell
+from snn2chip.report.summary import known
 
 SIMULATED = {"samples": 10, "timesteps": 2, "spikes": {"1": 40}, "layers": {}, "accuracy": 0.9, "dataset": "x:test"}
 
@@ -58,3 +59,12 @@ def test_a_damaged_record_is_named_and_left(content: str, tmp_path: Path) -> Non
     facts, said = tell(net, "simulate", SIMULATED)
     assert facts == {"simulate": SIMULATED} and NAME in said and said.startswith(f"{PAGE} is as it was: ")
     assert (tmp_path / NAME).read_text() == content
+
+
+def test_a_cost_that_was_only_seen_counts() -> None:
+    """The simulation says accuracy and spikes, the samples of the page what it did not count."""
+    seen = {"simulate": SIMULATED | {"samples": 3, "cost": {"chip": "loihi2"}}}
+    assert known({"seen": seen}) == {"seen": seen} | seen
+    assert known({"seen": seen, "simulate": SIMULATED})["simulate"] == SIMULATED | {"cost": {"chip": "loihi2"}}
+    own = SIMULATED | {"cost": {"chip": "loihi1"}}
+    assert known({"seen": seen, "simulate": own})["simulate"] == own and known({}) == {}

@@ -41,5 +41,5 @@ def report(
     with progress_bar("looking") as show:
         record = run.gather(images, pictures, show)
     written = record.save()
-    console.print(summary.panel(run.source.name, record.facts()))
+    console.print(summary.panel(run.source.name, summary.known(record.entries)))
     console.print(f"wrote {written}", soft_wrap=True)

@@ -43,7 +43,7 @@ def render(entries: Entries, refresh: int = 0) -> str:
     """The page."""
     about, train, seen = (entries.get(kind, {}) for kind in ("about", "train", "seen"))
     export, verdict = entries.get("export", {}), entries.get("verify")
-    facts = ({"simulate": seen["simulate"]} if seen else {}) | dict(entries)
+    facts = summary.known(entries)
     simulated = facts.get("simulate", {})
     nodes = export.get("graph") or about.get("graph") or []
     rates = _rates(nodes, train.get("history", []), simulated, seen)

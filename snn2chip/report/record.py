@@ -16,6 +16,7 @@ from typing import Any
 from snn2chip.errors import InputError, reading
 from snn2chip.files import read, write_text
 from snn2chip.report.page import render
+from snn2chip.report.summary import known
 
 NAME, PAGE = "report.json", "report.html"
 _FORMAT, _VERSION = "snn2chip-report", 1
@@ -75,11 +76,6 @@ class Record:
             kind: entry for kind, entry in self.entries.items() if entry["digest"] == now.get(entry["file"])
         }
 
-    def facts(self) -> dict[str, dict[str, Any]]:
-        """The entries, and where the network has not been simulated, what was seen of it."""
-        seen = {"simulate": self.entries["seen"]["simulate"]} if "seen" in self.entries else {}
-        return seen | self.entries
-
     def save(self, refresh: int = 0) -> Path:
         """Write report.json and report.html, which a browser loads again every `refresh` seconds unless 0; its path.
 
@@ -114,10 +110,10 @@ def tell(net: Path, kind: str, values: dict[str, Any]) -> tuple[dict[str, Any], 
             return facts, ""  # the record is of another file
         before = record.entries.get(kind, {})
         if kind == "simulate" and before.get("samples", 0) > values["samples"]:
-            return {**record.facts(), kind: values}, ""  # of more samples already
+            return {**known(record.entries), kind: values}, ""  # of more samples already
         kept = {"cost": before["cost"]} if kind == "simulate" and "cost" in before else {}
         record.add(kind, "net", net, kept | values)
         record.save()
     except (InputError, OSError) as error:
         return facts, f"{PAGE} is as it was: {error}"
-    return record.facts(), f"wrote {net.parent / PAGE}"
+    return known(record.entries), f"wrote {net.parent / PAGE}"

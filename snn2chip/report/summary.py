@@ -13,6 +13,15 @@ Facts = Mapping[str, Mapping[str, Any]]
 """What commands said, by kind: 'train' the metrics of model.pt, and the JSON of 'export', 'simulate' and 'verify'."""
 
 
+def known(entries: Facts) -> dict[str, Mapping[str, Any]]:
+    """The entries of a record; what was not simulated, or without its cost, as it was seen on samples of the page."""
+    facts, seen = dict(entries), entries.get("seen", {}).get("simulate", {})
+    cost = {"cost": seen["cost"]} if "cost" in seen else {}
+    if seen:
+        facts["simulate"] = cost | dict(entries.get("simulate", seen))
+    return facts
+
+
 def rows(facts: Facts) -> list[tuple[str, str]]:
     """Label and text of what is known."""
     found = {
