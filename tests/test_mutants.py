@@ -149,7 +149,7 @@ MUTANTS = [
     *of(
         "passes/record.py",
         "test_deployment.py -k 'steps_itself or modules_units'",
-        ('1 / self.timesteps if name == "mean" else 1)', "1)"),
+        ('factor = 1 / self.timesteps if name == "mean" else 1', "factor = 1"),
     ),
     *of(
         "passes/lower.py",
