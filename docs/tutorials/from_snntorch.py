@@ -18,7 +18,7 @@ STEPS = 5
 
 # %% [markdown]
 # `reset_mechanism="zero"` is what the chip's neuron does; snnTorch's default subtracts the threshold, and is refused
-# with that remedy. The image is shown at every step; spikes of the last layer are counted.
+# with what a reset to zero would change, or taken so with `soft_reset="hard"`. The image is shown at every step; spikes of the last layer are counted.
 
 
 # %%
@@ -41,7 +41,7 @@ class Net(nn.Module):
 
 network = Net()
 optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-for _ in range(12):
+for _ in range(5):
     for rows in torch.randperm(len(train)).split(64):
         _, membranes = network(train.images[rows] / 16)
         loss = sum(nn.functional.cross_entropy(membranes[t], train.labels[rows]) for t in range(STEPS))

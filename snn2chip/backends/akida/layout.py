@@ -116,6 +116,8 @@ class Layout:
 
     def trace(self, outputs: dict[int, NDArray[Any]]) -> Trace:
         """A run's outputs by number of layers: spikes of layers of neurons; voltages of a readout that adds up."""
+        from snn2chip.ir.trace import Trace  # loads torch, which placing a network does not need
+
         spikes: dict[str, NDArray[np.uint8]] = {}
         voltage: dict[str, NDArray[np.int32]] = {}
         for cut, made in outputs.items():
