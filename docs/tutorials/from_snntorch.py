@@ -18,7 +18,8 @@ STEPS = 5
 
 # %% [markdown]
 # `reset_mechanism="zero"` is what the chip's neuron does; snnTorch's default subtracts the threshold, and is refused
-# with what a reset to zero would change, or taken so with `soft_reset="hard"`. The image is shown at every step; spikes of the last layer are counted.
+# with what a reset to zero would change, or taken so with `soft_reset="hard"`. The image is shown at every step; spikes
+# of the last layer are counted.
 
 
 # %%

@@ -18,8 +18,8 @@ STEPS = 4
 
 
 # %% [markdown]
-# `v_reset=0.0` is what the chip's neuron does; a reset by subtraction (`v_reset=None`) is refused with what a reset to zero
-# would change, or taken so with `soft_reset="hard"`.
+# `v_reset=0.0` is what the chip's neuron does; a reset by subtraction (`v_reset=None`) is refused with what a reset to
+# zero would change, or taken so with `soft_reset="hard"`.
 
 
 # %%
