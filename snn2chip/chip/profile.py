@@ -248,8 +248,9 @@ def _read(path: Path) -> Chip:
         values = files.read(path, "TOML")
     except FileNotFoundError:
         raise InputError(f"no chip profile '{path}'; copy one of deploy/chips and change its numbers") from None
-    expected = {name for kind in (Chip, Capacity, Figure, Layers, Price, Prices) for name in kind.__dataclass_fields__}
-    unknown = sorted(_keys(values) - expected)
+    expected = {name for kind in (Chip, Capacity, Figure, Price, Prices) for name in kind.__dataclass_fields__}
+    whole = values.get("layers")  # a table of its own names
+    unknown = sorted(_keys({**values, "layers": None}) - expected | _keys(whole) - set(Layers.__dataclass_fields__))
     if unknown:
         raise InputError(f"'{path}': unknown key '{one_line(unknown[0])}'; copy one of deploy/chips")
     try:
