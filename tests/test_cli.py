@@ -317,8 +317,8 @@ def test_every_help_has_an_example_that_parses() -> None:
     """The command and its options as they are written there exist."""
     group = typer.main.get_command(command_line.app)
     commands = dict(group.commands)  # type: ignore[attr-defined]
-    of_lava = commands.pop("lava")
-    for prefix, found in (("", commands), ("lava ", of_lava.commands)):
+    groups = {f"{name} ": commands.pop(name).commands for name in ("lava", "akida")}
+    for prefix, found in {"": commands, **groups}.items():
         for name, command in found.items():
             example = command.epilog.removeprefix("Example: ")
             assert example.startswith(f"snn2chip {prefix}{name}"), example

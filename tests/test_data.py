@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from snn2chip import data as d
 from snn2chip.data import fetch
-from snn2chip.data.augment import Augment, AugmentSpec, erase, mix, random_crop
+from snn2chip.data.augment import Augment, AugmentSpec, cutout, erase, flip_horizontally, mix, random_crop
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
 from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
@@ -788,7 +788,7 @@ def batch(count: int = 6, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
 def test_crop_is_a_shift_of_each_image(dtype: torch.dtype) -> None:
     images = batch(200, dtype)
     before = images.clone()
-    cropped = d.random_crop(images, 2, generator())
+    cropped = random_crop(images, 2, generator())
     assert cropped.shape == images.shape and cropped.dtype == dtype and torch.equal(images, before)
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     seen = set()
@@ -801,7 +801,7 @@ def test_crop_is_a_shift_of_each_image(dtype: torch.dtype) -> None:
 
 def test_flip_mirrors_about_half() -> None:
     images = batch(400)
-    flipped = d.flip_horizontally(images, generator())
+    flipped = flip_horizontally(images, generator())
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(images, flipped, strict=True)]
     assert all(m or torch.equal(a, b) for m, a, b in zip(mirrored, images, flipped, strict=True))
     assert 150 < sum(mirrored) < 250
@@ -810,7 +810,7 @@ def test_flip_mirrors_about_half() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_cutout_paints_one_clipped_square(size: int) -> None:
     images = batch(100, torch.float32)
-    cut = d.cutout(images, size, generator())
+    cut = cutout(images, size, generator())
     covered = (cut == 0).all(1)
     assert torch.equal(torch.where(covered[:, None], 0.0, images), cut)
     areas = covered.flatten(1).sum(1)
@@ -871,32 +871,32 @@ def test_alternating_flip_mirrors_whom_it_is_told() -> None:
 
 def test_augment_follows_its_generator_and_spec() -> None:
     images = batch(32)
-    augment = d.Augment(d.AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
     assert torch.equal(augment(images, generator(5)), augment(images, generator(5)))
     assert not torch.equal(augment(images, generator(5)), augment(images, generator(6)))
     g = generator(5)
-    by_hand = d.cutout(d.flip_horizontally(d.random_crop(images, 2, g), g), 3, g)
+    by_hand = cutout(flip_horizontally(random_crop(images, 2, g), g), 3, g)
     assert torch.equal(by_hand, augment(images, generator(5)))
-    assert d.Augment(d.AugmentSpec())(images, generator()) is images
+    assert Augment(AugmentSpec())(images, generator()) is images
 
 
 def test_augment_on_one_image_and_on_none() -> None:
-    augment = d.Augment(d.AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
     assert augment(batch(1), generator()).shape == (1, 3, 9, 7)
     assert augment(batch(0), generator()).shape == (0, 3, 9, 7)
 
 
 def test_augment_refuses_what_cannot_be() -> None:
     with pytest.raises(RecipeError, match="crop -1"):
-        d.AugmentSpec(crop=-1)
+        AugmentSpec(crop=-1)
     with pytest.raises(RecipeError, match="cutout -3"):
-        d.AugmentSpec(cutout=-3)
+        AugmentSpec(cutout=-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_augment_on_cuda_equals_cpu() -> None:
-    augment = d.Augment(d.AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
     on_cpu = augment(batch(32), generator(5))
     assert torch.equal(on_cpu, augment(batch(32).cuda(), generator(5)).cpu())
     own = torch.Generator("cuda").manual_seed(5)

@@ -850,7 +850,7 @@ def test_weight_bits_out_of_range_are_refused() -> None:
         with pytest.raises(InputError, match=rf"--weight-bits {bits} is outside 2\.\.8"):
             LOIHI2.with_weight_bits(bits)
     assert LOIHI2.with_weight_bits(None) is LOIHI2
-    with pytest.raises(InputError, match="unknown chip 'loihi3': expected one of loihi1, loihi2"):
+    with pytest.raises(InputError, match="unknown chip 'loihi3': expected one of akd1000, loihi1, loihi2"):
         chips.load("loihi3")
 
 

@@ -166,18 +166,18 @@ def test_every_command_names_a_silent_layer(quickstart: Quickstart, tmp_path: Pa
     assert (report["agree"], report["agree_plain"], report["plain"]) == (64, 64, [])
     assert [row["spikes"] == 0 for row in report["layers"]] == [False, True, False, False, False]
     assert [row["spikes_wanted"] == 0 for row in report["layers"]] == [False, True, False, False, False]
-    printed = cli("simulate", net, "--limit=5", "--json", tmp_path / "simulate.json").ok()
+    cli("report", tmp_path).ok()  # begins the page
+    printed = cli("simulate", net, "--limit=100", "--json", tmp_path / "simulate.json").ok()
     assert "note: layer '2 (lif2)': no neuron fires in these samples\n" in printed
-    assert "note: the scores of all 5 samples are the same\n" in printed
+    assert "note: the scores of all 100 samples are the same\n" in printed
     done = cli("verify", model, net, "--no-lava", "--samples=4", "--json", tmp_path / "verify.json")
     assert done.code == 1
     assert "note: layer 'lif2': no neuron fires in these 4 samples\n" in done.out
     assert done.err.startswith("error: folded ~ integers: the scores do not depend on the input: ")
     assert len(done.err.strip().splitlines()) == 1
-    cli("report", tmp_path).ok()
     page = (tmp_path / "report.html").read_text()
-    assert "note: layer &#x27;2 (lif2)&#x27;: no neuron fires in the simulated samples" in page
-    assert "note: layer &#x27;lif2&#x27;: no neuron fires in these 4 samples" in page
+    assert "note: layer &#39;2 (lif2)&#39;: no neuron fires in these samples" in page
+    assert "note: layer &#39;lif2&#39;: no neuron fires in these 4 samples" in page
 
 
 def test_a_layer_that_fires_in_one_stage_alone_is_named_with_it() -> None:
@@ -616,7 +616,7 @@ def test_the_verdict_as_json(quickstart: Quickstart, tmp_path: Path, cli: Comman
     out = tmp_path / "verify.json"
     printed = cli("verify", quickstart.model, quickstart.net, "--no-lava", "--samples=5", "--json", out).ok()
     verdict = json.loads(out.read_text())
-    assert verdict.keys() == {"passed", "rungs", "notes"}
+    assert verdict.keys() == {"passed", "rungs", "notes", "samples"}
     assert verdict["passed"] is True
     assert [item["name"] for item in verdict["rungs"]] == [
         "torch = captured",

@@ -136,7 +136,8 @@ def simulate(
     if result.note is not None:
         console.print(f"note: {result.note}")
     console.print(tables.simulation_table(chain, result))
-    for note in tables.activity_notes(chain, result):
+    notes = tables.activity_notes(chain, result)
+    for note in notes:
         console.print(f"note: {note}")
     if meter is not None and result.cost is not None:
         console.print(costs.table(result.cost.as_json()))
@@ -144,7 +145,7 @@ def simulate(
             console.print(line)
     if is_leader():
         if images is not None:
-            tell(console, net, "simulate", found)
+            tell(console, net, "simulate", found | {"notes": notes})
         else:
             console.print(summary.panel(net.name, {"simulate": found}))
     if output is not None:

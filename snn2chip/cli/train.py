@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +32,8 @@ def follow(trainer: Trainer, console: Console, watch: bool = False, board: Path 
     from snn2chip.report.live import Live
 
     live = Live(trainer, console, watch, board)
-    with progress_bar("training") as show:
-        for event in trainer.run():
+    with progress_bar("training") as show, closing(trainer.run()) as events:
+        for event in events:
             live.begin()
             show(event.epoch * event.steps + event.step, event.epochs * event.steps)
             if event.metrics is not None:

@@ -68,7 +68,8 @@ class Run:
         found = _fit(self.chain)
         record.forget()
         drawn = {"graph": graph.nodes_of(network, self.chain), "made": self.chain.made}
-        drawn |= {} if found is None else graph.drawn(network, self.chain, found)
+        where = f"no table of cores: the chip's profile is not in the folder {places.CHIPS_VARIABLE}"
+        drawn |= {"unplaced": where} if found is None else graph.drawn(network, self.chain, found)
         record.add("export", "net", self.net, drawn | record.entries.get("export", {}))
         if images is not None:
             shown = seen(network, self.chain, images, found, drawn=pictures, progress=progress)

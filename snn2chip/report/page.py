@@ -85,7 +85,7 @@ def render(entries: Entries, refresh: int = 0) -> str:
         if "quantize" in export
         else None,
         cores_table=_table(columns.FIT, export["cores"]["rows"]) if "cores" in export else None,
-        cores_lines=export["cores"]["lines"] if "cores" in export else [],
+        cores_lines=[*(export["cores"]["lines"] if "cores" in export else []), *filter(None, [export.get("unplaced")])],
         cost_table=_table(columns.COST, costs.rows(simulated["cost"])) if "cost" in simulated else None,
         cost_lines=list(costs.lines(simulated["cost"])) if "cost" in simulated else [],
         made=", ".join(

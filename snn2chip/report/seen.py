@@ -20,6 +20,7 @@ from snn2chip.fit.table import Fit
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.ir.trace import Trace
+from snn2chip.report.tables import activity_notes
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.run import Simulation, confusion_of, counted
 from snn2chip.verify.compare import by_origin
@@ -114,7 +115,7 @@ def seen(
             | {"label": int(labels[index]), "float": int(wanted[index]), "integers": int(decided[index])}
             for index in picked
         ],
-        "simulate": {**result.as_json(chain), "seen": True},
+        "simulate": {**result.as_json(chain), "notes": activity_notes(chain, result), "seen": True},
     }
 
 

@@ -14,7 +14,6 @@ from snn2chip.report.columns import Wide
 from snn2chip.simulate import activity
 
 if TYPE_CHECKING:
-    from snn2chip.data.recordings import BinSettings
     from snn2chip.ir.netlist import Netlist
     from snn2chip.passes.lower import LowerReport
     from snn2chip.passes.pipeline import Export
@@ -198,6 +197,8 @@ def export_notes(export: Export) -> list[str]:
 
 def real_time(chain: ir.Chain, timesteps: int) -> str:
     """What a step and a sample last, for networks on recordings binned by time; "" for others."""
+    from snn2chip.data.recordings import BinSettings
+
     events = chain.made.get("events")
     binning = None if events is None else BinSettings.from_json(events)
     if binning is None or binning.dt_us is None:

@@ -17,7 +17,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +253,7 @@ class Trainer:
             + ", ".join(f"{name} {value:.4g}" for name, value in set_to.items())
         )
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Train to the end, yielding after every step and epoch; writes everything when done.
 
         Whatever ends it early (Ctrl-C, an exception, the caller leaving the loop) leaves a checkpoint of the
