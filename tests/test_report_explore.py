@@ -111,7 +111,7 @@ def shown(tab: Any, path: Path) -> Any:
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     tab.goto(path.as_uri())
-    tab.wait_for_function("explorer !== null || document.getElementById('fault').textContent")
+    tab.wait_for_selector("#main:not([hidden]), #fault:not(:empty)")  # not by a function: the policy allows no eval
     assert tab.inner_text("#fault") == ""
     assert not faults
     return tab
