@@ -88,11 +88,7 @@ def render(entries: Entries, refresh: int = 0) -> str:
         cores_lines=[*(export["cores"]["lines"] if "cores" in export else []), *filter(None, [export.get("unplaced")])],
         cost_table=_table(columns.COST, costs.rows(simulated["cost"])) if "cost" in simulated else None,
         cost_lines=list(costs.lines(simulated["cost"])) if "cost" in simulated else [],
-        made=", ".join(
-            f"{key} {value}"
-            for key, value in export.get("made", {}).items()
-            if key not in ("scales", "rounding", "notes")
-        ),
+        made=", ".join(f"{key} {value}" for key, value in export.get("made", {}).items() if key not in _LONG),
         missing=[(command, what) for kind, command, what in _STEPS if kind not in entries],
     )
 
