@@ -9,7 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from snn2chip.boundary import report, unraisable
+from snn2chip.boundary import INTERRUPTED, report, unraisable
 from snn2chip.processors import considerate
 
 
@@ -21,12 +21,17 @@ def main() -> None:
     considerate()
     code: str | int | None = 0
     try:
-        from snn2chip import cli
+        try:
+            from snn2chip import cli
 
-        cli.main()
-    except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) else report(error)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: a signal that comes late must not change the exit code
+            cli.main()
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) else report(error)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: what comes late must not change the exit code
+    except KeyboardInterrupt:  # just before it was, or while an error was being said
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = INTERRUPTED
+    exec("")  # after a Ctrl-C within an exec of text, which makes dataclasses, `python -m` would end by the signal
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -547,3 +548,35 @@ def test_a_ctrl_c_while_the_program_leaves_changes_nothing(how: str, code: int, 
     command = [sys.executable, "-c", LATE.replace("HOW", how)]
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, said)
+
+
+EVALUATED = """
+from snn2chip import __main__, cli
+
+def interrupted():
+    exec("raise KeyboardInterrupt")  # as dataclasses and namedtuple make classes
+
+cli.main = interrupted
+__main__.main()
+"""
+JUST_BEFORE = """
+import signal
+from snn2chip import __main__, cli
+
+def interrupted(*_):
+    signal.signal = usual
+    raise KeyboardInterrupt
+
+usual, signal.signal = signal.signal, interrupted
+cli.main = lambda: None
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("program", "said"), [(EVALUATED, "interrupted\n"), (JUST_BEFORE, "")])
+def test_a_ctrl_c_at_odd_moments_ends_with_its_exit_code(program: str, said: str, tmp_path: Path) -> None:
+    """Within text that is evaluated, which Python remembers and then ends by the signal; when all was done."""
+    (tmp_path / "odd.py").write_text(program, encoding="utf-8")
+    environment = child_environment(PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    done = subprocess.run([sys.executable, "-m", "odd"], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, said)
