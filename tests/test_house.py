@@ -13,6 +13,7 @@ from conftest import ROOT, child_environment
 SUBJECTS = {
     "attack",
     "bad_input",
+    "frameworks_whole_way",
     "fuzz",
     "gpu",
     "house",

@@ -439,7 +439,18 @@ MUTANTS = [
         "verify/ladder.py",
         "test_verify_prove.py -k compares_relays",
         ("compare(passed, {name: found[name][0] for name in passed})", "(0, 0, None)"),
-        ("ran, proved=ran.passed", "ran, proved=True"),
+    ),
+    *of(
+        "verify/compare.py",
+        "test_verify_prove.py -k compares_relays",
+        ("proved = passed and all", "proved = all"),
+    ),
+    *of(
+        "verify/compare.py",
+        "test_verify.py -k part_at",
+        ("sample=first.sample + start", "sample=first.sample"),
+        ("max(value, most.get(key, value))", "value"),
+        ("sums.update(part.sums)", "sums = Counter(part.sums)"),
     ),
     *of(
         "nn/norm.py",

@@ -24,6 +24,7 @@ from snn2chip.backends import lava
 from snn2chip.chip import neuron as arith
 from snn2chip.errors import InputError
 from snn2chip.formats import netx
+from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm, model_file
 from snn2chip.passes import fold, pipeline
 from snn2chip.passes.capture import capture
@@ -32,7 +33,7 @@ from snn2chip.simulate import activity
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events.library import unavailable
 from snn2chip.verify import ladder
-from snn2chip.verify.compare import Difference, Rung, Verdict, compare, module_spikes
+from snn2chip.verify.compare import Difference, Rung, Verdict, compare, module_spikes, rung_of
 from snn2chip.verify.integers import same_integers
 from snn2chip.verify.ladder import verify
 
@@ -127,6 +128,35 @@ def test_a_correct_export_passes(model: model_file.Model, images: NDArray[Any]) 
     for item in verdict.rungs:
         floats = item.name in ("torch = captured", "captured = folded")
         assert item.spikes == (trained if floats else {} if item.name == "integers = file" else integers)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_many_samples_are_compared_a_part_at_a_time(
+    model: model_file.Model, images: NDArray[Any], monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """With the same verdict: counts, what is the largest, the accuracy, the first difference and its sample."""
+    chain = export(model)
+    if wrong:
+        run, fifth = DenseEngine.run, chain.port(np.repeat(images[4:5, None].astype(np.int64), 3, 1))
+
+        def late(self: DenseEngine, port: ir.IntArray, *, keep: bool = True) -> Trace:
+            found = run(self, port, keep=keep)
+            if keep:
+                found.spikes[chain.layers[1].name][(port == fifth).all((1, 2, 3, 4))] ^= True
+            return found
+
+        monkeypatch.setattr(DenseEngine, "run", late)
+    labels = np.arange(6) % 4
+    whole = verify(model, chain, images, labels=labels, with_lava=False)
+    each = chain.timesteps * sum(int(np.prod(layer.shape)) for layer in chain.layers)
+    monkeypatch.setattr(ladder, "_HELD", 2 * each)
+    seen: list[tuple[int, int]] = []
+    parts = verify(model, chain, images, labels=labels, with_lava=False, progress=lambda *at: seen.append(at))
+    assert parts == whole and whole.passed != wrong
+    assert seen == [(done, 3 * len(whole.rungs)) for done in range(3 * len(whole.rungs))]
+    if wrong:
+        first = rung(parts, "reference = dense").first
+        assert first is not None and first.sample == 4
 
 
 def changed(model: model_file.Model, layer: str, shift: float) -> model_file.Model:
@@ -395,10 +425,10 @@ def test_every_number_of_a_layer_is_compared(model: model_file.Model) -> None:
         ("voltage_decay", 1),
     ):
         layers = (chain.layers[0], replace(chain.layers[1], **{what: value}), *chain.layers[2:])  # type: ignore[arg-type]
-        found = same_integers(folded, chain, replace(chain, layers=layers))
+        found = rung_of("", [same_integers(folded, chain, replace(chain, layers=layers))])
         assert (found.passed, found.proved, found.mismatches) == (False, False, 1), what
         assert what.rpartition("_")[2] in found.detail
-    assert same_integers(folded, chain, chain).proved
+    assert rung_of("", [same_integers(folded, chain, chain)]).proved
 
 
 # ------------------------------------------------------------------------------------------ altered files

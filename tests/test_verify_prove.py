@@ -27,7 +27,7 @@ from snn2chip.passes.schedule import RELAYS, schedule
 from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.verify import ladder
-from snn2chip.verify.compare import Difference
+from snn2chip.verify.compare import Difference, Rung, rung_of
 from snn2chip.verify.prove import Proof, _Unit, prove
 
 LOIHI = chip.load("loihi2")
@@ -98,13 +98,18 @@ def test_the_rung_that_runs_compares_relays_too(stages: Stages) -> None:
     made = SimpleNamespace(
         quantized=stages.quantized, lowered=stages.report, dense=dense, chain=stages.chain, port=port
     )
-    found = ladder._graph(made)  # type: ignore[arg-type]
+    made.proof = prove(stages.quantized, stages.chain)
+
+    def climbed() -> Rung:
+        return rung_of("graph = chain", [ladder._graph(made)])  # type: ignore[arg-type]
+
+    found = climbed()
     trained = sum(int(np.prod(stages.quantized.shape(unit.name))) for unit in stages.quantized.of(ir.CubaNeuron))
     relays = sum(item.neurons for item in stages.report.placed if item.relay is not None)
     assert (found.passed, found.proved, found.mismatches) == (True, True, 0)
     assert found.compared == 2 * 4 * (2 * trained + relays)
     dense.spikes["2"][1, 3, 5, 2, 1] ^= 1
-    found = ladder._graph(made)  # type: ignore[arg-type]
+    found = climbed()
     assert (found.passed, found.proved, found.mismatches) == (False, False, 1)
     assert found.first == Difference("net.lif1.relay1", 1, 3, [1, 2, 1])
 

@@ -67,13 +67,6 @@ def verify(
     if with_akida:
         ensure(KIND, console)
     with progress_bar("verifying") as show:
-        done = 0
-
-        def say(_stage: str) -> None:
-            nonlocal done
-            show(done, len(ladder.RUNGS))
-            done += 1
-
         verdict = ladder.verify(
             trained.runs,
             chain,
@@ -84,7 +77,7 @@ def verify(
             with_onnx=onnx,
             fast_convolution=fast_convolution,
             with_akida=with_akida,
-            say=say,
+            progress=show,
         )
     found = {**verdict.as_json(), "samples": len(pixels)}
     if json_file is not None:

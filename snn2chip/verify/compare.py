@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,48 @@ class Rung:
     proved: bool = False
     spikes: dict[str, int] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, counted: Counted, detail: str, spikes: Arrays | None = None) -> Rung:
-        """A rung, yet without name, of what was counted; `spikes` are the second stage's, by trained layer."""
-        mismatches, compared, first = counted
-        fired = {layer: int(np.count_nonzero(values)) for layer, values in (spikes or {}).items()}
-        return cls("", mismatches == 0, mismatches, compared, first, detail, spikes=fired)
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison on some of the samples.
+
+    `say` makes the detail of a rung of what was measured: the largest of `most` and the sums of `sums`, over all parts.
+    `hint` is where to look if a value differs; `passed` is set where that alone does not decide.
+    """
+
+    counted: Counted
+    say: Callable[[Mapping[str, float]], str]
+    spikes: Mapping[str, int] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+    sums: Mapping[str, float] = field(default_factory=dict)
+    hint: str = ""
+    passed: bool | None = None
+    proved: bool = False
+
+
+def spike_counts(spikes: Arrays) -> dict[str, int]:
+    """How many spikes by layer."""
+    return {layer: int(np.count_nonzero(values)) for layer, values in spikes.items()}
+
+
+def rung_of(name: str, parts: Sequence[Part], starts: Sequence[int] = (0,)) -> Rung:
+    """A comparison on all samples, of its parts, which begin with the samples `starts`; first is what differs first in
+    the first part that has a difference."""
+    spikes: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    most: dict[str, float] = {}
+    first, hint = None, ""
+    for start, part in zip(starts, parts, strict=False):  # one part, where samples do not matter
+        spikes.update(part.spikes)
+        sums.update(part.sums)
+        most |= {key: max(value, most.get(key, value)) for key, value in part.most.items()}
+        if first is None and (first := part.counted[2]) is not None:
+            hint = part.hint
+            first = first if first.sample is None else replace(first, sample=first.sample + start)
+    mismatches, compared = sum(part.counted[0] for part in parts), sum(part.counted[1] for part in parts)
+    passed = all(part.counted[0] == 0 if part.passed is None else part.passed for part in parts)
+    proved = passed and all(part.proved for part in parts)
+    return Rung(name, passed, mismatches, compared, first, parts[-1].say({**most, **sums}) + hint, proved, dict(spikes))
 
 
 @dataclass(frozen=True)

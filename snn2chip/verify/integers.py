@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from snn2chip import ir
 from snn2chip.errors import InputError
-from snn2chip.verify.compare import Difference, Rung
+from snn2chip.verify.compare import Difference, Part
 
 
 def _numbers(chain: ir.Chain) -> list[tuple[str, str, Any]]:
@@ -37,7 +36,7 @@ def _numbers(chain: ir.Chain) -> list[tuple[str, str, Any]]:
     return [*said, ("readout", "kind", [chain.readout]), ("readout", "class", chain.classes)]
 
 
-def same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Rung:
+def same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Part:
     """Every number of the file is that of `expected`, the folded network rounded at the file's scales and lowered; and
     so is what the file says of input and readout.
 
@@ -64,7 +63,7 @@ def same_integers(folded: ir.Network, expected: ir.Chain, chain: ir.Chain) -> Ru
                 f"{found[place]} in the file, {wanted[place]} expected"
             )
     text = "; ".join(detail[:4]) or "every weight, bias, threshold and decay, input and readout"
-    return replace(Rung.of((mismatches, compared, first), text), proved=not mismatches)
+    return Part((mismatches, compared, first), lambda _: text, proved=True)
 
 
 def _fan(folded: ir.Network, neuron: str) -> str:

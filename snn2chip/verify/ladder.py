@@ -6,9 +6,11 @@ that runs something says its spikes, layer by layer: silence equals silence, and
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Callable
-from dataclasses import InitVar, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,14 +36,13 @@ from snn2chip.passes.quantize.layer import ACCUMULATOR
 from snn2chip.simulate import activity, reference, trace
 from snn2chip.simulate import branching as graph
 from snn2chip.simulate.dense import DenseEngine
-from snn2chip.simulate.engines import Engine, make_engine
+from snn2chip.simulate.engines import make_engine
 from snn2chip.verify import akida as against_akida
 from snn2chip.verify.compare import (
-    Arrays,
     Counted,
     Difference,
     Named,
-    Rung,
+    Part,
     Verdict,
     by_origin,
     compare,
@@ -49,16 +50,20 @@ from snn2chip.verify.compare import (
     membranes,
     module_spikes,
     relayed,
+    rung_of,
+    spike_counts,
     spikes_of,
     with_scores,
 )
 from snn2chip.verify.integers import drivers, same_integers
 from snn2chip.verify.prove import prove
 
+_HELD = 2**25  # neurons times steps times samples that are compared at a time, at some 60 bytes each in all stages
+
 
 @dataclass
 class Stages:
-    """A model and its file at every stage, on the same samples; see `verify`.
+    """A model and its file at every stage, and, `on` some samples, what each of them makes of these; see `verify`.
 
     Raises:
         InputError: model, file and images do not belong together.
@@ -66,15 +71,16 @@ class Stages:
 
     model: Model | Adapted | SpikingNetwork | Written | ir.Network
     chain: ir.Chain
-    images: InitVar[NDArray[Any]]
-    labels: NDArray[Any] | None
     net_path: Path | None
     with_lava: bool
     with_onnx: bool
     fast_convolution: bool
     with_akida: bool
+    raw: ir.IntArray = field(init=False)
+    port: ir.IntArray = field(init=False)
+    labels: NDArray[Any] | None = field(init=False, default=None)
 
-    def __post_init__(self, images: NDArray[Any]) -> None:
+    def __post_init__(self) -> None:
         chain, model = self.chain, self.model
         self.trained = model.network if isinstance(model, Model) else model
         if isinstance(self.trained, ir.Network):
@@ -91,8 +97,16 @@ class Stages:
         self.captured, self.folded = captured, folding.fold(captured)[0]
         self.quantized, expected, self.lowered = pipeline.again(self.folded, chain)
         self.same_integers = same_integers(self.folded, expected, chain)  # refuses the file of another network
-        self.raw = encoder_of(captured)(images)
-        self.port = chain.port(self.raw)
+        self.proof = prove(self.quantized, chain)
+        self.events = make_engine(chain, kind="events")  # where there is none, one whose note says why
+        self.encoder = encoder_of(captured)
+
+    def on(self, images: NDArray[Any], labels: NDArray[Any] | None) -> Stages:
+        """These stages on some samples; what is drawn for them is drawn behind what was drawn for those before."""
+        made = copy.copy(self)
+        made.raw, made.labels = self.encoder(images), labels
+        made.port = self.chain.port(made.raw)
+        return made
 
     @cached_property
     def captured_trace(self) -> FloatTrace:
@@ -108,11 +122,6 @@ class Stages:
     def dense(self) -> Trace:
         """The file's run in the dense engine."""
         return DenseEngine(self.chain).run(self.port)
-
-    @cached_property
-    def events(self) -> Engine:
-        """The event-driven engine; where there is none, one whose note says why."""
-        return make_engine(self.chain, kind="events")
 
     @cached_property
     def constant(self) -> bool:
@@ -142,7 +151,7 @@ class Stages:
         return {node.name: named[node.name][0] for node in self.folded.of(ir.LIF) if node.name in named}
 
 
-def _captured(stages: Stages) -> Rung:
+def _captured(stages: Stages) -> Part:
     """The trained module, or the NIR graph by its own equations, and the network that was read of it, both float64: the
     same spikes and scores."""
     network, found, trained = stages.captured, stages.captured_trace, stages.trained
@@ -150,53 +159,70 @@ def _captured(stages: Stages) -> Rung:
     spikes, scores = module_spikes(trained, stages.raw)
     fired, ours = spikes_of(found), found.scores.numpy()
     counted = with_scores(compare(spikes, fired), scores, ours, network.readout.inputs[0])
-    detail = f"largest score difference {float(np.abs(scores - ours).max()):.1e}"
-    return Rung.of(counted, _where(network, counted[2], detail), fired)
+    return Part(
+        counted,
+        lambda found: f"largest score difference {found['score']:.1e}",
+        spike_counts(fired),
+        {"score": float(np.abs(scores - ours).max())},
+        hint=_where(network, counted[2]),
+    )
 
 
-def _folded(stages: Stages) -> Rung:
+def _folded(stages: Stages) -> Part:
     """float64: the same spikes, and membranes and scores but for float64's rounding."""
     first, second, last = stages.captured_trace, stages.folded_trace, stages.folded.readout.inputs[0]
     scores, folded_scores = first.scores.numpy(), second.scores.numpy()
     counted = with_scores(membranes(first, second), scores, folded_scores, last)
     gaps = [float((first.membranes[name] - second.membranes[name]).abs().max()) for name in first.membranes]
-    detail = (
-        f"largest membrane difference {max(gaps, default=0.0):.1e}, "
-        f"largest score difference {float(np.abs(scores - folded_scores).max()):.1e}"
+    return Part(
+        counted,
+        lambda found: f"largest membrane difference {found['membrane']:.1e}, score {found['score']:.1e}",
+        spike_counts(spikes_of(second)),
+        {"membrane": max(gaps, default=0.0), "score": float(np.abs(scores - folded_scores).max())},
+        hint=_where(stages.captured, counted[2]),
     )
-    return Rung.of(counted, _where(stages.captured, counted[2], detail), spikes_of(second))
 
 
-def _decisions(stages: Stages) -> Rung:
+def _decisions(stages: Stages) -> Part:
     """Decisions and accuracy; the one rung that may differ, as rounding is lossy: it fails where the scores of the
     integers do not depend on the input at all."""
     wanted, found = (run.scores.argmax(1) for run in (stages.folded_trace, stages.dense))
     wanted, labels = wanted.numpy(), stages.labels
     differing = np.flatnonzero(wanted != found)
-    detail = f"decisions agree on {len(wanted) - len(differing)} of {len(wanted)} samples"
+    sums = {"samples": len(wanted), "differ": len(differing)}
     if labels is not None:
-        detail += f"; accuracy {np.mean(wanted == labels):.4f} folded, {np.mean(found == labels):.4f} in integers"
+        sums |= {"right": int(np.sum(wanted == labels)), "right in integers": int(np.sum(found == labels))}
     first = None if not len(differing) else Difference("readout", int(differing[0]), None, [int(found[differing[0]])])
-    if stages.constant:
-        detail = (
+
+    def say(all_of: Mapping[str, float]) -> str:
+        samples = all_of["samples"]
+        detail = f"decisions agree on {samples - all_of['differ']} of {samples} samples"
+        if "right" in all_of:
+            floats, integers = all_of["right"] / samples, all_of["right in integers"] / samples
+            detail += f"; accuracy {floats:.4f} folded, {integers:.4f} in integers"
+        if all_of["depends"]:
+            return detail
+        return (
             "the scores do not depend on the input: they are the same for every sample and for black, white, inverted "
             f"and random input; see which layers fire, and train longer or with a lower threshold; {detail}"
         )
-    made = Rung.of((len(differing), len(wanted), first), detail, stages.fired(stages.dense))
+
     # else it does not fail: rounding may move a decision, and the detail says how often
-    return replace(made, passed=not stages.constant)
+    depends = not stages.constant
+    fired = spike_counts(stages.fired(stages.dense))
+    return Part((len(differing), len(wanted), first), say, fired, {"depends": depends}, sums, passed=depends)
 
 
-def _exactly(stages: Stages) -> Rung:
+def _exactly(stages: Stages) -> Part:
     """A network of integers in float64 and the chip's arithmetic: every spike of every layer, and the scores."""
     wanted, found, readout = stages.folded_trace, stages.dense, stages.folded.readout
     fired = stages.fired(found)
     scores = found.scores / UNIT if readout.kind == "membrane" else found.scores
     counted = with_scores(compare(spikes_of(wanted), fired), wanted.scores.numpy(), scores, readout.inputs[0])
-    return Rung.of(counted, "trained in integers: every spike, and the scores that decide", fired)
+    return Part(counted, lambda _: "trained in integers: every spike, and the scores that decide", spike_counts(fired))
 
 
-def _graph(stages: Stages) -> Rung:
+def _graph(stages: Stages) -> Part:
     """The rounded network as it branches, and the file's chain: proved for every input (see `snn2chip.verify.prove`);
     and run in the dense engine, every spike and voltage of every trained layer, and every relay's spikes those of its
     source."""
@@ -217,45 +243,45 @@ def _graph(stages: Stages) -> Rung:
     detail = f"{len(branching.spikes)} trained layers"
     if passed:
         detail += f" and {len(passed)} relays"
-    fired = {name: values for name, values in branching.spikes.items() if name != ACCUMULATOR}
-    ran = Rung.of((sum(c[0] for c in counts), sum(c[1] for c in counts), first), detail, fired)
-    proof = prove(quantized, stages.chain)
+    fired = spike_counts({name: values for name, values in branching.spikes.items() if name != ACCUMULATOR})
+    counted = (sum(c[0] for c in counts), sum(c[1] for c in counts), first)
+    proof = stages.proof
     if proof.place is None:
-        return replace(ran, proved=ran.passed, detail=f"{ran.detail}, for every input")
+        return Part(counted, lambda _: f"{detail}, for every input", fired, proved=True)
     layer, neuron = proof.place
-    detail = f"{ran.detail}; not for every input: layer '{layer}', neuron {neuron}: {proof.reason}"
-    return replace(ran, passed=False, first=first or Difference(layer, None, None, neuron), detail=detail)
+    said = f"{detail}; not for every input: layer '{layer}', neuron {neuron}: {proof.reason}"
+    return Part((*counted[:2], first or Difference(layer, None, None, neuron)), lambda _: said, fired, passed=False)
 
 
-def _reference(stages: Stages) -> Rung:
+def _reference(stages: Stages) -> Part:
     """The slow engine and the dense one on the file: every spike and voltage."""
     absent = "" if stages.events.note is None else f"; {stages.events.note}"
     counted = stages.traces(reference.run(stages.chain, stages.port), stages.dense)
-    return Rung.of(counted, _sums(stages.dense) + absent, stages.fired(stages.dense))
+    fired = spike_counts(stages.fired(stages.dense))
+    return Part(counted, lambda found: _sums(found) + absent, fired, stages.dense.largest)
 
 
-def _like_dense(stages: Stages, found: Trace, detail: str) -> Rung:
+def _like_dense(stages: Stages, found: Trace, say: Callable[[Mapping[str, float]], str]) -> Part:
     """Every spike, voltage and score of another run of the file."""
     counted = stages.traces(stages.dense, found)
     counted = with_scores(counted, stages.dense.scores, found.scores, "readout")
-    return Rung.of(counted, detail, stages.fired(found))
+    return Part(counted, say, spike_counts(stages.fired(found)), found.largest)
 
 
-def _events(stages: Stages) -> Rung:
+def _events(stages: Stages) -> Part:
     """The event-driven engine, where it is compiled."""
-    found = stages.events.run(stages.port)
-    return _like_dense(stages, found, _sums(found))
+    return _like_dense(stages, stages.events.run(stages.port), _sums)
 
 
-def _onnx(stages: Stages) -> Rung:
+def _onnx(stages: Stages) -> Part:
     """The file's ONNX in ONNX Runtime."""
     from snn2chip.formats.onnx import run
 
     detail = f"spikes and voltages of {len(stages.chain.layers)} layers, scores"
-    return _like_dense(stages, run.run(stages.chain, stages.raw), detail)
+    return _like_dense(stages, run.run(stages.chain, stages.raw), lambda _: detail)
 
 
-def _lava(stages: Stages) -> Rung:
+def _lava(stages: Stages) -> Part:
     """The file through lava-dl's own netx."""
     assert stages.net_path is not None
     with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
@@ -264,13 +290,14 @@ def _lava(stages: Stages) -> Rung:
         lava.run(stages.net_path, given, answer, progress=False, fast_convolution=stages.fast_convolution)
         found = trace.load(answer, stages.chain)
     layers = len(stages.chain.layers)
-    detail = f"{len(stages.raw)} samples back to back, spikes and voltages of {layers} layers through netx"
+    detail = f"samples back to back, spikes and voltages of {layers} layers through netx"
     if stages.fast_convolution:
         detail += ", matrix products in the place of Lava's convolution"
-    return Rung.of(stages.traces(stages.dense, found), detail, stages.fired(found))
+    counted, fired = stages.traces(stages.dense, found), spike_counts(stages.fired(found))
+    return Part(counted, lambda all_of: f"{all_of['samples']} {detail}", fired, sums={"samples": len(stages.raw)})
 
 
-def _akida(stages: Stages) -> Rung:
+def _akida(stages: Stages) -> Part:
     """The .fbz beside the file, in BrainChip's simulator: every spike of every layer, every potential of the last."""
     assert stages.net_path is not None
     model, path = akida.layout(stages.chain, load("akd1000")), stages.net_path.with_suffix(".fbz")
@@ -280,16 +307,21 @@ def _akida(stages: Stages) -> Rung:
     detail = f"every weight and threshold of {path.name}; spikes of {layers} layers"
     detail += ", potentials of the last" if layers < len(model.pieces) else ""
     fired = {piece.name: found.spikes[piece.number] for piece in model.pieces if piece.number in found.spikes}
-    return Rung.of(counted, detail, fired)
+    return Part(counted, lambda _: detail, spike_counts(fired))
 
 
-RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Rung]], ...] = (
+def _same(stages: Stages) -> Part:
+    """Every number of the file; see `snn2chip.verify.integers`."""
+    return stages.same_integers
+
+
+RUNGS: tuple[tuple[str, Callable[[Stages], bool] | None, Callable[[Stages], Part]], ...] = (
     ("torch = captured", lambda stages: not isinstance(stages.trained, (Written, ir.Network)), _captured),
     ("NIR = network", lambda stages: isinstance(stages.trained, Written), _captured),
     ("captured = folded", lambda stages: stages.captured.stage == "captured", _folded),
     ("folded ~ integers", None, _decisions),
     ("folded = integers", lambda stages: stages.folded.integers, _exactly),
-    ("integers = file", None, lambda stages: stages.same_integers),
+    ("integers = file", None, _same),
     ("graph = chain", None, _graph),
     ("reference = dense", None, _reference),
     ("dense = events", lambda stages: stages.events.note is None, _events),
@@ -311,7 +343,7 @@ def verify(
     with_onnx: bool = False,
     fast_convolution: bool = False,
     with_akida: bool = False,
-    say: Callable[[str], None] = lambda _message: None,
+    progress: Callable[[int, int], None] = lambda _done, _whole: None,
 ) -> Verdict:
     """Climb the ladder with `images` (N, C, H, W); `net_path` is the file Lava runs, needed `with_lava`; beside it
     is the .fbz that Akida runs, `with_akida`.
@@ -321,7 +353,9 @@ def verify(
     of the verdict say which of the first.
 
     `fast_convolution` lets exact matrix products stand in for Lava's own convolution (see `snn2chip.lava.run`); the
-    verdict says so. `say` is told what is being done, for a progress display.
+    verdict says so. `progress` is told how many comparisons are done, and of how many.
+
+    Many samples are compared a part at a time, as many as some 2 GB hold; Lava then runs each part anew.
 
     Raises:
         InputError: model, file and images do not belong together.
@@ -331,16 +365,33 @@ def verify(
         from snn2chip.formats.onnx import run  # noqa: F401  (of an optional package: if that is missing, now is the time)
     if (with_lava or with_akida) and net_path is None:
         raise InputError("verify: Lava and Akida need the .net file's path")
-    stages = Stages(model, chain, images, labels, net_path, with_lava, with_onnx, fast_convolution, with_akida)
-    rungs = []
-    for name, can, climb in RUNGS:
-        if can is None or can(stages):
-            say(name)
-            rungs.append(replace(climb(stages), name=name))
-    notes = _absent(stages) + _notes(spikes_of(stages.folded_trace), stages.fired(stages.dense), len(images))
-    same = activity.same_scores(stages.dense.scores)
-    notes += [] if same is None or stages.constant else [f"{same}; those of other input are not"]
-    return Verdict(all(rung.passed for rung in rungs), tuple(rungs), tuple(notes))
+    stages = Stages(model, chain, net_path, with_lava, with_onnx, fast_convolution, with_akida)
+    each = chain.timesteps * sum(int(np.prod(layer.shape)) for layer in chain.layers)
+    starts = range(0, max(1, len(images)), max(1, _HELD // each))
+    climbed = [(name, climb) for name, can, climb in RUNGS if can is None or can(stages)]
+    parts: dict[str, list[Part]] = {name: [] for name, _ in climbed}
+    fired: tuple[Counter[str], Counter[str]] = Counter(), Counter()  # of the folded network and of its integers
+    sizes: Counter[str] = Counter()
+    scores = []
+    for number, start in enumerate(starts):
+        rows = slice(start, start + starts.step)
+        some = stages.on(images[rows], None if labels is None else labels[rows])
+        for place, (name, climb) in enumerate(climbed):
+            progress(number * len(climbed) + place, len(starts) * len(climbed))
+            if climb is not _same or not number:  # of the file's numbers, whatever the samples
+                parts[name].append(climb(some))
+        for counts, spikes in zip(fired, (spikes_of(some.folded_trace), some.fired(some.dense)), strict=True):
+            counts.update(spike_counts(spikes))
+        sizes.update({name: values.numel() for name, values in some.folded_trace.spikes.items()})
+        scores.append(some.dense.scores)
+    rungs = tuple(rung_of(name, parts[name], starts) for name, _ in climbed)
+    where = "this one sample" if len(images) == 1 else f"these {len(images):,} samples"
+    trained, chip = ({name: (count, sizes[name]) for name, count in counts.items()} for counts in fired)
+    notes = _absent(stages) + activity.of_stages(trained, chip, where)
+    same = activity.same_scores(np.concatenate(scores))
+    constant = not next(rung.passed for rung in rungs if rung.name == "folded ~ integers")
+    notes += [] if same is None or constant else [f"{same}; those of other input are not"]
+    return Verdict(all(rung.passed for rung in rungs), rungs, tuple(notes))
 
 
 def _absent(stages: Stages) -> list[str]:
@@ -356,22 +407,12 @@ def _absent(stages: Stages) -> list[str]:
     return notes
 
 
-def _notes(floats: Arrays, integers: Arrays, samples: int) -> list[str]:
-    """Layers that never or always fire."""
-    trained, chip = (
-        {name: (int(np.count_nonzero(values)), values.size) for name, values in spikes.items()}
-        for spikes in (floats, integers)
-    )
-    where = "this one sample" if samples == 1 else f"these {samples:,} samples"
-    return activity.of_stages(trained, chip, where)
-
-
-def _where(network: ir.Network, first: Difference | None, detail: str) -> str:
+def _where(network: ir.Network, first: Difference | None) -> str:
     if first is None or first.layer not in {node.name for node in network.of(ir.LIF)}:
-        return detail
-    return f"{detail}; look at {drivers(network, first.layer)}, which drive '{first.layer}'"
+        return ""
+    return f"; look at {drivers(network, first.layer)}, which drive '{first.layer}'"
 
 
-def _sums(seen: Trace) -> str:
-    worst = max(seen.largest, key=lambda name: seen.largest[name])
-    return f"largest input of a step {seen.largest[worst]} of {INPUT_MAX} (layer {worst})"
+def _sums(largest: Mapping[str, float]) -> str:
+    worst = max(largest, key=lambda name: largest[name])
+    return f"largest input of a step {largest[worst]} of {INPUT_MAX} (layer {worst})"
