@@ -128,12 +128,15 @@ class Run:
         if real:  # when Python hears signals, and a little later snn2chip does
             with contextlib.suppress(OSError, IndexError):
                 status = Path(f"/proc/{self.pid}/status")
-                while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 2:
+                while not int((said := status.read_text()).partition("SigCgt:")[2].split()[0], 16) & 2:
+                    if "State:\tZ" in said:  # it ended before
+                        break
                     time.sleep(0.01)
                 used = Path(f"/proc/{self.pid}/stat")  # its time on the processor, which others may share
-                while sum(map(int, used.read_text().rpartition(")")[2].split()[11:13])) < 0.3 * os.sysconf(
-                    "SC_CLK_TCK"
-                ):
+                enough = 0.3 * os.sysconf("SC_CLK_TCK")
+                while (now := used.read_text().rpartition(")")[2].split())[0] != "Z":
+                    if sum(map(int, now[11:13])) >= enough:
+                        break
                     time.sleep(0.01)
 
     def _child(self, arguments: list[str], folder: Path, say: int, real: bool, limit: int | None) -> None:
