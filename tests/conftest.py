@@ -15,10 +15,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -273,3 +274,41 @@ def lava_environment() -> lava.Environment:
         return lava.setup(progress=False)
     except (lava.NoPythonError, lava.RegistryError) as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Chromium without a window, driven by Playwright; skips without either."""
+    api = pytest.importorskip("playwright.sync_api", reason="drives a browser: pip install playwright")
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium; apt install chromium, or name it in $CHROMIUM")
+    with api.sync_playwright() as started:
+        rootless = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = started.chromium.launch(executable_path=program, args=rootless)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def faults() -> Iterator[list[str]]:
+    """What goes wrong in `tab`; the test fails if anything is left in the end."""
+    found: list[str] = []
+    yield found
+    assert not found
+
+
+@pytest.fixture
+def tab(chromium: Any, faults: list[str]) -> Iterator[Any]:
+    """A narrow tab in which no script may fail, and no page ask for anything beside itself."""
+
+    def asked(request: Any) -> None:
+        if not request.is_navigation_request() and not request.url.startswith("data:"):
+            faults.append(request.url)
+
+    page = chromium.new_page(viewport={"width": 500, "height": 900}, offline=True)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.on("request", asked)
+    yield page
+    page.close()

