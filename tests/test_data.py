@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import pickle
 import socket
 import struct
 import subprocess
@@ -29,6 +30,7 @@ from snn2chip.data.augment import Augment, AugmentSpec, cutout, erase, flip_hori
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
 from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
+from snn2chip.data.sets.pickled import cifar_pickle
 from snn2chip.errors import DataError, InputError, RecipeError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -412,13 +414,124 @@ def test_damaged_archive(tmp_path: Path, content: bytes, says: str) -> None:
 
 
 def test_cifar_says_what_it_looked_for(tmp_path: Path) -> None:
-    pickles = tmp_path / "cifar-10-batches-py"
-    pickles.mkdir()
-    (pickles / "data_batch_1").write_bytes(b"pickle")
     with pytest.raises(DataError) as caught:
         d.load("cifar10", "test", tmp_path, download=False)
-    for part in ("test_batch.bin", str(tmp_path), "cifar-10-binary.tar.gz", "Python version"):
+    for part in ("test_batch.bin", str(tmp_path), "cifar-10-batches-py", "cifar-10-binary.tar.gz"):
         assert part in str(caught.value)
+
+
+# --- CIFAR's Python version -----------------------------------------------------------------------------
+
+
+def text2(text: bytes) -> bytes:
+    """A text of Python 2, whose pickles nothing writes any more."""
+    return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<I", len(text)) + text
+
+
+def list2(values: list[bytes]) -> bytes:
+    return b"](" + b"".join(values) + b"e"
+
+
+def pickle2(records: bytes, keys: tuple[bytes, ...] = (b"labels",)) -> bytes:
+    """Records of the binary version as the published pickles hold them: protocol 2, numpy's array, lists of numbers."""
+    rows = np.frombuffer(records, np.uint8).reshape(-1, len(keys) + 3072)
+    shape = b"M" + struct.pack("<H", len(rows)) + b"M\x00\x0c\x86"
+    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    data = made + b"(K\x01" + shape + kind + b"\x89" + text2(rows[:, len(keys) :].tobytes()) + b"tb"
+    items = [(b"batch_label", text2(b"testing batch 1 of 1")), (b"data", data)]
+    items += [(key, list2([b"K" + bytes([row[i]]) for row in rows])) for i, key in enumerate(keys)]
+    items += [(b"filenames", list2([text2(b"%d.png" % i) for i in range(len(rows))]))]
+    filled = b"".join(text2(key) + b"q" + bytes([place]) + value for place, (key, value) in enumerate(items))
+    return b"\x80\x02}(" + filled + b"u."
+
+
+def test_pickles_are_what_python_reads() -> None:
+    """What these tests write is a pickle, with an array of numpy's in it."""
+    content = cifar10_bytes(3)
+    found = pickle.loads(pickle2(content), encoding="bytes")
+    rows = np.frombuffer(content, np.uint8).reshape(3, 3073)
+    assert np.array_equal(found[b"data"], rows[:, 1:]) and found[b"labels"] == rows[:, 0].tolist()
+
+
+@pytest.mark.parametrize("itself", [False, True])
+def test_cifar_of_torchvision(tmp_path: Path, itself: bool) -> None:
+    """Both versions hold the same images; the folder or the one that holds it may be named."""
+    files = write_cifar10(tmp_path / "binary")
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.removesuffix(".bin")).write_bytes(pickle2(content))
+    for split in ("train", "test"):
+        mine = d.load("cifar10", split, folder if itself else tmp_path, download=False)
+        other = d.load("cifar10", split, tmp_path / "binary")
+        assert torch.equal(mine.images, other.images) and torch.equal(mine.labels, other.labels)
+        assert mine.classes == other.classes and str(folder) in mine.source
+    (folder / "data_batch_2").unlink()
+    with pytest.raises(DataError, match=r"incomplete: data_batch_2 missing"):
+        d.load("cifar10", "train", tmp_path)
+
+
+def test_cifar100_of_torchvision(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test"):
+        (folder / name).write_bytes(pickle2(cifar100_bytes(5), (b"coarse_labels", b"fine_labels")))
+    assert d.load("cifar100", "train", tmp_path).labels.tolist() == [99, 98, 97, 96, 95]
+
+
+class Hostile:
+    """Makes a file when a pickle of it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def nested(levels: int) -> bytes:
+    """A tuple of twice a tuple of twice ...: few bytes, whose hash takes for ever."""
+    return b"K\x01q\x00" + b"".join(b"h%c\x86q%c" % (i, i + 1) for i in range(levels))
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_hostile_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "made"
+    content = pickle.dumps({"data": Hostile(path), "labels": [1]}, protocol)
+    with pytest.raises(DataError, match="damaged"):
+        cifar_pickle(content, "f", ("labels",), 10)
+    assert not path.exists()
+    pickle.loads(content)
+    assert path.exists()  # elsewhere it would have
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\x80\x02cos\nsystem\nU\x04true\x85R.", "asks for 'os.system', which is not let run"),
+        (b"\x80\x02cnumpy\nload\nU\x01x\x85R.", "asks for 'numpy.load'"),
+        (b"\x80\x02c_codecs\nencode\n.", "asks for '_codecs.encode'"),
+        (b"\x80\x02" + 3000 * b"]" + b".", "more instructions than its records need"),
+        (b"\x80\x02}" + nested(60) + b"K\x00s.", "key that is no text"),
+        (b"\x80\x02r\xff\xff\xff\x7f.", "damaged"),
+        (b"", "damaged"),
+        (pickle2(cifar10_bytes(3))[:-9], "damaged"),
+        (pickle2(cifar10_bytes(3)).replace(b"U\x02u1", b"U\x02i1"), r"not uint8 \(3, 3072\)"),
+        (pickle2(cifar10_bytes(3)).replace(b"M\x00\x0c", b"M\x01\x0c"), r"not uint8 \(3, 3072\)"),
+        (pickle2(cifar10_bytes(3)).replace(b"U\x06labels", b"U\x06lapels"), "KeyError 'labels'"),
+        (pickle2(cifar10_bytes(3)).replace(b"](K\x00", b"](U\x00"), "no integer of 0 to 255"),
+    ],
+)
+def test_damaged_pickles(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "cifar-10-batches-py" / "test_batch"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        cifar_pickle(content, str(path), ("labels",), 100)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="test_batch"):
+        d.load("cifar10", "test", tmp_path)
 
 
 def test_data_folder_must_exist(tmp_path: Path) -> None:
@@ -469,6 +582,16 @@ def test_cifar_reads_or_refuses(content: bytes) -> None:
     try:
         images, labels = cifar_records(content, "f", labels=LABEL10, limit=3)
     except DataError:
+        return
+    assert images.shape == (len(labels), 3, 32, 32) and labels.max() <= 9
+
+
+@given(mutated(pickle2(cifar10_bytes(2))))
+def test_pickle_reads_or_refuses(content: bytes) -> None:
+    try:
+        images, labels = cifar_records(cifar_pickle(content, "f", ("labels",), 3), "f", labels=LABEL10, limit=3)
+    except DataError as error:
+        assert "\n" not in str(error)
         return
     assert images.shape == (len(labels), 3, 32, 32) and labels.max() <= 9
 

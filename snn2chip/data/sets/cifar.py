@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their binary layout: found, unpacked or downloaded, and read."""
+"""CIFAR-10 and CIFAR-100, binary or as torchvision keeps them: found, unpacked or downloaded, and read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from snn2chip.data.fetch import Download, fetch
 from snn2chip.data.files import Arrays, is_file, of_published, read_file, root_folder
 from snn2chip.data.sets.parsers import CIFAR_PIXELS, cifar_records, looks_like_jpeg
+from snn2chip.data.sets.pickled import cifar_pickle
 from snn2chip.errors import DataError, InputError
 from snn2chip.files import atomic_path
 
@@ -31,27 +32,44 @@ _CLASSES_100 = """
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """One of the two CIFAR sets in its published binary layout."""
+class _Layout:
+    """One of the two published versions: its folder, the files of a split, and in pickles the keys of the labels."""
 
-    title: str
     folder: str
     files: dict[str, tuple[str, ...]]
+    keys: tuple[str, ...] = ()
+
+    def places(self, root: Path) -> list[Path]:
+        """Where to look; the pickles' names, such as "test", say nothing in a folder of another name."""
+        return [root / self.folder, *([root] if not self.keys or root.name == self.folder else [])]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of the two CIFAR sets; `layouts` are looked for in turn, `archive` is of the first."""
+
+    title: str
+    layouts: tuple[_Layout, _Layout]
     per_file: dict[str, int]
     labels: tuple[tuple[str, int], ...]
     classes: tuple[str, ...]
     archive: Download
-    python_folder: str
 
 
 KINDS = {
     "cifar10": _Kind(
         title="CIFAR-10",
-        folder="cifar-10-batches-bin",
-        files={
-            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            "test": ("test_batch.bin",),
-        },
+        layouts=(
+            _Layout(
+                "cifar-10-batches-bin",
+                {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
+            ),
+            _Layout(
+                "cifar-10-batches-py",
+                {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+                ("labels",),
+            ),
+        ),
         per_file={"train": 10_000, "test": 10_000},
         labels=(("label", 10),),
         classes=tuple(_CLASSES_10.split()),
@@ -60,12 +78,13 @@ KINDS = {
             "cifar-10-binary.tar.gz",
             "md5:c32a1d4ab5d03f1284b67883e8d87530",
         ),
-        python_folder="cifar-10-batches-py",
     ),
     "cifar100": _Kind(
         title="CIFAR-100",
-        folder="cifar-100-binary",
-        files={"train": ("train.bin",), "test": ("test.bin",)},
+        layouts=(
+            _Layout("cifar-100-binary", {"train": ("train.bin",), "test": ("test.bin",)}),
+            _Layout("cifar-100-python", {"train": ("train",), "test": ("test",)}, ("coarse_labels", "fine_labels")),
+        ),
         per_file={"train": 50_000, "test": 10_000},
         labels=(("coarse label", 20), ("fine label", 100)),
         classes=tuple(_CLASSES_100.split()),
@@ -74,34 +93,31 @@ KINDS = {
             "cifar-100-binary.tar.gz",
             "md5:03b5dce01913d631647c71ecec9e9cb8",
         ),
-        python_folder="cifar-100-python",
     ),
 }
+_NAMED = 256  # bytes of a pickle for every record's label and file name
 
 
 def find_cifar(name: str, data: Path | None) -> Path | None:
     """The folder that holds both splits, else the archive to unpack, else None."""
     kind, root = KINDS[name], root_folder(data)
-    files = [file for part in kind.files.values() for file in part]
-    return _folder_with(_folders(kind, root), files) or _archive(kind, root)
+    found = _found(kind, root, ("train", "test"))
+    return found[0] if found else _archive(kind, root)
 
 
 def read_cifar(name: str, split: str, data: Path | None, download: bool) -> Arrays:
     """One split of "cifar10" or "cifar100", looked for in `data` or the cache."""
     kind = KINDS[name]
-    home = _home(kind, split, root_folder(data), download)
+    home, layout = _home(kind, split, root_folder(data), download)
     published = kind.per_file[split]
-    limit = published * (CIFAR_PIXELS + len(kind.labels))
-    parts = [
-        cifar_records(
-            # More than allowed, so that the parser can say how the size is wrong; not without end.
-            read_file(home / file, 2 * limit),
-            str(home / file),
-            labels=kind.labels,
-            limit=published,
-        )
-        for file in kind.files[split]
-    ]
+    # More than allowed, so that the parser can say how the size is wrong; not without end.
+    limit = 2 * published * (CIFAR_PIXELS + len(kind.labels) + (_NAMED if layout.keys else 0))
+    parts = []
+    for file in layout.files[split]:
+        content, where = read_file(home / file, limit), str(home / file)
+        if layout.keys:
+            content = cifar_pickle(content, where, layout.keys, published)
+        parts.append(cifar_records(content, where, labels=kind.labels, limit=published))
     images = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
     jpeg = " (JPEG)" if looks_like_jpeg(images) else ""
@@ -109,12 +125,14 @@ def read_cifar(name: str, split: str, data: Path | None, download: bool) -> Arra
     return images, labels, kind.classes, source
 
 
-def _folders(kind: _Kind, root: Path) -> list[Path]:
-    return [root / kind.folder, root]
-
-
-def _folder_with(folders: list[Path], files: list[str]) -> Path | None:
-    return next((folder for folder in folders if all(is_file(folder / file) for file in files)), None)
+def _found(kind: _Kind, root: Path, splits: tuple[str, ...]) -> tuple[Path, _Layout] | None:
+    """The first folder that holds all files of the splits."""
+    for layout in kind.layouts:
+        wanted = [file for split in splits for file in layout.files[split]]
+        for folder in layout.places(root):
+            if all(is_file(folder / file) for file in wanted):
+                return folder, layout
+    return None
 
 
 def _archive(kind: _Kind, root: Path) -> Path | None:
@@ -122,38 +140,30 @@ def _archive(kind: _Kind, root: Path) -> Path | None:
     return path if is_file(path) else None
 
 
-def _home(kind: _Kind, split: str, root: Path, download: bool) -> Path:
+def _home(kind: _Kind, split: str, root: Path, download: bool) -> tuple[Path, _Layout]:
     """The folder that holds all files of `split`, unpacking or downloading the archive if need be."""
-    wanted = list(kind.files[split])
-    folders = _folders(kind, root)
-    home = _folder_with(folders, wanted)
-    if home is not None:
-        return home
-    archive = _archive(kind, root)
+    found = _found(kind, root, (split,))
+    if found is not None:
+        return found
+    archive, binary = _archive(kind, root), kind.layouts[0]
     if archive is None:
-        for folder in folders:
-            missing = [file for file in wanted if not is_file(folder / file)]
-            if len(missing) < len(wanted):
-                raise DataError(
-                    f"'{folder}' is incomplete: {', '.join(missing)} missing of {kind.title}'s {split} "
-                    f"split; unpack {kind.archive.file} again"
-                )
-        pickles = next((p for p in (root / kind.python_folder, root) if _has_pickles(kind, p)), None)
-        note = f" ('{pickles}' holds the Python version, which is not read)" if pickles else ""
+        for layout in kind.layouts:
+            for folder in layout.places(root):
+                missing = [file for file in layout.files[split] if not is_file(folder / file)]
+                if len(missing) < len(layout.files[split]):
+                    raise DataError(
+                        f"'{folder}' is incomplete: {', '.join(missing)} missing of {kind.title}'s {split} "
+                        f"split; unpack its archive again"
+                    )
         absent = (
-            f"{kind.title} not found{note}: no {', '.join(wanted)} in '{root}' or '{folders[0]}', "
-            f"no '{root / kind.archive.file}'"
+            f"{kind.title} not found: no {', '.join(binary.files[split])} in '{root}' or '{root / binary.folder}', no "
+            f"'{root / kind.layouts[1].folder}', no '{root / kind.archive.file}'"
         )
         if not download:
-            raise DataError(f"{absent}; put the binary version there or allow the download")
+            raise DataError(f"{absent}; put one of them there or allow the download")
         archive = fetch(kind.archive, root, absent)
-    _extract(archive, kind, root / kind.folder)
-    return root / kind.folder
-
-
-def _has_pickles(kind: _Kind, folder: Path) -> bool:
-    first = "data_batch_1" if kind.python_folder.endswith("-py") else "train"
-    return folder.name == kind.python_folder and is_file(folder / first)
+    _extract(archive, kind, root / binary.folder)
+    return root / binary.folder, binary
 
 
 def _extract(archive: Path, kind: _Kind, target: Path) -> None:
@@ -161,7 +171,7 @@ def _extract(archive: Path, kind: _Kind, target: Path) -> None:
 
     Members are chosen by their file name and written under our own, so no path in the archive counts.
     """
-    missing = {file: kind.per_file[split] for split, files in kind.files.items() for file in files}
+    missing = {file: kind.per_file[split] for split, files in kind.layouts[0].files.items() for file in files}
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
