@@ -230,7 +230,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
         printed = run_in_process("train", "digits-tdbn", "--out", folder, *QUICK).ok()
     export = ("fold-and-export", folder / "model.pt", "--json", folder / "export.json")
     printed += run_in_process(*export).ok()
-    printed += run_in_process("simulate", folder / "model.net", "--json", folder / "simulate.json").ok()
+    printed += run_in_process("simulate", folder / "model.net", "--cost", "--json", folder / "simulate.json").ok()
     return Quickstart(folder, printed)
 
 

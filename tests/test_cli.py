@@ -25,6 +25,7 @@ from snn2chip import cli as command_line
 from snn2chip import places
 from snn2chip.backends import lava
 from snn2chip.formats import netx
+from snn2chip.report import cost as costs
 from snn2chip.report.record import Record
 
 COMMANDS = (
@@ -444,8 +445,13 @@ def test_publish_writes_what_was_measured(
     assert card.startswith("# digits-tdbn\n")
     for words in (f"{100 * simulated['accuracy']:.2f} %", "0 mismatches", "python tools/zoo.py publish", "3 epochs"):
         assert words in card
-    # a simulation of a part of the test set is not what the card says
-    cli("simulate", run.net, "--limit", "10", "--json", run.folder / "simulate.json").ok()
+    assert metrics["cost"] == {key: value for key, value in simulated["cost"].items() if key != "layers"}
+    assert all(f"\n- {line}\n" in card for line in costs.lines(simulated["cost"]))
+    assert "snn2chip simulate runs/digits-tdbn/model.net --cost --json runs/digits-tdbn/simulate.json" in card
+    # a simulation of a part of the test set is not what the card says, nor is one without its cost
     before = card
+    cli("simulate", run.net, "--json", run.folder / "simulate.json").ok()
+    run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused("lacks one of", "simulate", "--cost")
+    cli("simulate", run.net, "--limit", "10", "--cost", "--json", run.folder / "simulate.json").ok()
     run_in_process("publish", run.folder, zoo, main=zoo_tool.main).refused("simulated 10 samples, the test set has 359")
     assert (zoo / "card.md").read_text(encoding="utf-8") == before

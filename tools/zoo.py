@@ -1,8 +1,8 @@
 """A folder of the zoo: evidence that a recipe works, written from a run's own files, no figure by hand.
 
     python tools/zoo.py halve RUN [--data DIR]
-    python tools/zoo.py publish RUN models/NAME [--data-option '--data DIR']
-    python tools/zoo.py fit models/NAME
+    python tools/zoo.py publish RUN models/NAME [--data-option '--data DIR'] [--called OLD=NEW]
+    python tools/zoo.py fit models/NAME [--samples N [--data DIR]]
     python tools/zoo.py readme [README.md]
 
 Run by the package's own Python, from a checkout.
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,18 +22,23 @@ import typer
 from snn2chip import chip as chips
 from snn2chip import recipe as recipes
 from snn2chip.cli.common import guarded
-from snn2chip.data import load
+from snn2chip.data import ImageSet, load
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, read, write_json, write_text
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
+from snn2chip.fit.cost import Meter
 from snn2chip.formats import netx
 from snn2chip.ir import Chain
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
 from snn2chip.report import columns
+from snn2chip.report import cost as costs
 from snn2chip.report import fit as cores
+from snn2chip.simulate.run import simulate
 from snn2chip.train.loop import evaluate, validation_seed
+from snn2chip.train.quantized import deployed
+from snn2chip.train.retrain import quantize_recipe, stage_recipe
 
 MODEL_BYTES_MAX = 6_000_000
 
@@ -50,12 +56,36 @@ def _json(path: Path, made_by: str, *keys: str) -> dict[str, Any]:
     return value
 
 
-def publish(run: Path, target: Path, data_option: str = "") -> None:
+@dataclass(frozen=True)
+class Stages:
+    """What `snn2chip retrain` says of a run that is its last stage.
+
+    start   the recipe that it went on from; `rows` of iir.json, that of the start first
+    origin  of a stage in integers: the network that it all went on from, which has no card of its own
+    """
+
+    start: str
+    rows: list[dict[str, Any]]
+    origin: model_file.Model | None
+
+    @property
+    def folder(self) -> str:
+        """Of the last stage, as `retrain` names it by itself."""
+        last = self.rows[-1]
+        bits = "" if self.origin is None else f"-{last['weight_bits']}bit"
+        return f"runs/{self.start}-iir/T{last['timesteps']}{bits}"
+
+
+def publish(run: Path, target: Path, data_option: str = "", called: Mapping[str, str] | None = None) -> None:
     """Write model.pt, metrics.json and card.md into `target`, which holds the recipe.toml they came from.
 
-    `run` holds model.pt, model.net, export.json, simulate.json (whole test set) and verify.json (with Lava). A folder
-    `static` in it, with the same files of the network that `snn2chip collapse` made, is reported beside it. A run that
-    is a stage of `snn2chip retrain` has iir.json in the folder above, whose table goes into the card.
+    `run` holds model.pt, model.net, export.json, simulate.json (whole test set, with its cost) and verify.json (with
+    Lava). A folder `static` in it, with the same files of the network that `snn2chip collapse` made, is reported beside
+    it. A run that is a stage of `snn2chip retrain` has iir.json in the folder above, whose table goes into the card.
+
+    One in integers (`retrain --quantize`) is published with the recipe that retraining went on from, whose run stands
+    beside the folder of the stages and has that recipe's name; akida.json, of `snn2chip akida run`, is reported if it
+    is there. `called` gives other runs (of `train --init`, `--teacher`) the names that the card's commands have.
 
     Raises:
         InputError: something is missing, verification did not pass, the simulation did not cover the test set,
@@ -64,16 +94,21 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
     model = model_file.load(run / "model.pt")
     chain = netx.load(run / "model.net")
     exported = _json(run / "export.json", "snn2chip fold-and-export RUN/model.pt --json RUN/export.json", "quantize")
+    found = placed(chain)
+    asked = [] if found is None else ["cost"]
+    option = f"{_cost_option(chain.made['chip'])} " if asked else ""
     simulated = _json(
-        run / "simulate.json", "snn2chip simulate RUN/model.net --json RUN/simulate.json", "samples", "accuracy"
+        run / "simulate.json",
+        f"snn2chip simulate RUN/model.net {option}--json RUN/simulate.json",
+        *("samples", "accuracy", *asked),
     )
     verified = _json(
         run / "verify.json", "snn2chip verify RUN/model.pt RUN/model.net --json RUN/verify.json", "passed", "rungs"
     )
-    name = model.recipe.name
     if not (target / "recipe.toml").is_file():
         raise InputError(f"'{target}' has no recipe.toml; publish into the recipe's own folder")
-    if recipes.load(target) != model.recipe:
+    own, stages = recipes.load(target), _stages(run, model)
+    if _trained_with(own, model, stages) != model.recipe:
         raise InputError(f"'{target / 'recipe.toml'}' is not the recipe that '{run / 'model.pt'}' was trained with")
     _complete(run, model, simulated, verified)
     size = (run / "model.pt").stat().st_size
@@ -87,18 +122,24 @@ def publish(run: Path, target: Path, data_option: str = "") -> None:
         "calibration": chain.made["calibration"],
         "stock_netx": chain.stock,
         **_lava(verified),
+        **({} if found is None else {"cost": _without_layers(simulated["cost"])}),
         "versions": {key: chain.made[key] for key in ("snn2chip", "torch", "numpy")},
         "runs": 1,
     }
+    if stages is not None and stages.origin is not None:
+        metrics |= _in_integers(run, model, stages.origin, simulated, verified)
+        if (run / "akida.json").is_file():
+            metrics["akida"] = _akida(run, model, exported)
+    for about in (metrics, metrics.get("start", {})):
+        about.update({key: (called or {}).get(about[key], about[key]) for key in ("init", "teacher") if key in about})
     if (run / "static").is_dir():
         metrics["static"] = _static(run / "static")
-    stages = _stages(run, name)
     try:
-        card = _card(name, model, metrics, exported, simulated, data_option, stages)
+        card = _card(own, model, metrics, exported, simulated, data_option, stages)
     except KeyError as error:
         raise InputError(f"'{run}' was made by an older snn2chip: {error} is missing; finish it again") from None
     write_json(target / "metrics.json", metrics)
-    write_text(target / "card.md", with_fit(card, chain))
+    write_text(target / "card.md", with_chip(card, chain, metrics.get("cost")))
     with atomic_path(target / "model.pt") as part:
         shutil.copyfile(run / "model.pt", part)
 
@@ -121,6 +162,8 @@ def halve(run: Path, data: Path | None) -> None:
         rounded = value.data.half()
         if not bool(rounded.isfinite().all()):
             raise InputError(f"'{path}': '{name}' has values beyond float16's")
+        if model.recipe.model.integers and not bool((rounded == value.data).all()):
+            raise InputError(f"'{path}': '{name}' holds integers that float16 does not: keep it in float32")
         value.data = rounded.float()
     metrics = {**model.metrics, "weights": "float16", "float_accuracy": evaluate(model.network, test)}
     if (aside := model.metrics.get("validation_samples")) is not None:
@@ -134,12 +177,34 @@ def halve(run: Path, data: Path | None) -> None:
     )
 
 
-CORES = "\nOn its cores"
+COSTS, CORES = "\nWhat a sample costs", "\nOn its cores"
 
 
-def with_fit(card: str, chain: Chain, note: str = "") -> str:
-    """A card with the table of cores at its end, the one that was there replaced; says so where nothing fits."""
-    found = fits.fit(demand.of_chain(chain), chips.with_cores(chips.load(chain.made["chip"])))
+def placed(chain: Chain) -> fits.Fit | None:
+    """A network on its cores, those of Loihi 2 if its chip has none; None where a layer is on none."""
+    found = _fit_of(chain)
+    return found if all(each.placed is not None for each in found.layers) else None
+
+
+def _fit_of(chain: Chain) -> fits.Fit:
+    return fits.fit(demand.of_chain(chain), chips.with_cores(chips.load(chain.made["chip"])))
+
+
+def _cost_option(chip: str) -> str:
+    """What `snn2chip simulate` is given for the cost of a network that was made for `chip`."""
+    counted = chips.with_cores(chips.load(chip)).name
+    return "--cost" if counted == chip else f"--cost --chip {counted}"
+
+
+def _without_layers(cost: Mapping[str, Any]) -> dict[str, Any]:
+    """The cost as metrics.json has it: of the whole network."""
+    return {key: value for key, value in cost.items() if key != "layers"}
+
+
+def with_chip(card: str, chain: Chain, cost: Mapping[str, Any] | None, note: str = "") -> str:
+    """A card that ends with what a sample costs, if that was counted, and the table of cores, those that were there
+    replaced; its commands count the cost then, and where nothing fits the card says so and exports all the same."""
+    found = _fit_of(chain)
     rule = "| --- " + "| ---: " * (len(columns.FIT.columns) - 2) + "| --- |"
     rows = [list(columns.FIT.columns), *cores.rows(found)]
     table = [f"| {' | '.join(row)} |" for row in rows]
@@ -147,10 +212,19 @@ def with_fit(card: str, chain: Chain, note: str = "") -> str:
         f"**{cores.verdict(found)[0].upper()}{cores.verdict(found)[1:]}.**" if not found.fits else cores.verdict(found)
     ]
     said += [f"- {problem}" for problem in found.problems]
-    card = card.split(CORES)[0].replace(" --no-fit", "")
+    card = card.split(CORES)[0].split(COSTS)[0].replace(" --no-fit", "")
+    option = "" if cost is None else f" {_cost_option(chain.made['chip'])}"
+    card = re.sub(r"(snn2chip simulate \S+)(?: --cost)?(?: --chip \S+)?", rf"\1{option}", card, count=1)
     if not found.fits:
         card = re.sub(r"(snn2chip fold-and-export \S+)", r"\1 --no-fit", card)
-    lines = [
+    lines = []
+    if cost is not None:
+        lines = [
+            f"{COSTS} (`snn2chip simulate --cost`, docs/cost.md; counted of {cost['samples']:,} test samples):",
+            "",
+            *(f"- {line}" for line in costs.lines(cost)),
+        ]
+    lines += [
         f"{CORES} (`snn2chip fit`, docs/fit.md; of a core, the fullest{note}):",
         "",
         *said,
@@ -162,19 +236,43 @@ def with_fit(card: str, chain: Chain, note: str = "") -> str:
     return card + "\n".join(lines) + "\n"
 
 
-def refit(target: Path) -> None:
-    """Write the table of cores anew into the card of a published network.
+def refit(target: Path, samples: int | None = None, data: Path | None = None) -> None:
+    """Write the table of cores anew into the card of a published network; with `samples` its cost too, counted of so
+    many images of its test set, of the network that the same calibration images give again.
 
     Raises:
-        InputError: `target` holds no published network.
+        InputError: `target` holds no published network, or another one than its card shows.
+        DataError: the data set is not at hand.
     """
-    metrics = _json(target / "metrics.json", "python tools/zoo.py publish", "chip", "weight_bits")
-    card = target / "card.md"
-    if not card.is_file():
+    metrics = _json(target / "metrics.json", "python tools/zoo.py publish", "chip", "weight_bits", "calibration")
+    path = target / "card.md"
+    if not path.is_file():
         raise InputError(f"'{target}' has no card.md; run: python tools/zoo.py publish")
+    card = path.read_text(encoding="utf-8")
     profile = chips.load(metrics["chip"]).with_weight_bits(metrics["weight_bits"])
-    export = pipeline.export(model_file.load(target / "model.pt"), profile)
-    write_text(card, with_fit(card.read_text(encoding="utf-8"), export.chain, "; scaled without calibration images"))
+    model = model_file.load(target / "model.pt")
+    if samples is None:
+        chain, note = pipeline.export(model, profile).chain, "; scaled without calibration images"
+    else:
+        train, test = (_images(model.recipe, split, data) for split in ("train", "test"))
+        images = re.search(r"(\d+) images", metrics["calibration"])
+        export = pipeline.export(model, profile, calibration=train.subset(int(images[1])) if images else None)
+        chain, note = export.chain, ""
+        layers = [asdict(layer) for layer in export.quantize_report.layers]
+        if missing := [row for row in _layer_rows(layers, model.metrics) if row not in card.splitlines()]:
+            raise InputError(f"'{target}' exported anew is not the network of its card, which lacks: {missing[0]}")
+        found = placed(chain)
+        if found is not None:
+            result = simulate(chain, images=test.subset(samples), meter=Meter(found))
+            assert result.cost is not None
+            metrics["cost"] = _without_layers(result.cost.as_json())
+            write_json(target / "metrics.json", metrics)
+    write_text(path, with_chip(card, chain, metrics.get("cost"), note))
+
+
+def _images(recipe: recipes.Recipe, split: str, data: Path | None) -> ImageSet:
+    spec = recipe.data
+    return load(spec.name, split, data, download=False, image_size=spec.image_size, events=recipe.binning)
 
 
 def _complete(run: Path, model: model_file.Model, simulated: dict[str, Any], verified: dict[str, Any]) -> None:
@@ -217,50 +315,134 @@ def _static(run: Path) -> dict[str, Any]:
     }
 
 
-def _stages(run: Path, name: str) -> dict[str, Any] | None:
-    """iir.json of the run that `run` is a stage of, or None."""
+def _in_integers(
+    run: Path,
+    model: model_file.Model,
+    origin: model_file.Model,
+    simulated: dict[str, Any],
+    verified: dict[str, Any],
+) -> dict[str, Any]:
+    """Figures of a network that was trained in integers: those of the one before it are its float32."""
+    rung = next((rung for rung in verified["rungs"] if rung["name"] == "folded = integers"), None)
+    if rung is None or simulated["accuracy"] != model.metrics["float_accuracy"]:
+        raise InputError(
+            f"'{run}': trained in integers, but not the integers of its file: '{run / 'verify.json'}' needs the rung "
+            f"'folded = integers', and simulate.json the accuracy of model.pt; export and verify again"
+        )
+    return {
+        "float_accuracy": origin.metrics["float_accuracy"],
+        "start": origin.metrics,
+        "trained_values": int(rung["compared"]),
+        "trained_mismatches": int(rung["mismatches"]),
+    }
+
+
+def _akida(run: Path, model: model_file.Model, exported: dict[str, Any]) -> dict[str, Any]:
+    """What Akida's simulator and mapping said, of the whole test set."""
+    keys = ("samples", "potentials", "differ", "accuracy")
+    said = _json(run / "akida.json", "snn2chip akida run RUN/model.net --json RUN/akida.json", *keys)
+    if said["differ"] or said["samples"] != model.metrics["samples"]:
+        raise InputError(
+            f"'{run / 'akida.json'}': {said['differ']} potentials of {said['samples']} samples differ; all samples of "
+            f"the test set, {model.metrics['samples']}, must be there and none may"
+        )
+    mapped = exported.get("fit", {})
+    return {key: said[key] for key in keys} | {key: mapped[key] for key in ("sequences", "passes", "nodes")}
+
+
+def _stages(run: Path, model: model_file.Model) -> Stages | None:
+    """Of iir.json of the run that `run` is the last stage of, or None."""
     path = run.parent / "iir.json"
     if not path.exists():
         return None
     content = _json(path, "snn2chip retrain", "rows", "start")
-    if not re.fullmatch(recipes.NAME, str(content["start"]["recipe"])):
+    start, rows = content["start"], content["rows"]
+    if not re.fullmatch(recipes.NAME, str(start["recipe"])):
         raise InputError(f"'{path}' is damaged: its recipe's name is no name; run: snn2chip retrain")
-    last = content["rows"][-1]
-    if last["sha256"] != model_file.digest(run / "model.pt"):
-        raise InputError(
-            f"'{path}' ends with another model than '{run / 'model.pt'}'; publish the last stage of {name}"
-        )
-    return content
+    kept = run / "model32.pt"  # what `halve` rounded
+    if rows[-1]["sha256"] != model_file.digest(kept if kept.exists() else run / "model.pt"):
+        raise InputError(f"'{path}' ends with another model than '{run / 'model.pt'}'; publish the last stage")
+    if not model.recipe.model.integers:
+        return Stages(start["recipe"], rows, None)
+    origin = run.parent.parent / start["recipe"] / "model.pt"
+    if not origin.is_file() or model_file.digest(origin) != start["sha256"]:
+        raise InputError(f"'{origin}' is not the model that '{path}' started from ('{start['model']}'); put it there")
+    return Stages(start["recipe"], rows, model_file.load(origin))
+
+
+def _trained_with(own: recipes.Recipe, model: model_file.Model, stages: Stages | None) -> recipes.Recipe:
+    """The recipe that the commands of the card train with: of integers, what `retrain --quantize` makes of `own`."""
+    if stages is None or stages.origin is None:
+        return own
+    train, (*_, before, last) = model.recipe.train, stages.rows
+    base = own
+    if len(stages.rows) > 2:
+        stage = stage_recipe(own, before["timesteps"], before["epochs"], train.lr)
+        base = stage.model_copy(update={"name": own.name})
+    bits, epochs = last["weight_bits"], last["epochs"]
+    return deployed(quantize_recipe(base, last["timesteps"], bits, epochs, train.lr, _settings(model.recipe)))
+
+
+def _settings(recipe: recipes.Recipe) -> list[str]:
+    """As --set of `retrain --quantize` has them: what is not the default."""
+    table = recipe.train.quantize
+    if table is None:
+        return []
+    usual = type(table)().model_dump()
+    found = []
+    for key, value in table.model_dump().items():
+        if value != usual[key] and key != "weight_bits":
+            said = f"{{{', '.join(f'{a}={b}' for a, b in value.items())}}}" if isinstance(value, dict) else value
+            found.append(f"train.quantize.{key}={said}")
+    return found
+
+
+def _layer_rows(layers: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> list[str]:
+    """Of the table of layers; of one trained in integers with the bits that each was given."""
+    trained = metrics.get("quantized", {})
+    return [
+        f"| {layer['name']} | {layer['fan_in']:,} | {layer['neurons']:,} | {layer['synapses']:,} | "
+        f"{layer['threshold']:,} | ±{layer['weight_max']} | "
+        + (f"{trained[layer['name']]['weight_bits']} | " if trained else "")
+        + f"{'proved' if layer['proved'] else 'seen only'} |"
+        for layer in layers
+    ]
 
 
 def _card(
-    name: str,
+    own: recipes.Recipe,
     model: model_file.Model,
     metrics: dict[str, Any],
     exported: dict[str, Any],
     simulated: dict[str, Any],
     data_option: str,
-    stages: dict[str, Any] | None,
+    stages: Stages | None,
 ) -> str:
-    train = model.recipe.train
+    name, train = own.name, model.recipe.train
     parameters = sum(value.numel() for value in model.network.parameters())
-    run = f"runs/{name}" if stages is None else f"runs/{stages['start']['recipe']}-iir/T{metrics['timesteps']}"
+    run = f"runs/{name}" if stages is None else stages.folder
     data = f" {data_option}" if data_option else ""
-    rows = "\n".join(
-        f"| {layer['name']} | {layer['fan_in']:,} | {layer['neurons']:,} | {layer['synapses']:,} | "
-        f"{layer['threshold']:,} | ±{layer['weight_max']} | {'proved' if layer['proved'] else 'seen only'} |"
-        for layer in exported["quantize"]["layers"]
-    )
+    rows = "\n".join(_layer_rows(exported["quantize"]["layers"], metrics))
+    heads = [
+        "layer",
+        "fan-in",
+        "neurons",
+        "synapses",
+        "threshold",
+        "weights",
+        *(["bits"] if stages and stages.origin else []),
+    ]
     spikes = sum(simulated["spikes"].values()) / simulated["samples"]
-    made = _made_by(model.recipe, metrics, stages, run, data)
+    made = _made_by(own, model.recipe, metrics, stages, run, data)
     calibration = _calibration(metrics)
     kind = "stock netx" if metrics["stock_netx"] else "not stock netx: time-varying neurons (docs/bntt.md)"
     extra = "" if metrics["stock_netx"] else "\nThresholds are medians over channels and steps.\n"
     extra += _stages_section(stages) + _static_section(metrics, sample_word(model.recipe), run, data)
     versions = ", ".join(f"{key} {value}" for key, value in metrics["versions"].items())
+    described = own.description + _in_bits(model.recipe) if stages and stages.origin else model.recipe.description
     return f"""# {name}
 
-{model.recipe.description}
+{described}
 
 | | |
 | --- | --- |
@@ -271,27 +453,83 @@ def _card(
 | parameters | {parameters:,} |
 | spikes a sample | {spikes:,.0f} |
 | Lava (netx) | {_compared(metrics)} |
-| file | {kind} |
-| target | {metrics["chip"]}, {metrics["weight_bits"]}-bit weights; scales from {metrics["calibration"]} |
-{_chosen(metrics)}| training | {train.epochs} epochs, {metrics["training_seconds"] / 60:.0f} minutes on \
-{metrics["hardware"]}, {train.precision} |
+{_integer_rows(metrics)}| file | {kind} |
+| target | {metrics["chip"]}, {_scaled(metrics)} |
+{_chosen(metrics)}| training | {_trained(metrics, train)} |
 | versions | {versions} |
 | runs | one, seed {train.seed}; the weights are those after the last epoch, none was selected |
 
 Made by these commands, and written by the last:
 
     {made}{_halved(metrics, run, data)}
-    snn2chip fold-and-export {run}/model.pt --json {run}/export.json{calibration}{data}
+    snn2chip fold-and-export {run}/model.pt{_export_options(metrics)} --json {run}/export.json\
+{calibration}{data}
     snn2chip simulate {run}/model.net --json {run}/simulate.json{data}
+{_akida_command(metrics, run, data)}\
     snn2chip verify {run}/model.pt {run}/model.net --samples {metrics["lava_samples"]} --json {run}/verify.json{data}
     python tools/zoo.py publish {run} models/{name}{" --data-option '" + data_option + "'" if data_option else ""}
 
 On the chip:
 
-| layer | fan-in | neurons | synapses | threshold | weights | no overflow |
-| --- | ---: | ---: | ---: | ---: | ---: | --- |
+| {" | ".join(heads)} | no overflow |
+| --- {"| ---: " * (len(heads) - 1)}| --- |
 {rows}
 {extra}"""
+
+
+def _in_bits(recipe: recipes.Recipe) -> str:
+    """A sentence: the bits that a network's weights were trained in."""
+    table = recipe.train.quantize
+    if table is None:
+        return ""
+    others = "".join(f", {bits} in {name}" for name, bits in table.layers.items())
+    return f" Trained on in integers, weights of {table.weight_bits} bits{others}."
+
+
+def _integer_rows(metrics: Mapping[str, Any]) -> str:
+    """What holds of a network that was trained in integers, and what Akida's simulator said of it."""
+    rows = ""
+    if "trained_values" in metrics:
+        rows += (
+            f"| training = integers | {metrics['lava_samples']} samples, {metrics['trained_values']:,} spikes and "
+            f"scores, {metrics['trained_mismatches']} mismatches |\n"
+        )
+    if "akida" in metrics:
+        said = metrics["akida"]
+        rows += (
+            f"| Akida's simulator | {100 * said['accuracy']:.2f} %, all {said['samples']:,} samples; {said['differ']} "
+            f"of {said['potentials']:,} potentials differ; {said['nodes']} nodes, sequences: {said['sequences']}, "
+            f"passes: {said['passes']} |\n"
+        )
+    return rows
+
+
+def _scaled(metrics: Mapping[str, Any]) -> str:
+    if "start" in metrics:
+        return "the integers that were trained"
+    return f"{metrics['weight_bits']}-bit weights; scales from {metrics['calibration']}"
+
+
+def _trained(metrics: Mapping[str, Any], train: recipes.TrainSpec) -> str:
+    """How long, and on what."""
+    said = f"{train.epochs} epochs{' in integers' if 'start' in metrics else ''}"
+    said += f", {metrics['training_seconds'] / 60:.0f} minutes on {metrics['hardware']}, {train.precision}"
+    if "start" not in metrics:
+        return said
+    start = metrics["start"]
+    return f"{start['epochs']} epochs, {start['training_seconds'] / 60:.0f} minutes on {start['hardware']}; then {said}"
+
+
+def _export_options(metrics: Mapping[str, Any]) -> str:
+    """Of `fold-and-export`, what is not its default."""
+    bits, chip = metrics["weight_bits"], chips.load(metrics["chip"])
+    return ("" if chip.name == "loihi2" else f" --chip {chip.name}") + (
+        "" if bits == chip.weight_bits else f" --weight-bits {bits}"
+    )
+
+
+def _akida_command(metrics: Mapping[str, Any], run: str, data: str) -> str:
+    return f"    snn2chip akida run {run}/model.net --json {run}/akida.json{data}\n" if "akida" in metrics else ""
 
 
 def _chosen(metrics: dict[str, Any]) -> str:
@@ -302,7 +540,12 @@ def _chosen(metrics: dict[str, Any]) -> str:
             f"| validation | {100 * metrics['validation_accuracy']:.2f} % of {metrics['validation_samples']:,} images "
             f"set aside from the training set, which all choices were made by |\n"
         )
-    return rows + ("| weights | rounded to float16, and measured so |\n" if metrics.get("weights") else "")
+    exactly = (
+        "integers, kept in float16, which holds each exactly"
+        if "start" in metrics
+        else "rounded to float16, and measured so"
+    )
+    return rows + (f"| weights | {exactly} |\n" if metrics.get("weights") else "")
 
 
 def _halved(metrics: dict[str, Any], run: str, data: str) -> str:
@@ -351,35 +594,62 @@ def _calibration(metrics: dict[str, Any]) -> str:
 
 
 def _made_by(
-    recipe: recipes.Recipe, metrics: dict[str, Any], stages: dict[str, Any] | None, run: str, data: str
+    own: recipes.Recipe,
+    recipe: recipes.Recipe,
+    metrics: dict[str, Any],
+    stages: Stages | None,
+    run: str,
+    data: str,
 ) -> str:
-    """The command that trained a network."""
+    """The commands that trained a network."""
     if stages is None:
-        options = [f" --{name} runs/{metrics[name]}/model.pt" for name in ("init", "teacher") if metrics.get(name)]
-        return f"snn2chip train {recipe.name} --out {run}{data}{''.join(options)}"
-    start, rows = stages["start"], stages["rows"]
-    last = rows[-1]
-    step = abs(rows[0]["timesteps"] - rows[1]["timesteps"])
-    options = f"--timesteps {last['timesteps']} --step {step} --epochs {rows[1]['epochs']}"
-    options += f" --final-epochs {last['epochs']} --lr {recipe.train.lr:g}"
-    return f"snn2chip retrain runs/{start['recipe']}/model.pt {options}{data}"
+        return _train_command(own.name, metrics, run, data)
+    rows = stages.rows
+    steps, last = (rows, rows[-1]) if stages.origin is None else (rows[:-1], rows[-1])
+    options = []
+    if len(steps) > 1:
+        options.append(f"--timesteps {last['timesteps']} --step {abs(steps[0]['timesteps'] - steps[1]['timesteps'])}")
+    if stages.origin is not None:
+        options.append(f"--quantize --weight-bits {last['weight_bits']}")
+    if len(steps) > 1:
+        options.append(f"--epochs {rows[1]['epochs']}")
+    options.append(f"--final-epochs {last['epochs']} --lr {recipe.train.lr:g}")
+    options += [f"--set '{setting}'" for setting in _settings(recipe)]
+    if metrics.get("teacher"):
+        options.append(f"--teacher runs/{metrics['teacher']}/model.pt")
+    start = f"runs/{stages.start}"
+    before = "" if stages.origin is None else _train_command(stages.start, metrics["start"], start, data) + "\n    "
+    return f"{before}snn2chip retrain {start}/model.pt {' '.join(options)}{data}"
 
 
-def _stages_section(stages: dict[str, Any] | None) -> str:
-    """The table of a retraining: what every T gives and costs."""
+def _train_command(name: str, metrics: Mapping[str, Any], run: str, data: str) -> str:
+    options = [f" --{key} runs/{metrics[key]}/model.pt" for key in ("init", "teacher") if metrics.get(key)]
+    return f"snn2chip train {name} --out {run}{data}{''.join(options)}"
+
+
+def _stages_section(stages: Stages | None) -> str:
+    """The table of a retraining: what every stage gives and costs."""
     if stages is None:
         return ""
+    whole = stages.origin is not None
     rows = "\n".join(
-        f"| {row['timesteps']} | {100 * row['accuracy']:.2f} % | {row['spikes']:,.0f} | {row['rate']:.4f} | "
+        f"| {row['timesteps']} | "
+        + (
+            f"{'float32' if row.get('weight_bits') is None else '{} bits'.format(row['weight_bits'])} | "
+            if whole
+            else ""
+        )
+        + f"{100 * row['accuracy']:.2f} % | {row['spikes']:,.0f} | {row['rate']:.4f} | "
         f"{row['accumulates']:,.0f} | {row['multiply_accumulates']:,.0f} | {row['epochs']} |"
-        for row in stages["rows"]
+        for row in stages.rows
     )
-    ann = stages["rows"][0]["ann_multiply_accumulates"]
+    ann = stages.rows[0]["ann_multiply_accumulates"]
     return f"""
-Iterative retraining from {stages["start"]["recipe"]} (the first row), float32, means per sample:
+Iterative retraining from {stages.start} (the first row){"" if whole else ", float32"}, means per sample:
 
-| T | accuracy | spikes | spikes a neuron and step | accumulates | multiply-accumulates | epochs |
-| ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| T |{" weights |" if whole else ""} accuracy | spikes | spikes a neuron and step | accumulates | \
+multiply-accumulates | epochs |
+| ---: |{" --- |" if whole else ""} ---: | ---: | ---: | ---: | ---: | ---: |
 {rows}
 
 The same network without spikes takes {ann:,} multiply-accumulates.
@@ -460,9 +730,16 @@ def _publish(
     data_option: Annotated[
         str, typer.Option(help="What the card's commands say about the data, e.g. '--data DIR'.")
     ] = "",
+    called: Annotated[
+        list[str] | None,
+        typer.Option(help="OLD=NEW: a folder of another run, as the card's commands have it. May be repeated."),
+    ] = None,
 ) -> None:
     """Write a zoo folder's model.pt, metrics.json and card.md from a finished, verified run."""
-    publish(run, target, data_option)
+    names = dict(name.split("=", 1) for name in called or [] if "=" in name)
+    if len(names) < len(called or []):
+        raise InputError("--called: expected OLD=NEW, each OLD once")
+    publish(run, target, data_option, names)
     print(f"wrote {target / 'model.pt'}, metrics.json, card.md")
 
 
@@ -479,9 +756,15 @@ def _halve(
 
 @app.command("fit")
 @guarded
-def _fit(target: Annotated[Path, typer.Argument(help="The zoo's folder, models/NAME.")]) -> None:
-    """Write the table of cores anew into a card."""
-    refit(target)
+def _fit(
+    target: Annotated[Path, typer.Argument(help="The zoo's folder, models/NAME.")],
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Count the cost too, of so many test images; their set must be at hand.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder.")] = None,
+) -> None:
+    """Write the table of cores anew into a card, with --samples its cost too."""
+    refit(target, samples, data)
     print(f"wrote {target / 'card.md'}")
 
 
