@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,43 @@ def test_a_simulation_of_fewer_samples_replaces_none_of_more(tmp_path: Path) -> 
     facts, said = tell(net, "simulate", SIMULATED | {"samples": 2, "accuracy": 0.5})
     assert facts["simulate"]["samples"] == 2 and said == ""
     assert json.loads((tmp_path / NAME).read_text())["entries"]["simulate"]["samples"] == 10
+
+
+def verdict(*names: str, broken: str = "", samples: int = 3) -> dict[str, Any]:
+    """What `verify` found; the rung called `broken` differs."""
+    fields: dict[str, Any] = {"mismatches": 0, "compared": 9, "first": None, "detail": "", "proved": False}
+    rungs = [{"name": name, "passed": name != broken, "spikes": {}, **fields} for name in names]
+    return {"passed": not broken, "rungs": rungs, "notes": [], "samples": samples}
+
+
+LAVA = "dense = Lava"
+
+
+@pytest.mark.parametrize("broken", ["", LAVA])
+def test_a_verdict_of_fewer_rungs_replaces_none_of_more(broken: str, tmp_path: Path) -> None:
+    """Lava's, whether it held or not, stays; that the others were held again, and when, is said beside it."""
+    net = begun(tmp_path)
+    tell(net, "verify", verdict("a = b", LAVA, broken=broken))
+    facts, said = tell(net, "verify", verdict("a = b", samples=7))
+    assert facts["verify"] == verdict("a = b", samples=7) and said == f"wrote {tmp_path / PAGE}"
+    kept = json.loads((tmp_path / NAME).read_text())["entries"]["verify"]
+    assert [rung["name"] for rung in kept["rungs"]] == ["a = b", LAVA] and kept["passed"] == (not broken)
+    assert kept["again"].items() >= {"samples": 7, "without": [LAVA]}.items()
+    page = (tmp_path / PAGE).read_text()
+    assert f"Once more on {kept['again']['when']}, 7 samples, without {LAVA}" in page
+    assert f"{'BROKEN' if broken else 'Lava 3 samples'}" in page and kept["when"] in page
+
+
+@pytest.mark.parametrize(
+    "second", [verdict("a = b", LAVA), verdict("a = b", LAVA, "x"), verdict("a = b", broken="a = b")]
+)
+def test_a_verdict_of_as_many_rungs_or_a_broken_one_replaces(second: dict[str, Any], tmp_path: Path) -> None:
+    net = begun(tmp_path)
+    tell(net, "verify", verdict("a = b", LAVA))
+    tell(net, "verify", verdict("a = b"))
+    tell(net, "verify", second)
+    kept = json.loads((tmp_path / NAME).read_text())["entries"]["verify"]
+    assert {key: kept[key] for key in second} == second and "again" not in kept
 
 
 def test_no_record_no_page(tmp_path: Path) -> None:

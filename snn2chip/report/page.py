@@ -58,6 +58,7 @@ def render(entries: Entries, refresh: int = 0) -> str:
         lowest=histogram_range()[0],
         membranes=_membranes(seen) if seen else [],
         ladder=None if verdict is None else _verdict(verdict),
+        again=(verdict or {}).get("again"),
         ladder_table=None if verdict is None else _table(columns.LADDER, tables.verdict_rows(_verdict(verdict))),
         export_table=_integers(export["quantize"]) if "quantize" in export else None,
         cores_table=_table(columns.FIT, export["cores"]["rows"]) if "cores" in export else None,

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,23 @@ def tell(net: Path, kind: str, values: dict[str, Any]) -> tuple[dict[str, Any], 
         if kind == "simulate" and before.get("samples", 0) > values["samples"]:
             return {**known(record.entries), kind: values}, ""  # of more samples already
         kept = {"cost": before["cost"]} if kind == "simulate" and "cost" in before else {}
-        record.add(kind, "net", net, kept | values)
+        record.add(kind, "net", net, _dated(before, values) if kind == "verify" else kept | values)
         record.save()
     except (InputError, OSError) as error:
         return facts, f"{PAGE} is as it was: {error}"
-    return known(record.entries), f"wrote {net.parent / PAGE}"
+    said = {"verify": values} if kind == "verify" else {}  # this verdict, whichever the record keeps
+    return known(record.entries) | said, f"wrote {net.parent / PAGE}"
+
+
+def _dated(before: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict with `when` it was made.
+
+    One in which every rung holds does not replace one that had others beside (Lava's, say): of it is kept, as `again`,
+    when it was made, on how many samples, and which rungs it was without.
+    """
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    names = [rung["name"] for rung in verdict["rungs"]]
+    without = [rung["name"] for rung in before.get("rungs", ()) if rung["name"] not in names]
+    if verdict["passed"] and without:
+        return {**before, "again": {"when": when, "samples": verdict["samples"], "without": without}}
+    return {**verdict, "when": when}

@@ -116,9 +116,12 @@ def _proof(facts: Facts) -> str:
         return ""
     rungs = verdict["rungs"]
     broken = [rung["name"] for rung in rungs if not rung["passed"]]
+    made = f", {verdict['when']}" if "when" in verdict else ""
     if broken:
-        return f"BROKEN: {', '.join(broken)}"
+        return f"BROKEN: {', '.join(broken)}{made}"
     lava = next((rung for rung in rungs if rung["name"] == "dense = Lava"), None)
     proved = sum(bool(rung.get("proved")) for rung in rungs)
     ran = f"{verdict['samples']:,} samples" if "samples" in verdict else "samples"
-    return f"every exact rung holds, {proved} for every input; {f'Lava {ran}' if lava else f'{ran}, Lava not run'}"
+    return (
+        f"every exact rung holds, {proved} for every input; {f'Lava {ran}' if lava else f'{ran}, Lava not run'}{made}"
+    )
