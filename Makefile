@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := runs/quickstart
 
-.PHONY: quickstart test test-slow bench docs lint format clean
+.PHONY: quickstart test test-slow bench docs notebooks lint format clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT) --overwrite
@@ -28,6 +28,13 @@ bench: $(VENV)/ready
 # The documentation as a site in build/site.
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The tutorials as Jupyter notebooks in build/notebooks, without outputs.
+notebooks: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt jupytext
+	mkdir -p build/notebooks
+	for file in docs/tutorials/*.py; do \
+	  $(BIN)/jupytext --quiet --to notebook --output build/notebooks/$$(basename $$file .py).ipynb $$file || exit 1; done
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
