@@ -43,6 +43,40 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x
 
 
+@needs_kernels
+@given(
+    st.tuples(*(st.integers(1, size) for size in (3, 4, 5, 6, 40))),
+    st.sampled_from(LAYOUTS),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.booleans(),
+    st.sampled_from(["none", "channel", "neuron", "image"]),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=usually(100), deadline=None)
+def test_fire_is_the_loop_in_float64(
+    shape: tuple[int, ...], layout: str, dtype: torch.dtype, whole: bool, kind: str, seed: int
+) -> None:
+    """To the last bit, for every layout of the sums and every kind of bias; and the largest numbers on the way."""
+    found = kernels.load()
+    assert isinstance(found, kernels.Kernels)
+    generator = torch.Generator().manual_seed(seed)
+    sums = laid_out((torch.randn(shape, generator=generator) * 100).to(dtype), layout).transpose(0, 1)
+    one = sums[:, 0].shape
+    bias = {"none": (), "channel": (one[1], 1, 1), "neuron": tuple(one[1:]), "image": tuple(one)}[kind]
+    lift = torch.randn(bias, generator=generator, dtype=torch.float64)
+    keep, over, factor = 0.7, 60.0, 3.0
+    spikes, most = found.fire(sums, lift, keep, over, factor=factor, whole=whole)
+    kept, wanted, before, after = torch.zeros(one, dtype=torch.float64), [], 0.0, 0.0
+    for step in sums.double().unbind(1):
+        left = keep * kept
+        v = factor * (step + lift) + (left.trunc() if whole else left)
+        wanted.append(v > over)
+        kept = v.masked_fill(wanted[-1], 0)
+        before, after = max(before, float(v.abs().max())), max(after, float(kept.abs().max()))
+    assert spikes.dtype == torch.bool and torch.equal(spikes, torch.stack(wanted, 1))
+    assert most == (float(sums.abs().max()), before, after)
+
+
 def far_from(x: Tensor, tau: float, threshold: float, width: float) -> bool:
     """Whether no membrane is so near the threshold, or the surrogate's edge, that rounding could move it over."""
     u = torch.zeros_like(x[0])

@@ -230,3 +230,24 @@ def test_float_spikes_are_let_go() -> None:
     assert memory.expired()
     y.sum().backward()
     assert current.grad is not None and float(current.grad.abs().max()) > 0
+
+
+@needs_kernels
+@given(
+    st.tuples(st.integers(1, 3), st.integers(32, 70), st.integers(1, 9), st.integers(1, 9)),
+    st.integers(32, 40),
+    st.integers(1, 3),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=usually(30), deadline=None)
+def test_sums_of_booleans_are_those_of_the_dense_convolution(
+    shape: tuple[int, int, int, int], outputs: int, stride: int, seed: int
+) -> None:
+    """Read as they are, without floats in between; None with few channels, or too many spikes."""
+    x, weight = spikes_of(shape, 0.2, seed).bool(), integers((outputs, shape[1], 3, 3), seed)
+    y = spike_conv.sums_of(x, weight, (stride, stride), (1, 1))
+    assert (y is None) == (int(x.sum()) > spike_conv.MOST_SPIKES * x.numel())
+    if y is not None:
+        assert torch.equal(y, F.conv2d(x.float(), weight, None, stride, 1))
+    assert spike_conv.sums_of(torch.ones_like(x), weight, (1, 1), (1, 1)) is None
+    assert spike_conv.sums_of(x[:, :31], weight[:, :31], (1, 1), (1, 1)) is None

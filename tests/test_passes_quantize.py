@@ -15,20 +15,22 @@ from torch import nn
 
 from snn2chip import chip as chips
 from snn2chip import ir
+from snn2chip.chip import int8
 from snn2chip.chip.bounds import BINARY, output_bounds, proof
 from snn2chip.errors import ChipLimitError, InputError, UnsupportedError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
-from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm
+from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, TDBatchNorm, kernels
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.passes.lower import lower
 from snn2chip.passes.quantize import STRATEGIES, LayerReport, QuantizeReport, Strategy, quantize, quantize_at
 from snn2chip.passes.quantize import calibration as calibrating
 from snn2chip.passes.quantize import layer as layer_module
+from snn2chip.passes.quantize import rounding as rounding_module
 from snn2chip.passes.quantize import sums as sums_module
 from snn2chip.passes.quantize.candidate import Candidate, Result, choose_result, measure
-from snn2chip.passes.quantize.rounding import ROUNDINGS, rounded
+from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, round_weights, rounded
 from snn2chip.passes.schedule import schedule
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
@@ -167,6 +169,28 @@ def test_sum_rounding_moves_the_worst_first(seed: int, rows: int, length: int, g
         for index in order[: int(abs(off))]:
             row[index] -= np.sign(off) * (np.sign(off) * errors[index] > 0)
     np.testing.assert_array_equal(rounded(scaled, "sums"), wanted)
+
+
+@settings(max_examples=usually(60), deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(9, 2, 3, 3), (4, 700), (5, 3, 1, 1)]),
+    scale=st.floats(1, 90),
+    kind=st.sampled_from(ROUNDINGS),
+)
+def test_rounding_in_pieces_and_only_as_needed_is_the_same(
+    seed: int, shape: tuple[int, ...], scale: float, kind: Rounding
+) -> None:
+    """Outputs are rounded some at a time, and odd weights not tried where they cannot fit: nothing else changes."""
+    weight = rng_of(seed).normal(0, 1, shape)
+    whole, ((first,), clipped) = rounded(weight * scale, kind), round_weights([weight], scale, LOIHI2, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding_module, "_AT_ONCE", 2 * weight[0].size)
+        patch.setattr(rounding_module, "_MOVED", dict.fromkeys(ROUNDINGS, np.inf))
+        np.testing.assert_array_equal(rounded(weight * scale, kind), whole)
+        (second,), again = round_weights([weight], scale, LOIHI2, kind)
+    np.testing.assert_array_equal(first, second)
+    assert clipped == again
 
 
 def test_sum_rounding_is_better_where_errors_add_up() -> None:
@@ -384,6 +408,41 @@ def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, 
 
 
 # ---------------------------------------------------------------------------------------------- calibration data
+
+
+@settings(max_examples=usually(60), deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([100, 131_071, 10**6]),
+    decay=st.integers(0, 4095),
+    current=st.sampled_from([4096, 4000]),
+)
+def test_measuring_is_the_same_without_a_compiler(seed: int, size: int, decay: int, current: int) -> None:
+    """Compiled where it may be, in torch elsewhere and where a state leaves the chip's range."""
+    rng = rng_of(seed)
+    sums = torch.from_numpy(rng.integers(-size, size + 1, (3, 4, 5, 2, 3))).float()
+    bias = torch.from_numpy(rng.integers(-4095, 4096, (5, 1, 1)).astype(np.int32))
+    neuron = ir.CubaNeuron("lif", ("conv",), int(rng.integers(0, 131_072)), decay, current)
+    made = Candidate("max", "nearest", (), neuron, 1.0, 0, False, 10**6)
+    wanted = torch.from_numpy(rng.random(sums.shape) < 0.2)
+    first, spikes = measure(made, sums, bias, wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "load", lambda: "none")
+        second, others = measure(made, sums, bias, wanted)
+    assert vars(first) == vars(second) and torch.equal(spikes, others)
+
+
+@pytest.mark.parametrize("coding", ["direct", "poisson"])
+def test_quantizing_is_the_same_without_a_compiler_or_int8(coding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Integers and report, whatever computes the sums and the neurons."""
+    folded, raw = trained(5, coding=coding, readout="spike_count")
+    made, report = quantize(folded, LOIHI2, calibration=raw)
+    monkeypatch.setattr(kernels, "load", lambda: "none")
+    monkeypatch.setattr(int8, "usable", lambda device: False)
+    again, other = quantize(folded, LOIHI2, calibration=raw)
+    assert report == other
+    for mine, theirs in zip(again.of(ir.Conv), made.of(ir.Conv), strict=True):
+        np.testing.assert_array_equal(mine.weight, theirs.weight)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,4 +1,5 @@
-"""Products of integers on a GPU: int8 matrix products summed in int32, so exact by construction.
+"""Products of integers by int8 matrix products summed in int32, so exact by construction: on a GPU, and on processors
+that have them (VNNI).
 
 Loihi's weights are even numbers of eight bits and a sign, so that half of each is an int8; spikes are int8 as they are.
 Wider numbers, of weights or of a graded input, are written in digits of base 128, and the products of the digits put
@@ -25,8 +26,8 @@ _STEP, _ROWS = 8, 32  # cuBLAS takes sizes that are multiples of the one, and mo
 def digits_of(values: IntArray) -> list[tuple[int, IntArray]]:
     """(factor, int8 array) whose products sum to `values`: one pair where a common power of two leaves an int8."""
     factor, rest = 1, values.astype(np.int64)
-    while rest.any() and not (rest % 2).any():
-        factor, rest = 2 * factor, rest // 2
+    while rest.any() and not (rest & 1).any():
+        factor, rest = 2 * factor, rest >> 1
     found: list[tuple[int, IntArray]] = []
     while rest.size and (rest.min() < -128 or rest.max() > 127):
         low = (rest + BASE // 2) % BASE - BASE // 2
@@ -51,6 +52,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 @functools.cache
 def usable(device: torch.device) -> bool:
     """Whether this device has int8 products, and they are right on the largest numbers."""
+    if device.type == "cpu" and not torch.cpu._is_vnni_supported():  # right, but by a loop
+        return False
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(-128, 128, size, generator=generator) for size in ((40, 72), (72, 24)))
     a[0], b[:, 0] = -128, -128

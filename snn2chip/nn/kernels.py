@@ -25,7 +25,8 @@ KINDS: dict[SurrogateName, int] = {"rectangular": 0, "triangular": 1, "arctan": 
 _MARK = "snn2chip_spikes"
 _SMALL = 1 << 15  # below this many numbers a second thread costs more than it saves
 
-_pointer, _long, _int, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_float, _double = ctypes.c_float, ctypes.c_double
 
 
 def in_order(x: Tensor) -> bool:
@@ -93,12 +94,17 @@ class Kernels:
         library.snn2chip_block.restype = _long
         self._block = int(library.snn2chip_block())
         self._pack_pixels = library.snn2chip_pack_pixels
-        self._pack_pixels.argtypes = [_pointer, _pointer, _long, _long, _int]
+        self._pack_pixels.argtypes = [_pointer, _int, _pointer, _long, _long, _int]
         self._pack_pixels.restype = _long
         self._conv, self._conv_weights = library.snn2chip_spike_conv, library.snn2chip_spike_conv_weights
         self._conv.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _int]
         self._conv_weights.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _int]
-        for function in (self._forward, self._backward, self._unpack, self._conv, self._conv_weights):
+        self._fire = library.snn2chip_fire
+        self._fire.argtypes = [
+            *(_pointer, _int, _long, _pointer, _long, _pointer, _long, _long, _long),
+            *(_double, _double, _double, _int, _pointer, _int),
+        ]
+        for function in (self._forward, self._backward, self._unpack, self._conv, self._conv_weights, self._fire):
             function.restype = None
 
     def lif_forward(self, current: Tensor, tau: Tensor, threshold: Tensor, whole: bool = False) -> Tensor:
@@ -151,12 +157,15 @@ class Kernels:
         return spikes
 
     def pack_pixels(self, spikes: Tensor) -> tuple[Tensor, int] | None:
-        """Bits of spikes (N, C, H, W) with channels last, in whole words for each pixel, and how many are 1; None where
-        a value is neither 0 nor 1."""
+        """Bits of spikes (N, C, H, W), float32 or bool, with channels last, in whole words for each pixel, and how many
+        are 1; None where a value is neither 0 nor 1."""
         images, channels, height, width = spikes.shape
         pixels = images * height * width
         words = torch.empty(pixels * -(-channels // 64), dtype=torch.int64)
-        count = self._pack_pixels(spikes.data_ptr(), words.data_ptr(), pixels, channels, _threads(spikes.numel()))
+        bytes_ = int(spikes.dtype == torch.bool)
+        count = self._pack_pixels(
+            *(spikes.data_ptr(), bytes_, words.data_ptr(), pixels, channels, _threads(spikes.numel()))
+        )
         return None if count < 0 else (words, int(count))
 
     def spike_conv(self, words: Tensor, sizes: ConvSizes, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -178,6 +187,35 @@ class Kernels:
             torch.get_num_threads(),
         )
         return out
+
+    def fire(
+        self, sums: Tensor, bias: Tensor, keep: float, threshold: float, *, factor: float = 1.0, whole: bool = False
+    ) -> tuple[Tensor, tuple[float, float, float]]:
+        """Spikes (N, T, ...), bool, of sums (N, T, ...), float32 or float64, laid out as they are; and the largest
+        |sum|, |v| and |v after its reset|. In float64, operation for operation::
+
+            v = factor * (sum + bias) + keep * v      with `whole`, keep * v is rounded toward zero
+            spike = v > threshold;  v = 0 where it spiked
+
+        `bias` spreads over (N, ...).
+        """
+        count, steps = sums.shape[:2]
+        rows = sums[:, :1] if steps > 1 and sums.stride(1) == 0 else sums  # the same at every step
+        inner = sorted(range(sums.ndim - 2), key=rows[0, 0].stride, reverse=True)
+        axes = (0, 1, *(2 + axis for axis in inner))
+        rows = rows.permute(axes).contiguous()
+        lifts = bias.expand(count, *sums.shape[2:])
+        lifts = lifts[:1] if lifts.stride(0) == 0 else lifts
+        lifts = lifts.permute(0, *(1 + axis for axis in inner)).to(torch.float64).contiguous()
+        spikes = torch.empty((count, steps, *rows.shape[2:]), dtype=torch.bool)
+        each = rows[0, 0].numel()
+        most = (_double * 3)()
+        self._fire(
+            *(rows.data_ptr(), int(rows.dtype == torch.float64), each if rows.shape[1] == steps else 0),
+            *(lifts.data_ptr(), each if len(lifts) > 1 else 0, spikes.data_ptr(), count, steps, each),
+            *(factor, keep, threshold, int(whole), ctypes.addressof(most), _threads(spikes.numel())),
+        )
+        return spikes.permute([axes.index(axis) for axis in range(sums.ndim)]), (most[0], most[1], most[2])
 
 
 @functools.cache

@@ -6,11 +6,15 @@
 // is read and written once. With `whole` what is left of a membrane is rounded toward zero to 64ths, as the chip does:
 // exact in doubles, where the product of 24 and 12 bits fits. Sums (of trainable constants) are one a block, added up
 // by the caller in one order: the same bits with any number of threads.
+//
+// `fire` is the same neuron for what quantization compares, with nothing rounded to floats but the sums: in doubles,
+// which hold the float network's states and every number of the chip's.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -152,11 +156,69 @@ void backward_of(const float* current, int64_t stride, const float* above, float
              : backward<KIND, false, false>(current, stride, above, out, sums, steps, all, o, threads);
 }
 
+struct Cell {
+    double factor, keep, threshold;
+};
+
+// A block of neurons from its sums, in doubles; `most` gathers the largest |sum|, and |membrane| before and after reset.
+template <typename Sum, bool WHOLE>
+void fire_block(const Sum* sums, int64_t stride, const double* bias, uint8_t* spikes, int64_t steps, int64_t all,
+                int64_t count, const Cell& cell, double* most) {
+    double kept[BLOCK] = {}, sum = most[0], before = most[1], after = most[2];
+    for (int64_t t = 0; t < steps; t++) {
+        const Sum* in = sums + t * stride;
+        uint8_t* out = spikes + t * all;
+#pragma omp simd reduction(max : sum, before, after)
+        for (int64_t i = 0; i < count; i++) {
+            const double left = WHOLE ? std::trunc(kept[i] * cell.keep) : kept[i] * cell.keep;
+            const double u = cell.factor * (in[i] + bias[i]) + left;
+            const bool fired = u > cell.threshold;
+            kept[i] = fired ? 0.0 : u;
+            out[i] = fired;
+            sum = std::max(sum, std::fabs(double(in[i])));
+            before = std::max(before, std::fabs(u));
+            after = std::max(after, std::fabs(kept[i]));
+        }
+    }
+    most[0] = sum, most[1] = before, most[2] = after;
+}
+
+template <typename Sum, bool WHOLE>
+void fire(const Sum* sums, int64_t stride, const double* bias, int64_t each_bias, uint8_t* spikes, int64_t images,
+          int64_t steps, int64_t all, const Cell& cell, double* most, int threads) {
+    const int64_t blocks = (all + BLOCK - 1) / BLOCK, each = stride ? steps * all : all;
+    double sum = 0, before = 0, after = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : sum, before, after)
+    for (int64_t at = 0; at < images * blocks; at++) {
+        const int64_t image = at / blocks, start = at % blocks * BLOCK;
+        double here[3] = {};
+        fire_block<Sum, WHOLE>(sums + image * each + start, stride, bias + image * each_bias + start,
+                               spikes + image * steps * all + start, steps, all, std::min(BLOCK, all - start), cell,
+                               here);
+        sum = std::max(sum, here[0]), before = std::max(before, here[1]), after = std::max(after, here[2]);
+    }
+    most[0] = sum, most[1] = before, most[2] = after;
+}
+
 }  // namespace
 
 extern "C" {
 
 int64_t snn2chip_block() { return BLOCK; }
+
+// Sums (images, steps, all), floats or with `wide` doubles, with `stride` 0 the same at every step; biases are
+// `each_bias` apart, 0 where all images have the same. Spikes (images, steps, all) are bytes. See `fire` in kernels.py.
+void snn2chip_fire(const void* sums, int wide, int64_t stride, const double* bias, int64_t each_bias, uint8_t* spikes,
+                   int64_t images, int64_t steps, int64_t all, double factor, double keep, double threshold, int whole,
+                   double* most, int threads) {
+    const Cell cell{factor, keep, threshold};
+    const auto of = [&](auto* from) {
+        using Sum = std::remove_cv_t<std::remove_pointer_t<decltype(from)>>;
+        (whole ? fire<Sum, true> : fire<Sum, false>)(from, stride, bias, each_bias, spikes, images, steps, all, cell,
+                                                     most, threads);
+    };
+    wide ? of(static_cast<const double*>(sums)) : of(static_cast<const float*>(sums));
+}
 
 void snn2chip_lif_forward(const float* current, int64_t stride, float* spikes, int64_t steps, int64_t all, float tau,
                           float threshold, int whole, int threads) {

@@ -334,19 +334,14 @@ void weights_gradient(const Shape& s, const uint64_t* bits, const float* grad, f
     }
 }
 
-}  // namespace
-
-extern "C" {
-
-// Bits of values (pixels, channels), the words of a pixel one after the other; returns how many are 1, or -1 where one
-// is neither 0 nor 1.
-int64_t snn2chip_pack_pixels(const float* values, uint64_t* words, int64_t pixels, int64_t channels, int threads) {
+template <typename Value>
+int64_t pack_pixels(const Value* values, uint64_t* words, int64_t pixels, int64_t channels, int threads) {
     const int64_t each = over(channels, WORD);
     int64_t spikes = 0, others = 0;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : spikes, others)
     for (int64_t at = 0; at < pixels * each; at++) {
         const int64_t channel = at % each * WORD, width = std::min(WORD, channels - channel);
-        const float* in = values + at / each * channels + channel;
+        const Value* in = values + at / each * channels + channel;
         uint64_t found = 0;
         for (int64_t i = 0; i < width; i++) found |= uint64_t(in[i] != 0) << i;
         for (int64_t i = 0; i < width; i++) others += !(in[i] == 0 || in[i] == 1);
@@ -354,6 +349,18 @@ int64_t snn2chip_pack_pixels(const float* values, uint64_t* words, int64_t pixel
         spikes += __builtin_popcountll(found);
     }
     return others ? -1 : spikes;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Bits of values (pixels, channels), floats or `bytes`, the words of a pixel one after the other; returns how many are 1,
+// or -1 where one is neither 0 nor 1.
+int64_t snn2chip_pack_pixels(const void* values, int bytes, uint64_t* words, int64_t pixels, int64_t channels,
+                             int threads) {
+    return bytes ? pack_pixels(static_cast<const uint8_t*>(values), words, pixels, channels, threads)
+                 : pack_pixels(static_cast<const float*>(values), words, pixels, channels, threads);
 }
 
 // Sums (images, out_height, out_width, outputs); weights (outputs, channels, ky, kx) with strides; bias may be null.

@@ -61,17 +61,21 @@ def _compiled() -> kernels.Kernels:
 
 def sizes_of(x: Tensor, layer: nn.Conv2d) -> kernels.ConvSizes | None:
     """The sizes of `layer` over marked spikes x (N, C, H, W), or None where it is not for the compiled functions."""
-    weight = layer.weight
+    weight, padding = layer.weight, layer.padding
+    if not kernels.is_marked(x) or isinstance(padding, str) or weight.dtype != x.dtype:
+        return None
+    if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
+        return None
+    return None if kernels.of(x.unsqueeze(0)) is None else _sizes(x, weight, layer.stride, padding)
+
+
+def _sizes(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> kernels.ConvSizes | None:
     outputs, channels, kernel_y, kernel_x = weight.shape
-    if not kernels.is_marked(x) or min(outputs, channels) < LEAST_CHANNELS or isinstance(layer.padding, str):
+    if min(outputs, channels) < LEAST_CHANNELS or x.shape[1] != channels:
         return None
-    if layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros" or weight.dtype != x.dtype:
+    if not x.is_contiguous(memory_format=torch.channels_last):
         return None
-    if x.shape[1] != channels:
-        return None
-    if not x.is_contiguous(memory_format=torch.channels_last) or kernels.of(x.unsqueeze(0)) is None:
-        return None
-    (stride_y, stride_x), (pad_y, pad_x) = layer.stride, layer.padding
+    (stride_y, stride_x), (pad_y, pad_x) = stride, padding
     images, _, height, width = x.shape
     out_height = (height + 2 * pad_y - kernel_y) // stride_y + 1
     out_width = (width + 2 * pad_x - kernel_x) // stride_x + 1
@@ -93,3 +97,15 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor | None:
         return None
     y: Tensor = _SpikeConv.apply(x, packed[0], layer.weight, layer.bias, sizes)  # type: ignore[no-untyped-call]
     return y
+
+
+def sums_of(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor | None:
+    """The convolution of spikes x (N, C, H, W), bool, by float32 weights (O, C, KY, KX), by their events and without
+    gradients; None where the dense one is the better."""
+    found = kernels.load()
+    sizes = _sizes(x, weight, stride, padding) if isinstance(found, kernels.Kernels) else None
+    if sizes is None or isinstance(found, str):
+        return None
+    packed = found.pack_pixels(x)
+    assert packed is not None  # what is bool is 0 or 1
+    return found.spike_conv(packed[0], sizes, weight, None) if packed[1] <= MOST_SPIKES * x.numel() else None

@@ -23,6 +23,7 @@ from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import current, neuron
+from snn2chip.nn import kernels
 from snn2chip.passes.quantize import sums
 from snn2chip.passes.quantize.bntt_layer import StepQuantizer
 from snn2chip.passes.quantize.candidate import Candidate, Result, choose_result, measure, score_error
@@ -62,8 +63,7 @@ class At:
         out = sums.room_for(count, steps, self.shape) if spiking else torch.empty_like(self.wanted)
         parts = []
         for span in sums.spans(count, steps * int(np.prod(self.shape))):
-            found = _whole(weighted([x[span] for x in self.xs]))
-            result, out[span] = measure(made, found, bias, self.wanted[span])
+            result, out[span] = measure(made, weighted([x[span] for x in self.xs]), bias, self.wanted[span])
             parts.append((result, span.stop - span.start))
         joined = _joined(parts)
         return (joined if spiking else replace(joined, error=score_error(out, self.wanted))), out
@@ -122,12 +122,13 @@ class At:
         samples, steps = self.xs[0].shape[:2]
         places = sums.draw(self.index, samples, steps, self.shape, len(rows), fan_in)
         inputs = [places.inputs(item, x) for item, x in zip(job.synapses, self.xs, strict=True)]
+        laid = sums.Rows(job.synapses, inputs, read, steps)
         wanted = places.of(self.wanted)[..., torch.from_numpy(rows)]
 
         def result(made: Candidate, some: int) -> Result:
-            found = sums.sums_at(made.synapses, [x[:some] for x in inputs], read, steps, sums.exact_in(made))
+            found = laid.sums(made.synapses, some, sums.exact_in(made))
             bias = places.bias(made.synapses, len(rows))[:some]
-            return measure(made, _whole(found), bias, wanted[:some], slice(judged))[0]
+            return measure(made, found, bias, wanted[:some], slice(judged))[0]
 
         def all_of(items: Sequence[Candidate], some: int) -> list[Result]:
             known: dict[tuple[object, ...], Result] = {}
@@ -148,12 +149,6 @@ class At:
                     candidates.append(item.candidate)
                 before.update(kinds)
         return all_of(candidates, len(places))
-
-
-def _whole(found: Tensor) -> Tensor:
-    """Sums as int32."""
-    found = found.round()
-    return found.to(torch.int32) if found.dtype == torch.float32 else found.to(torch.int64).to(torch.int32)
 
 
 def _joined(parts: Sequence[tuple[Result, int]]) -> Result:
@@ -378,12 +373,17 @@ def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: S
     bias = bias.view(-1, *(1,) * (len(shape) - 1)) if bias.ndim == 1 else bias
     count, steps = xs[0].shape[:2]
     out = sums.room_for(count, steps, shape) if fires else torch.empty((count, *shape), dtype=torch.float64)
+    compiled = kernels.load()
     for span in sums.spans(count, steps * int(np.prod(shape))):
         found = weighted([x[span] for x in xs])
         kept: Tensor | None = None
         flow: Tensor | None = None
         if not isinstance(node, ir.LIF):
             out[span] = (found.double() + bias).sum(1)
+            continue
+        if not isinstance(compiled, str) and node.steps is None and node.grain is None and not node.current_tau:
+            over = float(np.nextafter(node.threshold, -np.inf)) if node.ties else node.threshold
+            out[span] = compiled.fire(found, bias, node.tau, over)[0]
             continue
         for step in range(steps):
             flow = current(node, found[:, step].double() + bias, flow)

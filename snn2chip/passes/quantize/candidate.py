@@ -11,8 +11,9 @@ from torch import Tensor
 from snn2chip import ir
 from snn2chip.chip.bounds import Bounds
 from snn2chip.chip.products import integrate, largest_current
-from snn2chip.chip.profile import UNIT
+from snn2chip.chip.profile import DECAY_ONE, STATE_MAX, UNIT
 from snn2chip.errors import UnsupportedError
+from snn2chip.nn import kernels
 from snn2chip.passes.quantize.report import Strategy
 from snn2chip.passes.quantize.rounding import Rounding
 
@@ -64,17 +65,38 @@ class Result:
 def measure(
     made: Candidate, sums: Tensor, bias: Tensor, wanted: Tensor, judged: slice = slice(None)
 ) -> tuple[Result, Tensor]:
-    """A candidate's integer sums (N, T, ...) and bias, compared with the float network's spikes, or with its scores
-    (N, ...); of outputs (N, T, O) in the last axis only the `judged`. Gives its spikes, or its scores in the trained
-    network's units, as well."""
-    spikes, voltage = integrate(sums, bias, made.neuron)
-    seen = largest_current(sums, made.neuron)
-    peak = max(seen, -(-int(voltage.abs().max()) // UNIT))
-    if wanted.dtype == torch.bool:
-        error = float((spikes[..., judged] != wanted[..., judged]).double().mean())
-        return Result(made, error, seen, peak, int(spikes.sum())), spikes
+    """A candidate's sums (N, T, ...), integers of a float type, and bias, compared with the float network's spikes, or
+    with its scores (N, ...); of outputs (N, T, O) in the last axis only the `judged`. Gives its spikes, or its scores
+    in the trained network's units, as well."""
+    spiking = wanted.dtype == torch.bool
+    fired = _fired(made.neuron, sums, bias) if spiking else None
+    if fired is None:
+        sums = sums.round().to(torch.int64).to(torch.int32)
+        spikes, voltage = integrate(sums, bias, made.neuron)
+        seen = largest_current(sums, made.neuron)
+        peak = max(seen, -(-int(voltage.abs().max()) // UNIT))
+    else:
+        spikes, seen, peak = fired
+    if spiking:
+        differ = spikes[..., judged] != wanted[..., judged]
+        error = int(differ.count_nonzero()) / differ.numel()
+        return Result(made, error, seen, peak, int(spikes.count_nonzero())), spikes
     scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
     return Result(made, score_error(scores[..., judged], wanted[..., judged]), seen, peak), scores
+
+
+def _fired(neuron: ir.CubaNeuron, sums: Tensor, bias: Tensor) -> tuple[Tensor, int, int] | None:
+    """As `integrate`, compiled: spikes, the largest |sum|, and the largest |sum| or |membrane|, in weight units. None
+    where there is no compiler, for neurons that it does not know, and where a state leaves the chip's range."""
+    found = kernels.load()
+    if isinstance(found, str) or neuron.steps is not None or neuron.current_decay != DECAY_ONE:
+        return None
+    keep = 1 - neuron.voltage_decay / DECAY_ONE
+    spikes, most = found.fire(sums, bias, keep, UNIT * neuron.threshold, factor=UNIT, whole=True)
+    seen, before, after = map(int, most)
+    if max(UNIT * seen, before) >= STATE_MAX:  # the current wraps, or the membrane is clipped
+        return None
+    return spikes, seen, max(seen, -(-after // UNIT))
 
 
 def score_error(scores: Tensor, wanted: Tensor) -> float:

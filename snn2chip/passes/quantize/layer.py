@@ -156,7 +156,7 @@ class LayerQuantizer:
                 threshold -= 1  # rounding up the threshold took the bias past its limit
             scale = threshold / self.neuron.threshold
             threshold -= ties
-        floats = [item.weight.astype(np.float64) for item in self.synapses]
+        floats = [item.weight.astype(np.float64, copy=False) for item in self.synapses]
         weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
         even = any(
             np.abs(weight).max(initial=0) > n * chip.weight_odd_max
@@ -242,9 +242,10 @@ class LayerQuantizer:
 
     def exact_scale(self) -> float | None:
         """The largest scale at which weights, biases and threshold are integers as they are; None where none is."""
-        weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
-        if len(weights) > _FEW and _unit(weights[:_FEW]) is None:  # as of most: no need to look at all
+        few = self.synapses[0].weight.ravel()[:_FEW]
+        if _unit(few.astype(np.float64)) is None:  # as of most: no need to look at all
             return None
+        weights = np.concatenate([item.weight.ravel() for item in self.synapses]).astype(np.float64)
         others = [] if self.bias is None else [self.bias.ravel()]
         others += [] if self.neuron is None else [np.array([self.neuron.threshold])]
         values = np.concatenate([weights, *others])

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip import ir
+from snn2chip.chip import int8
 from snn2chip.chip.bounds import FLOAT32_EXACT
 from snn2chip.chip.products import exact_products, float32_exact
-from snn2chip.nn import kernels
-from snn2chip.nn.spike_conv import convolve
+from snn2chip.nn import spike_conv
 from snn2chip.passes.quantize.candidate import Candidate
 
 _AT_ONCE = 2**21  # sums that are in memory together
@@ -48,23 +48,17 @@ class Weighted:
     def _of(self, synapse: ir.Synapse, weight: Tensor, x: Tensor) -> Tensor:
         steps, spiking = x.shape[1], x.dtype == torch.bool
         x = x[:, :1] if x.stride(1) == 0 else x  # the same at every step
-        flat = x.flatten(0, 1).to(self.dtype)
+        flat = x.flatten(0, 1)
         y: Tensor | None = None
         if isinstance(synapse, ir.Dense):
-            y = F.linear(flat.flatten(1), weight)
-        elif spiking and synapse.groups == 1 and self.dtype == torch.float32:
-            y = _spikes(synapse, weight, flat)
+            y = F.linear(flat.flatten(1).to(self.dtype), weight)
+        elif spiking and synapse.groups == 1 and synapse.dilation == (1, 1) and self.dtype == torch.float32:
+            y = spike_conv.sums_of(flat, weight, synapse.stride, synapse.padding)
         if y is None:
+            flat = flat.to(self.dtype)
             y = F.conv2d(flat, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
         y = y.view(*x.shape[:2], *y.shape[1:])
         return y.expand(-1, steps, *y.shape[2:])
-
-
-def _spikes(synapse: ir.Conv, weight: Tensor, x: Tensor) -> Tensor | None:
-    """By the events of x, where that is the faster way."""
-    layer = nn.Conv2d(1, 1, 1, synapse.stride, synapse.padding, synapse.dilation, bias=False, device="meta")
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    return convolve(kernels.mark_spikes(x), layer)
 
 
 def spans(count: int, each: int) -> Iterator[slice]:
@@ -141,19 +135,51 @@ def draw(seed: int, images: int, steps: int, shape: ir.Shape, outputs: int, fan_
     return Places(*(torch.from_numpy(item) for item in (image, *np.divmod(rest, width))))
 
 
-def sums_at(
-    synapses: Sequence[ir.Synapse], inputs: Sequence[Tensor], channels: Sequence[Tensor], steps: int, dtype: torch.dtype
-) -> Tensor:
-    """The sums (P, T, O) of synapses over their `inputs` at some places and over all `steps`, of a float type; of a
+class Rows:
+    """What synapses read at some places and steps (P, T, ...), laid out once for the weights of all candidates; of a
     synapse in groups, `channels` (O, I / groups) are those that each output reads."""
-    parts = []
-    with exact_products():
-        for synapse, x, read in zip(synapses, inputs, channels, strict=True):
-            weight = torch.from_numpy(synapse.weight.copy()).to(dtype)
-            weight = weight.movedim(1, -1) if weight.ndim == 4 else weight[:, None, None]  # (O, KY, KX, C)
-            if synapse.groups == 1:
-                y = F.linear(x.to(dtype).flatten(2), weight.flatten(1))
-            else:
-                y = torch.einsum("ptyxoc,oyxc->pto", x[..., read].to(dtype), weight)
-            parts.append(y.expand(-1, steps, -1))
-    return sum(parts[1:], parts[0])
+
+    def __init__(
+        self, synapses: Sequence[ir.Synapse], inputs: Sequence[Tensor], channels: Sequence[Tensor], steps: int
+    ) -> None:
+        self.steps = steps
+        self.groups = [item.groups > 1 for item in synapses]
+        self.rows = [
+            x[..., read].contiguous() if groups else x.flatten(2).contiguous()
+            for x, read, groups in zip(inputs, channels, self.groups, strict=True)
+        ]
+        self.floats: dict[tuple[int, torch.dtype], Tensor] = {}
+
+    def sums(self, synapses: Sequence[ir.Synapse], some: int, dtype: torch.dtype) -> Tensor:
+        """The sums (P, T, O) of integer weights at `some` of the places, the first, and over all steps, of a float
+        type."""
+        parts = []
+        for number, synapse in enumerate(synapses):
+            y = self._small(number, synapse.weight, some, dtype)
+            if y is None:
+                if (number, dtype) not in self.floats:
+                    self.floats[number, dtype] = self.rows[number].to(dtype)
+                x, weight = self.floats[number, dtype][:some], torch.from_numpy(_last(synapse.weight)).to(dtype)
+                with exact_products():
+                    way = "ptyxoc,oyxc->pto" if self.groups[number] else None
+                    y = torch.einsum(way, x, weight) if way else F.linear(x, weight.flatten(1))
+            parts.append(y.expand(-1, self.steps, -1))
+        return sum(parts[1:], parts[0])
+
+    def _small(self, number: int, weight: ir.Array, some: int, dtype: torch.dtype) -> Tensor | None:
+        """By int8 products, where the processor has them, of spikes and of weights that are such numbers, or twice
+        such."""
+        rows = self.rows[number]
+        if self.groups[number] or rows.dtype != torch.bool or not int8.usable(rows.device):
+            return None
+        digits = int8.digits_of(weight)
+        if len(digits) > 1:
+            return None
+        (factor, digit), x = digits[0], rows[:some]
+        y = int8.product(x.flatten(0, 1).view(torch.int8), torch.from_numpy(_last(digit)).flatten(1).t())
+        return y.to(dtype).mul_(factor).view(*x.shape[:2], -1)
+
+
+def _last(weight: ir.Array) -> ir.Array:
+    """A copy of weights (O, C, KY, KX) or (O, F) as (O, KY, KX, C) or (O, 1, 1, F)."""
+    return np.array(np.moveaxis(weight, 1, -1) if weight.ndim == 4 else weight[:, None, None], order="C")
