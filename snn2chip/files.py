@@ -22,6 +22,7 @@ from snn2chip.errors import InputError
 TEXT_BYTES_MAX = 64_000_000  # of a TOML or JSON file; ours have some hundred kilobytes
 DEPTH_MAX = 64  # of tables in tables; ours have six
 T = TypeVar("T")
+_handles: set[int] = set()  # of `_lock`
 
 
 def _lock(folder: Path, flags: int = 0, wait: Callable[[], None] | None = None) -> int:
@@ -47,7 +48,23 @@ def _lock(folder: Path, flags: int = 0, wait: Callable[[], None] | None = None) 
     except BaseException:
         os.close(handle)
         raise
+    _handles.add(handle)
     return handle
+
+
+def _let_go(handle: int) -> None:
+    if handle in _handles:
+        _handles.remove(handle)
+        os.close(handle)
+
+
+def _let_all_go() -> None:
+    for handle in tuple(_handles):
+        _let_go(handle)
+
+
+if hasattr(os, "register_at_fork"):  # a lock lives as long as any copy of its handle, and what was forked may live on
+    os.register_at_fork(after_in_child=_let_all_go)
 
 
 @contextmanager
@@ -76,7 +93,7 @@ def exclusive(folder: Path, wait: Callable[[], None] | None = None) -> Iterator[
         yield
     finally:
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
 
 
 def refuse_results(folder: Path, results: Iterable[Path], overwrite: bool, go_on: str = "") -> None:
@@ -124,14 +141,14 @@ def part_folder(beside: Path) -> Iterator[Path]:
             left = _lock(path, os.O_NOFOLLOW)
             if os.fstat(left).st_uid == os.geteuid():
                 shutil.rmtree(path, ignore_errors=True)
-            os.close(left)
+            _let_go(left)
     while True:
         folder = Path(tempfile.mkdtemp(".part", ".snn2chip-", beside))
         handle: int | None = None
         try:
             handle = _lock(folder, os.O_NOFOLLOW)
             if not folder.exists():  # taken for a dead one's before it was held
-                os.close(handle)
+                _let_go(handle)
                 continue
         except (BlockingIOError, FileNotFoundError):
             continue
@@ -143,7 +160,7 @@ def part_folder(beside: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if handle is not None:
-            os.close(handle)
+            _let_go(handle)
 
 
 def _place(target: Path) -> Path:

@@ -200,6 +200,19 @@ def test_many_writers_of_one_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_was_forked_holds_no_folder(tmp_path: Path) -> None:
+    with files.exclusive(tmp_path):
+        child = os.fork()
+        if not child:
+            signal.pause()
+    try:
+        with files.exclusive(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_a_system_without_locks_writes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some network file systems have none: then nothing is held, and rests stay, which may be of living processes."""
     rest = tmp_path / ".snn2chip-abcdefgh.part"
