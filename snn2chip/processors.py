@@ -1,4 +1,4 @@
-"""The processors that this process may use, and waiting that leaves them to others.
+"""The processors and the memory that this process may use, and waiting that leaves processors to others.
 
 OpenMP's threads wait busily for their next work by default: beside other processes each of them then takes the
 processor from the thread that it waits for, and a step costs many times its share. `considerate`, before torch is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,20 +18,38 @@ _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 
 
-def _quota() -> float:
-    """How many processors the control groups of this process give it, of version 2 or 1; infinite if none says."""
-    least = math.inf
+def _groups(kind: str) -> Iterator[Path]:
+    """The folders of this process's control groups that may limit `kind` ("cpu" or "memory"), of version 2 or 1."""
     with suppress(OSError, ValueError):
         for line in _OWN.read_text(encoding="utf-8").splitlines():
             _, kinds, place = line.split(":", 2)
-            folder = _CGROUPS / ("cpu" if "cpu" in kinds.split(",") else "") / place.strip("/")
+            folder = _CGROUPS / (kind if kind in kinds.split(",") else "") / place.strip("/")
             while folder.is_relative_to(_CGROUPS):
-                for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-                    with suppress(OSError, ValueError):
-                        words = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
-                        given = float(words[0]) / float(words[1])
-                        least = given if 0 < given < least else least
+                yield folder
                 folder = folder.parent
+
+
+def _quota() -> float:
+    """How many processors the control groups of this process give it; infinite if none says."""
+    least = math.inf
+    for folder in _groups("cpu"):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with suppress(OSError, ValueError):
+                words = " ".join((folder / name).read_text(encoding="utf-8") for name in names).split()
+                given = float(words[0]) / float(words[1])
+                least = given if 0 < given < least else least
+    return least
+
+
+def memory() -> float:
+    """Bytes of this machine's memory, or of what its control groups leave this process; infinite if none says."""
+    least = math.inf
+    with suppress(AttributeError, ValueError, OSError):  # not told on this system
+        least = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for folder in _groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):
+                least = min(least, float((folder / name).read_text(encoding="utf-8")))
     return least
 
 

@@ -38,6 +38,31 @@ def test_threads_are_the_control_groups_share(
     assert processors.threads() == wanted
 
 
+@pytest.mark.parametrize(
+    ("files", "line", "wanted"),
+    [
+        ({"a/b/memory.max": "max", "a/memory.max": "3000"}, "0::/a/b", 3000),
+        ({"memory/a/memory.limit_in_bytes": "2000"}, "4:memory:/a", 2000),
+        ({"memory/a/memory.limit_in_bytes": "9223372036854771712"}, "4:memory:/a", 8000),
+        ({"a/memory.max": "much"}, "0::/a", 8000),
+        ({}, "0::/", 8000),
+    ],
+)
+def test_memory_is_the_control_groups_share(
+    files: dict[str, str], line: str, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least of all groups above, and never more than the machine's: 8000 bytes here."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    own = tmp_path / "own"
+    own.write_text(f"{line}\n")
+    monkeypatch.setattr(processors, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(processors, "_OWN", own)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 8, "SC_PHYS_PAGES": 1000}[name], raising=False)
+    assert processors.memory() == wanted
+
+
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting is passive unless the user says anything about it; threads are no more than allowed."""
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS"):
