@@ -58,6 +58,11 @@ def rank() -> int:
     return dist.get_rank() if size() > 1 else 0
 
 
+def on_this_machine() -> int:
+    """How many of them share this machine, which is said by torchrun; all where nothing is said."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if size() > 1 else 1
+
+
 def is_leader() -> bool:
     """Whether this process prints and writes."""
     import torch.distributed as dist

@@ -79,7 +79,7 @@ def collapse(
     )
     assert training is not None
     with progress_bar("collapsing") as show:
-        static, report = run(trained, training.subset(images).images, progress=show)
+        static, report = run(trained, training.subset(images).images[:], progress=show)
     if test is not None:
         static = replace(static, metrics={**static.metrics, **_measured(trained, static, test)})
     model_file.save(

@@ -36,7 +36,7 @@ def encode(
     console = console_of()
     if recording is None:
         images = test_set(chain.made, dataset, data).subset(limit or 10)
-        port = chain.port(encoder_of(chain)(images.images))
+        port = chain.port(encoder_of(chain)(images.images[:]))
         arrays = {"input": port.astype(np.int32), "label": images.labels.numpy()}
     else:
         given = {"dataset": dataset, "limit": limit, "data": data}

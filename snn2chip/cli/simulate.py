@@ -133,8 +133,9 @@ def simulate(
     if json_file is not None and is_leader():
         write_json(json_file, found)
     console = console_of()
-    if result.note is not None:
-        console.print(f"note: {result.note}")
+    for line in (None if images is None else images.note, result.note):
+        if line is not None:
+            console.print(f"note: {line}")
     console.print(tables.simulation_table(chain, result))
     notes = tables.activity_notes(chain, result)
     for note in notes:

@@ -96,4 +96,4 @@ def arrays(images: ImageSet | IntArray) -> tuple[NDArray[Any], NDArray[np.int64]
     """Samples as an array, and their labels where they are a data set's."""
     from snn2chip.data import ImageSet
 
-    return (images.images.numpy(), images.labels.numpy()) if isinstance(images, ImageSet) else (images, None)
+    return (images.images[:].numpy(), images.labels.numpy()) if isinstance(images, ImageSet) else (images, None)

@@ -1,4 +1,4 @@
-"""Data sets by name, whole splits in memory.
+"""Data sets by name, whole splits in memory; of `folder` only those that fit, the others are decoded when needed.
 
 Where a set is looked for, in this order:
 
@@ -12,7 +12,9 @@ Where a set is looked for, in this order:
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,18 +22,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snn2chip import parallel, processors
 from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.recordings import BinSettings
 from snn2chip.data.sets.cifar import find_cifar, read_cifar
 from snn2chip.data.sets.digits import read_digits
 from snn2chip.data.sets.events import EVENT_NAMES, find_events, read_events
 from snn2chip.data.sets.fashion import find_fashion, read_fashion
-from snn2chip.data.sets.folder import read_folder
+from snn2chip.data.sets.folder import find_images
 from snn2chip.errors import DataError, InputError
-from snn2chip.text import did_you_mean
+from snn2chip.text import did_you_mean, one_line
 
 if TYPE_CHECKING:
     import torch
+
+    from snn2chip.data.image_files import ImageFiles
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
 
@@ -42,7 +47,8 @@ class ImageSet:
 
     Attributes:
         name: data set and split, e.g. "cifar10:test".
-        images: uint8 (N, C, H, W), or (N, T, 2, H, W) of events, values 0..max_value.
+        images: uint8 (N, C, H, W), or (N, T, 2, H, W) of events, values 0..max_value; files give the same tensor for
+            any rows that are taken of them. `in_parts` goes through either.
         labels: int64 (N,), indexes into `classes`.
         classes: names of the classes.
         max_value: largest value a pixel can have: 255, or 16 for digits; of events the largest count, 1 for spikes.
@@ -52,7 +58,7 @@ class ImageSet:
     """
 
     name: str
-    images: torch.Tensor
+    images: torch.Tensor | ImageFiles
     labels: torch.Tensor
     classes: tuple[str, ...]
     max_value: int
@@ -84,6 +90,21 @@ class ImageSet:
         return channels, height, width
 
     @property
+    def files(self) -> ImageFiles | None:
+        """The images, where they are not held in memory."""
+        import torch
+
+        return None if isinstance(self.images, torch.Tensor) else self.images
+
+    @property
+    def note(self) -> str | None:
+        """That images are not held in memory; None if they are."""
+        if self.files is None:
+            return None
+        limit = f"{most_held() / 2**30:,.3g} GiB"
+        return f"{self.name}: images are decoded when needed, at most {limit} are held in memory (SNN2CHIP_HOLD)"
+
+    @property
     def edition(self) -> str:
         """What `source` says of how it differs from the published set, without the folder, which means nothing
         elsewhere: "JPEG", "100 of the 10,000 published recordings", or "as published"."""
@@ -96,7 +117,7 @@ class ImageSet:
         """Recordings cut to their first time steps; images, which have none, as they are."""
         if self.events is None or timesteps == self.events.timesteps:
             return self
-        return replace(self, images=self.images[:, :timesteps], events=replace(self.events, timesteps=timesteps))
+        return replace(self, images=self.images[:][:, :timesteps], events=replace(self.events, timesteps=timesteps))
 
     def set_aside(self, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
         """This set without, and those of, a `share` (below 1) or number of its samples, drawn by `seed`; each in
@@ -119,13 +140,7 @@ class ImageSet:
         what = f"{count:,} of {len(self):,} training samples"
 
         def part(rows: torch.Tensor, name: str, of: str) -> ImageSet:
-            return replace(
-                self,
-                name=name,
-                images=self.images[rows],
-                labels=self.labels[rows],
-                source=f"{self.source}, {of} {what}",
-            )
+            return self._only(rows, name, f"{self.source}, {of} {what}")
 
         aside = part(drawn[:count].sort().values, f"{self.name.partition(':')[0]}:validation", "the")
         return part(drawn[count:].sort().values, self.name, "without"), aside
@@ -140,7 +155,47 @@ class ImageSet:
         if limit < 1:
             raise InputError(f"{self.name}: a subset of {limit} images is empty; ask for 1 or more")
         source = f"{self.source}, first {limit:,} of {len(self):,} images"
-        return replace(self, images=self.images[:limit], labels=self.labels[:limit], source=source)
+        return self._only(slice(limit), self.name, source)
+
+    def in_parts(self, size: int, of: slice | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The images, or those `of` a range, `size` after `size`, each part with where it is; files are decoded ahead.
+
+        Raises:
+            DataError: see `snn2chip.data.image_files.ImageFiles`.
+        """
+        start, stop, _ = (of or slice(None)).indices(len(self))
+        parts = [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+        found = (self.images[part] for part in parts) if self.files is None else self.files.ahead(parts)
+        return zip(parts, found, strict=True)
+
+    def held(self) -> ImageSet:
+        """This set in memory, if it fits there (`most_held`)."""
+        if self.files is None or self.files.nbytes > most_held():
+            return self
+        return replace(self, images=self.files[:])
+
+    def _only(self, rows: slice | torch.Tensor, name: str, source: str) -> ImageSet:
+        images = self.images[rows] if self.files is None else self.files.only(rows)
+        return replace(self, name=name, images=images, labels=self.labels[rows], source=source)
+
+
+def most_held() -> float:
+    """Bytes of decoded images that a split of a folder may take in memory: `SNN2CHIP_HOLD` in GiB (0: none), or a
+    quarter of what this process has, a part of that where several share the machine.
+
+    Raises:
+        DataError: SNN2CHIP_HOLD is no such number.
+    """
+    chosen = os.environ.get("SNN2CHIP_HOLD")
+    if not chosen:
+        return processors.memory() / 4 / parallel.on_this_machine()
+    try:
+        limit = float(chosen) * 2**30
+    except ValueError:
+        limit = -1
+    if not limit >= 0:
+        raise DataError(f"SNN2CHIP_HOLD is '{one_line(chosen)}'; give 0 or more, in GiB")
+    return limit
 
 
 def parse_spec(spec: str, default_split: str = "test") -> tuple[str, str]:
@@ -164,7 +219,7 @@ def load(
     image_size: int | None = None,
     events: BinSettings | None = None,
 ) -> ImageSet:
-    """Load one split of the data set `name` (see `NAMES`) into memory.
+    """Load one split of the data set `name` (see `NAMES`) into memory; a folder that does not fit stays files.
 
     Args:
         split: "train" or "test"; folders also know "val", and take val and test for each other.
@@ -197,7 +252,7 @@ def load(
         if data is None:
             raise DataError("data set 'folder' needs its folder: --data DIR with DIR/train/CLASS/*.jpg")
         try:
-            return _pack(f"folder:{split}", read_folder(data, split, image_size), 255)
+            return _folder(data, split, image_size)
         except OSError as error:
             raise DataError(f"cannot read '{error.filename or data}': {error.strerror or error}") from error
     if name == "digits":
@@ -231,7 +286,8 @@ def at_hand(
     if not name:
         return None, "the model names no data set, which `fold-and-export --dataset NAME` does"
     try:
-        return load(name, split, data, download=False, image_size=image_size, events=events).subset(limit), ""
+        found = load(name, split, data, download=False, image_size=image_size, events=events)
+        return found.subset(limit).held(), ""
     except DataError as error:
         if data is not None:
             raise
@@ -276,6 +332,17 @@ def _known(name: str, split: str) -> tuple[str, str]:
     if split not in splits:
         raise DataError(f"data set '{name}' has no split '{split}'; it has {', '.join(splits)}")
     return name, split
+
+
+def _folder(data: Path, split: str, image_size: int | None) -> ImageSet:
+    import torch
+
+    from snn2chip.data.image_files import ImageFiles
+
+    found = find_images(data, split)
+    source = found.source + (f", resized to {image_size}x{image_size} where they differ" if image_size else "")
+    images, labels = ImageFiles(found.base, found.names, image_size), torch.from_numpy(found.labels)
+    return ImageSet(f"folder:{split}", images, labels, found.classes, 255, source).held()
 
 
 def _events(name: str, split: str, data: Path | None, download: bool, settings: BinSettings) -> ImageSet:

@@ -43,7 +43,8 @@ def gather(data: Any, limit: int | None = None) -> tuple[NDArray[Any], NDArray[n
         InputError: none of these, nothing in it, or samples of different shapes.
     """
     if isinstance(data, ImageSet):
-        data = (data.images, data.labels)
+        part = data.subset(limit)
+        data = (part.images[:], part.labels)
     if isinstance(data, (torch.Tensor, np.ndarray)):
         return _array(data)[:limit], None
     if isinstance(data, tuple) and len(data) == 2 and all(_whole(part) for part in data):

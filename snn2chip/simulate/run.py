@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # placing knows of passes and formats, which simulating does 
 @dataclass(frozen=True, eq=False)
 class Simulation:
     """A trace and its figures. `accuracy` is a fraction, None without labels; `seconds` is the engine's time (encoding
-    included, reading the data not); `note` says why the engine is not the one asked for; `cost` if it was counted;
-    `outputs` (N, K) are the scores in the trained network's units, None for a file that does not say them; `confusion`
-    rows of label, decision and how many samples, without labels None."""
+    and the wait for files to be decoded included, reading the data not); `note` says why the engine is not the one
+    asked for; `cost` if it was counted; `outputs` (N, K) are the scores in the trained network's units, None for a file
+    that does not say them; `confusion` rows of label, decision and how many samples, without labels None."""
 
     trace: Trace
     samples: int
@@ -100,10 +100,11 @@ def simulate(
     parts: list[Trace] = []
     mine = parallel.share(total)
     started = time.monotonic()
+    pixels = None if images is None else images.in_parts(batch_size, mine)
     for start in range(mine.start, mine.stop, batch_size):
         stop = min(start + batch_size, mine.stop)
-        if images is not None:
-            batch = chain.port(encoder(images.images[start:stop]))
+        if pixels is not None:
+            batch = chain.port(encoder(next(pixels)[1]))
             if chain.coding == "direct":  # in memory once, however many steps show it
                 batch = np.broadcast_to(batch, (len(batch), chain.timesteps, *batch.shape[2:]))
         else:

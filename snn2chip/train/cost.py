@@ -173,12 +173,11 @@ def cost(
     meter = _Meter(network)
     correct = 0
     try:
-        for start in range(0, len(images), batch_size):
-            batch = images.images[start : start + batch_size].to(device)
-            scores = network(batch)
-            correct += int((scores.argmax(1).cpu() == images.labels[start : start + batch_size]).sum())
+        for here, batch in images.in_parts(batch_size):
+            scores = network(batch.to(device))
+            correct += int((scores.argmax(1).cpu() == images.labels[here]).sum())
             if progress is not None:
-                progress(start + len(batch), len(images))
+                progress(here.stop, len(images))
     finally:
         meter.close()
     samples, neurons = meter.samples, sum(meter.neurons.values())

@@ -51,6 +51,8 @@ from snn2chip.train.whiten import whiten
 CHECKPOINT_SECONDS = 60.0
 READ = 50  # steps on a GPU between two looks at losses
 FIRING_IMAGES = 64  # that firing rates are taken from after an epoch
+LOOKED_AT = 10_000  # images that are decoded for a data set's mean and deviation
+BATCH = 250  # images of an evaluation
 STATISTICS = 50  # batches that the statistics of an averaged network are taken from
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl", FLOAT)  # what another run would destroy
 
@@ -74,13 +76,17 @@ def validation_seed(recipe: Recipe) -> int:
 
 
 def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in units of image / max_value."""
+    """Mean and standard deviation of each channel, in units of image / max_value; of files those of the first
+    `LOOKED_AT`, which are of all classes alike."""
     if images.events is not None:
         return [], []  # events reach the network as they are
+    sums = torch.zeros(images.shape[0], 256, dtype=torch.int64)
+    for _, part in images.subset(None if images.files is None else LOOKED_AT).in_parts(BATCH):
+        for channel, total in enumerate(sums):
+            total += torch.bincount(part[:, channel].flatten(), minlength=256)
     mean, std = [], []
-    for channel in range(images.images.shape[1]):
-        counts = torch.bincount(images.images[:, channel].flatten(), minlength=images.max_value + 1).double()
-        levels = torch.arange(len(counts), dtype=torch.float64) / images.max_value
+    levels = torch.arange(images.max_value + 1, dtype=torch.float64) / images.max_value
+    for counts in sums[:, : len(levels)].double():
         m = float((counts * levels).sum() / counts.sum())
         mean.append(round(m, 6))
         std.append(round(max(float((counts * (levels - m) ** 2).sum() / counts.sum()) ** 0.5, 1e-3), 6))
@@ -92,7 +98,7 @@ def evaluate(
     network: SpikingNetwork,
     images: ImageSet,
     *,
-    batch_size: int = 250,
+    batch_size: int = BATCH,
     precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -108,12 +114,11 @@ def evaluate(
         network.encoder.reseed(parallel.rank())
     correct = torch.zeros((), dtype=torch.int64, device=device)
     part = parallel.share(len(images))
-    for start in range(part.start, part.stop, batch_size):
+    for here, batch in images.in_parts(batch_size, part):
         if stop():
             break
-        here = slice(start, min(start + batch_size, part.stop))
         with arithmetic(device, precision):
-            scores = network(images.images[here].to(device))
+            scores = network(batch.to(device))
         correct += (scores.argmax(1) == images.labels[here].to(device)).sum()
         if progress is not None:
             progress(here.stop - part.start, part.stop - part.start)
@@ -152,7 +157,7 @@ class Trainer:
         self.train_set = self.train_set.subset(recipe.data.train_limit)
         self.test_set = test
         self.device = device or torch.device("cpu")
-        self.notes: list[str] = []
+        self.notes = [note for images in (self.train_set, test) if (note := images.note)]
         if recipe.train.batch_size > len(self.train_set):
             raise InputError(
                 f"train.batch_size {recipe.train.batch_size} exceeds the {len(self.train_set)} training images; "
