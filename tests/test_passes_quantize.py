@@ -526,6 +526,32 @@ def test_calibration_never_decides_worse(readout: str, threshold: float, strateg
         assert min(report.layers[0].alternatives, key=report.layers[0].alternatives.__getitem__) == "percentile"
 
 
+@pytest.mark.parametrize("room", [0, 3000, 2**30])
+@pytest.mark.parametrize("held", [20_000, 2**31])
+def test_what_is_remembered_changes_nothing(room: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of networks that begin alike go on from there: with room for all layers, for some, and for none."""
+    folded, raw = with_outlier("spike_count", 0.02)
+    monkeypatch.setattr(calibrating, "_HELD", held)
+    wanted = quantize(folded, LOIHI2, calibration=raw)[1]
+    assert wanted.plain  # calibrated by halves
+    monkeypatch.setattr(calibrating, "_KEPT", room)
+    runs: list[Candidate] = []
+
+    class Counting(calibrating.At):
+        def _run(self, made: Candidate) -> calibrating.Taken:
+            runs.append(made)
+            return super()._run(made)
+
+    monkeypatch.setattr(calibrating, "At", Counting)
+    made, report = quantize(folded, LOIHI2, calibration=raw)
+    assert report == wanted
+    chain = lowered(folded, made)
+    assert report.layers[0].seen == DenseEngine(chain).run(chain.port(raw)).largest[chain.layers[0].name]
+    parts = len(calibrating.Calibration(folded, LOIHI2, None, raw).parts)
+    # two networks of two layers, and two that begin as these do and differ in the second layer
+    assert room == 3000 or len(runs) == parts * (6 if room else 8)
+
+
 @pytest.mark.parametrize("strategy", ["auto", "percentile"])
 @pytest.mark.parametrize("readout", ["membrane", "spike_count"])
 def test_more_samples_than_fit_in_memory_are_measured_part_by_part(

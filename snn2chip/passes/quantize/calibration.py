@@ -9,9 +9,11 @@ measured.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from snn2chip.passes.quantize.walk import Job, Walk, as_trained, uncalibrated
 from snn2chip.passes.schedule import Schedule
 
 _HELD = 2**31  # bytes of spikes in memory, roughly
+_KEPT = 2**30  # bytes of spikes kept as bits, for networks that begin with the same layers
 _SMALL = 2**15  # spikes that are compared for every candidate; of more, a part for all and all for the best ones
 _PART = 4
 _BEST = 6
@@ -42,6 +45,27 @@ _WORK = 10**12
 
 Taken = tuple[Result, Tensor]  # a layer, and its spikes (N, T, ...) or its scores (N, K)
 Pick = Callable[["At"], Taken | None]
+Value = TypeVar("Value")
+
+
+class Memory:
+    """What networks made of a part of the samples, by the part and the layers up to there; while there is `room`."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.known: dict[Hashable, tuple[Any, sums.Bits | Tensor, torch.Size]] = {}
+
+    def recall(self, key: Hashable, make: Callable[[], tuple[Value, Tensor]]) -> tuple[Value, Tensor]:
+        """What is known by this key, else what is made now."""
+        if key in self.known:
+            value, kept, shape = self.known[key]
+            return value, sums.unpacked(kept, shape)
+        value, made = make()
+        size = made.numel() // 8 if made.dtype == torch.bool else made.nbytes
+        if size <= self.room:
+            self.room -= size
+            self.known[key] = value, sums.packed(made), made.shape
+        return value, made
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +77,14 @@ class At:
     shape: ir.Shape
     xs: list[Tensor]
     wanted: Tensor
+    before: tuple[Hashable, ...]  # the part of the samples, and the candidates that made `xs` of it
+    memory: Memory
 
     def run(self, made: Candidate) -> Taken:
         """A candidate on whole images."""
+        return self.memory.recall((*self.before, made), lambda: self._run(made))
+
+    def _run(self, made: Candidate) -> Taken:
         weighted = sums.integer_sums(made)
         bias = torch.from_numpy(ir.neuron_bias(made.synapses, self.shape).astype(np.int32))
         count, steps = self.xs[0].shape[:2]
@@ -197,6 +226,7 @@ class Calibration:
         synapses: list[ir.Synapse] = [*network.of(ir.Conv), *network.of(ir.Dense)]
         each = sum(item.weight[0].size * int(np.prod(network.shape(item.name))) for item in synapses)
         self.trials = min(_TRIALS, max(2, _WORK // (len(data) * network.timesteps * each)))
+        self.memory = Memory(0)
 
     def choose(self, strategy: Strategy) -> tuple[Outcome, Outcome | None, list[dict[str, float]]]:
         """Each layer's best candidate by its own spikes; the network without calibration, None where no layers of it
@@ -206,6 +236,7 @@ class Calibration:
             ChipLimitError: a layer fits at no scale.
         """
         alternatives: list[dict[str, float]] = []
+        self.memory = Memory(_KEPT if strategy in ("auto", "max") else 0)  # `best` runs others
 
         def best(at: At) -> Taken:
             taken, least = at.choose(strategy, self.chip.input_max)
@@ -241,16 +272,16 @@ class Calibration:
         if plain is None or calibrated.rank <= plain.rank:
             return calibrated, ()
         best, kept, trials = plain, [], 0
+        whole = [item.candidate for item in calibrated.results]
         layers = range(len(plain.results))
         waiting = [layers[len(layers) // 2 :], layers[: len(layers) // 2]]  # the last is the next
         while waiting:
             some = waiting.pop()
             if trials < self.trials and len(some):
                 candidates = [item.candidate for item in best.results]
-                candidates[some.start : some.stop] = [
-                    item.candidate for item in calibrated.results[some.start : some.stop]
-                ]
-                trial, trials = self._at(candidates), trials + 1
+                candidates[some.start : some.stop] = whole[some.start : some.stop]
+                known = candidates == whole
+                trial, trials = calibrated if known else self._at(candidates), trials + (not known)
                 if trial.rank < best.rank:
                     best = trial
                     continue
@@ -272,8 +303,8 @@ class Calibration:
         scores: list[list[Tensor]] = [[] for _ in picks]
         wanted: list[Tensor] = []
         self.fired.clear()
-        for raw in self._raw():
-            rows, ends = self._part(raw, picks)
+        for part, raw in enumerate(self._raw()):
+            rows, ends = self._part(part, raw, picks)
             wanted.append(ends[0])
             for number, (row, end) in enumerate(zip(rows, ends[1:], strict=True)):
                 parts[number].append(row)
@@ -305,7 +336,7 @@ class Calibration:
             yield encoder(data.images[rows]) if isinstance(data, ImageSet) else data[rows]
 
     @torch.no_grad()
-    def _part(self, raw: ir.IntArray, picks: Sequence[Pick]) -> tuple[list[list[Result]], list[Tensor]]:
+    def _part(self, part: int, raw: ir.IntArray, picks: Sequence[Pick]) -> tuple[list[list[Result]], list[Tensor]]:
         """What is made of some samples: by network its layers' results (none where it has no pick), and the scores,
         those of the float network first."""
         network, source = self.network, self.network.input
@@ -336,10 +367,13 @@ class Calibration:
                     if not readers[name]:  # spikes that nothing reads any more need not be kept
                         known.pop(name, None)
                 if not number:
-                    made = wanted = _float(node, job.synapses, shape, xs)
-                    self.fired[node.name] += int(made.sum()) if job.neuron else 0
+                    make = functools.partial(_float, node, job.synapses, shape, xs)
+                    fired, made = self.memory.recall((part, index), make)
+                    self.fired[node.name] += fired
+                    wanted = made
                 else:
-                    taken = picks[number - 1](At(index, job, shape, xs, wanted))
+                    before = part, *(item.candidate for item in results[number - 1])
+                    taken = picks[number - 1](At(index, job, shape, xs, wanted, before, self.memory))
                     if taken is None:
                         values[number], results[number - 1] = None, []
                         continue
@@ -363,8 +397,9 @@ def _over_time(x: Tensor) -> Tensor:
     return x[:, :1].clone().expand(x.shape) if bool((x == x[:, :1]).all()) else x
 
 
-def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: Sequence[Tensor]) -> Tensor:
-    """What the float network makes of its inputs (N, T, ...): spikes (N, T, ...), or the sum (N, K) of the readout."""
+def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: Sequence[Tensor]) -> tuple[int, Tensor]:
+    """What the float network makes of its inputs (N, T, ...): spikes (N, T, ...) and how many, or the sum (N, K) of
+    the readout."""
     fires = isinstance(node, ir.LIF)
     short = fires and all(x.dtype == torch.bool for x in xs)
     weighted = sums.Weighted(synapses, torch.float32 if short else torch.float64)
@@ -388,4 +423,4 @@ def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: S
         for step in range(steps):
             flow = current(node, found[:, step].double() + bias, flow)
             out[span, step], kept, _ = neuron(node, flow, kept, step)
-    return out
+    return int(out.count_nonzero()) if fires else 0, out

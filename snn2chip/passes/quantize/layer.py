@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -77,7 +78,6 @@ class LayerQuantizer:
         if self.bias is not None and neuron is not None and neuron.current_tau:
             self.bias = self.bias * lifted(neuron.current_tau, steps)
         self.bias_max = chip.bias_max
-        self.size = self._sizes()
         self.decay = 0 if neuron is None else int(np.rint((1 - neuron.tau) * DECAY_ONE))
         if self.decay > chip.decay_max:
             raise ChipLimitError(
@@ -95,7 +95,8 @@ class LayerQuantizer:
     def name(self) -> str:
         return self.neuron.name if self.neuron else ACCUMULATOR
 
-    def _sizes(self) -> ir.FloatArray:
+    @functools.cached_property
+    def size(self) -> ir.FloatArray:
         """How much of the range each weight takes: one shared out among copies counts by its share."""
         return np.concatenate(
             [np.abs(item.weight).ravel() / n for item, n in zip(self.synapses, self.reads, strict=True)]
@@ -109,7 +110,8 @@ class LayerQuantizer:
             for item in self.synapses
         ]
         made.bias = None if self.bias is None else self.bias[outputs]
-        made.size, made.proved = made._sizes(), (0.0, 0.0)
+        made.__dict__.pop("size", None)  # of all outputs
+        made.proved = (0.0, 0.0)
         return made
 
     def outermost(self) -> ir.IntArray:

@@ -6,11 +6,13 @@ and of scores.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,6 +23,7 @@ from snn2chip.chip.products import exact_products, float32_exact
 from snn2chip.nn import spike_conv
 from snn2chip.passes.quantize.candidate import Candidate
 
+Bits = NDArray[np.uint8]
 _AT_ONCE = 2**21  # sums that are in memory together
 _OUTPUTS = 2**19  # of a layer, spikes or none, that candidates are judged by: places times steps times outputs
 _COLUMNS = 2**24  # inputs of those
@@ -74,6 +77,23 @@ def room_for(count: int, steps: int, shape: ir.Shape) -> Tensor:
         return torch.empty((count, steps, *shape), dtype=torch.bool)
     channels, height, width = shape
     return torch.empty((count, steps, height, width, channels), dtype=torch.bool).movedim(-1, 2)
+
+
+def packed(made: Tensor) -> Bits | Tensor:
+    """Spikes laid out as `room_for` has them as bits, eight a byte; scores as they are."""
+    if made.dtype != torch.bool:
+        return made
+    return np.packbits((made.movedim(2, -1) if made.ndim == 5 else made).numpy())
+
+
+def unpacked(kept: Bits | Tensor, shape: Sequence[int]) -> Tensor:
+    """What was `packed`: spikes (N, T, ...) of this shape, or scores."""
+    if isinstance(kept, Tensor):
+        return kept
+    flat = torch.from_numpy(np.unpackbits(kept, count=math.prod(shape)).view(np.bool_))
+    if len(shape) != 5:
+        return flat.view(*shape)
+    return flat.view(*shape[:2], *shape[3:], shape[2]).movedim(-1, 2)
 
 
 def integer_sums(made: Candidate) -> Weighted:
@@ -159,7 +179,7 @@ class Rows:
             if y is None:
                 if (number, dtype) not in self.floats:
                     self.floats[number, dtype] = self.rows[number].to(dtype)
-                x, weight = self.floats[number, dtype][:some], torch.from_numpy(_last(synapse.weight)).to(dtype)
+                x, weight = self.floats[number, dtype][:some], _last(synapse.weight).to(dtype)
                 with exact_products():
                     way = "ptyxoc,oyxc->pto" if self.groups[number] else None
                     y = torch.einsum(way, x, weight) if way else F.linear(x, weight.flatten(1))
@@ -172,14 +192,14 @@ class Rows:
         rows = self.rows[number]
         if self.groups[number] or rows.dtype != torch.bool or not int8.usable(rows.device):
             return None
-        digits = int8.digits_of(weight)
+        digits = int8.digits_of(weight.astype(np.int64, copy=False))
         if len(digits) > 1:
             return None
         (factor, digit), x = digits[0], rows[:some]
-        y = int8.product(x.flatten(0, 1).view(torch.int8), torch.from_numpy(_last(digit)).flatten(1).t())
+        y = int8.product(x.flatten(0, 1).view(torch.int8), _last(digit).flatten(1).t())
         return y.to(dtype).mul_(factor).view(*x.shape[:2], -1)
 
 
-def _last(weight: ir.Array) -> ir.Array:
+def _last(weight: ir.Array) -> Tensor:
     """A copy of weights (O, C, KY, KX) or (O, F) as (O, KY, KX, C) or (O, 1, 1, F)."""
-    return np.array(np.moveaxis(weight, 1, -1) if weight.ndim == 4 else weight[:, None, None], order="C")
+    return torch.from_numpy((np.moveaxis(weight, 1, -1) if weight.ndim == 4 else weight[:, None, None]).copy())
