@@ -217,7 +217,7 @@ MUTANTS = [
         "test_passes_quantize.py -k 'room_to_spare or least_error or measured'",
         ("self.peak * _SEEN_MARGIN <= limit", "self.peak <= limit"),
         ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
-        ("error = float((spikes[", "error = -float((spikes["),
+        ("error = int(differ", "error = -int(differ"),
     ),
     *of(
         "passes/quantize/bntt_layer.py",
