@@ -13,6 +13,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -452,6 +453,15 @@ def test_pickles_are_what_python_reads() -> None:
     found = pickle.loads(pickle2(content), encoding="bytes")
     rows = np.frombuffer(content, np.uint8).reshape(3, 3073)
     assert np.array_equal(found[b"data"], rows[:, 1:]) and found[b"labels"] == rows[:, 0].tolist()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_pickles_of_python_3(order: Literal["C", "F"]) -> None:
+    """As today's Python and numpy write them, an array in Fortran's order too."""
+    content = cifar10_bytes(3)
+    rows = np.frombuffer(content, np.uint8).reshape(3, 3073)
+    made = pickle.dumps({"data": np.array(rows[:, 1:], order=order), "labels": rows[:, 0].tolist()}, 3)
+    assert cifar_pickle(made, "f", ("labels",), 3) == content
 
 
 @pytest.mark.parametrize("itself", [False, True])

@@ -102,11 +102,11 @@ def cifar_pickle(content: bytes, where: str, labels: tuple[str, ...], limit: int
         found = _Reader(_Counted(content, 1000 + _READS * limit), encoding="bytes").load()
         array, columns = found["data"], [found[key] for key in labels]
         _, shape, kind, fortran, pixels = array.state
-        if _plain(kind.made[0]) != "u1" or fortran or shape != (len(columns[0]), CIFAR_PIXELS):
+        if _plain(kind.made[0]) != "u1" or shape != (len(columns[0]), CIFAR_PIXELS):
             raise ValueError(f"its data is not uint8 ({len(columns[0])}, {CIFAR_PIXELS})")
         if any(type(value) is not int or not 0 <= value <= 255 for column in columns for value in column):
             raise ValueError("a label that is no integer of 0 to 255")
-        rows = np.frombuffer(pixels, np.uint8).reshape(shape)
+        rows = np.frombuffer(pixels, np.uint8).reshape(shape, order="F" if fortran else "C")
         return np.hstack([np.array(columns, np.uint8).T, rows]).tobytes()
 
 
