@@ -68,12 +68,18 @@ def test_a_verdict_of_fewer_rungs_replaces_none_of_more(broken: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "second", [verdict("a = b", LAVA), verdict("a = b", LAVA, "x"), verdict("a = b", broken="a = b")]
+    ("first", "second"),
+    [
+        (verdict("a = b", LAVA), verdict("a = b", LAVA)),
+        (verdict("a = b", LAVA), verdict("a = b", LAVA, "x")),
+        (verdict("a = b", LAVA), verdict("a = b", broken="a = b")),
+        (verdict("a = b", LAVA, broken="a = b"), verdict("a = b")),
+    ],
+    ids=["as many rungs", "more rungs", "one broken", "one mended"],
 )
-def test_a_verdict_of_as_many_rungs_or_a_broken_one_replaces(second: dict[str, Any], tmp_path: Path) -> None:
+def test_a_verdict_that_replaces(first: dict[str, Any], second: dict[str, Any], tmp_path: Path) -> None:
     net = begun(tmp_path)
-    tell(net, "verify", verdict("a = b", LAVA))
-    tell(net, "verify", verdict("a = b"))
+    tell(net, "verify", first)
     tell(net, "verify", second)
     kept = json.loads((tmp_path / NAME).read_text())["entries"]["verify"]
     assert {key: kept[key] for key in second} == second and "again" not in kept

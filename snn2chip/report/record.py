@@ -124,12 +124,14 @@ def tell(net: Path, kind: str, values: dict[str, Any]) -> tuple[dict[str, Any], 
 def _dated(before: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """A verdict with `when` it was made.
 
-    One in which every rung holds does not replace one that had others beside (Lava's, say): of it is kept, as `again`,
-    when it was made, on how many samples, and which rungs it was without.
+    One in which every rung holds does not replace one that had others beside (Lava's, say), unless a rung that broke
+    there holds now: of it is kept, as `again`, when it was made, on how many samples, and which rungs it was without.
     """
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     names = [rung["name"] for rung in verdict["rungs"]]
-    without = [rung["name"] for rung in before.get("rungs", ()) if rung["name"] not in names]
-    if verdict["passed"] and without:
+    rungs = before.get("rungs", ())
+    without = [rung["name"] for rung in rungs if rung["name"] not in names]
+    mended = any(not rung["passed"] and rung["name"] in names for rung in rungs)
+    if verdict["passed"] and without and not mended:
         return {**before, "again": {"when": when, "samples": verdict["samples"], "without": without}}
     return {**verdict, "when": when}
