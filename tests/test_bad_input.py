@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import zoo as zoo_tool
-from conftest import Child, Command, Quickstart, run_in_process, tiny_recipe
+from conftest import ROOT, Child, Command, Quickstart, run_in_process, tiny_recipe
 
 from snn2chip.backends import lava
 from snn2chip.backends.lava import PYTHON_VARIABLE
@@ -350,6 +351,76 @@ def test_chip_options(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize(
+    "kind", ["missing", "folder", "text", "empty", "model.pt", "truncated", "no layers", "no network"]
+)
+def test_no_network_to_fit_or_to_count(kind: str, cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """`fit` and `simulate --cost` name a file that is none, and write nothing."""
+    path = tmp_path / "given.net"
+    if kind == "folder":
+        path.mkdir()
+    elif kind in ("no layers", "no network"):
+        with h5py.File(path, "w") as file:
+            file.create_group("layer" if kind == "no layers" else "other")
+    elif kind != "missing":
+        whole = quickstart.net.read_bytes()
+        contents = {"text": b"hello", "model.pt": quickstart.model.read_bytes(), "truncated": whole[:3000]}
+        path.write_bytes(contents.get(kind, b""))
+    before = snapshot(tmp_path)
+    cli("fit", path).refused(str(path))
+    cli("fit", path, "--json", tmp_path / "fit.json").refused(str(path))
+    cli("simulate", path, "--cost", "--json", tmp_path / "simulate.json").refused(str(path))
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("value = 4095", "value = -5", ("capacity.neurons", "value -5 is below 1")),
+        ("value = 4095", "value = 12.5", ("capacity.neurons.value", "integer")),
+        ("value = 4095", "value = true", ("'value' is True, expected int",)),
+        ("value = 4095", "value = '64'", ("'value' is '64', expected int",)),
+        ("value = 4095", "value = [4095]", ("capacity.neurons.value", "integer")),
+        ("[capacity.neurons]\n", "[capacity]\nneurons = 3\n[capacity.other]\n", ("unknown key 'other'",)),
+        ("weight_bits = 8", "weight_bits = -8", ("weight_bits -8 is outside 2..16",)),
+        ("weight_bits = 8", "weight_bits = 1000000000", ("weight_bits 1000000000 is outside 2..16",)),
+        ("state_bits = 24", "state_bits = 3", ("state_bits 3 is outside 8..32",)),
+        ("message_bits = 24", "message_bits = -1", ("message_bits -1 is outside 0..32",)),
+        ("energy = 22.5", "energy = -1", ("prices.synapse", "energy -1.0")),
+        ("energy = 22.5", "energy = nan", ("prices.synapse", "energy nan")),
+        ("energy_within = 2.0", "energy_within = nan", ("energy_within nan", "below 1")),
+        ("energy_within = 2.0", "energy_within = inf", ("energy_within inf",)),
+        ("[[1, 161.0]", "[[9, 161.0]", ("not ascending pairs",)),
+        ("[[1, 161.0]", "[[1, -161.0]", ("not ascending pairs",)),
+        ("[[1, 161.0]", "[[1]", ("prices.barrier",)),
+        ('name = "loihi2"', "name = 3", ("'name'",)),
+        ('name = "loihi2"', "name =", ("TOML",)),
+        ('name = "loihi2"', "", ("'name'", "required")),
+    ],
+)
+def test_a_chip_that_is_none(
+    old: str, new: str, words: tuple[str, ...], cli: Command, quickstart: Quickstart, tmp_path: Path
+) -> None:
+    """A profile with a wrong value or type is refused by `fit` and by `simulate --cost`, with what is wrong in it."""
+    text = (ROOT / "deploy" / "chips" / "loihi2.toml").read_text()
+    assert old in text
+    own = written(tmp_path / "mine.toml", text.replace(old, new, 1).encode())
+    cli("fit", quickstart.net, "--chip", own).refused("mine.toml", *words)
+    cli("simulate", quickstart.net, "--limit", "1", "--cost", "--chip", own).refused("mine.toml", *words)
+
+
+def test_a_chip_that_has_no_cost(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
+    """No profile there, one without prices, a name that is none, a chip without cores: what to give instead is said."""
+    cost = ("simulate", quickstart.net, "--limit", "1", "--cost", "--chip")
+    cli(*cost, tmp_path / "none.toml").refused("no chip profile")
+    (tmp_path / "folder.toml").mkdir()
+    cli(*cost, tmp_path / "folder.toml").refused("folder.toml", "directory")
+    text = (ROOT / "deploy" / "chips" / "loihi2.toml").read_text()
+    cli(*cost, written(tmp_path / "free.toml", text.partition("[prices]")[0].encode())).refused("has no [prices]")
+    cli(*cost, "").refused("unknown chip ''")
+    cli(*cost, "akd1000").refused("akd1000 has no cores to count on", "--chip loihi2")
+
+
 def test_cuda_where_there_is_none(cli: Command, quickstart: Quickstart, tmp_path: Path) -> None:
     """--device cuda does not fall back silently."""
     words = ("--device cuda", "no CUDA device", "--device cpu")

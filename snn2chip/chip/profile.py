@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,8 +98,11 @@ class Prices:
     zeros_free: bool = False
 
     def __post_init__(self) -> None:
-        if not self.barrier or min(self.energy_within, self.time_within) < 1:
-            raise ValueError("no barrier, or the truth within a factor below 1")
+        if not all(1 <= factor < math.inf for factor in (self.energy_within, self.time_within)):
+            raise ValueError(f"energy_within {self.energy_within}, time_within {self.time_within}: a factor is below 1")
+        tiles = [least for least, _ in self.barrier]
+        if not tiles or tiles != sorted(set(tiles)) or not all(0 <= ns < math.inf for _, ns in self.barrier):
+            raise ValueError(f"barrier is not ascending pairs of tiles and ns from 0: {self.barrier}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,18 @@ class Layers:
     def __post_init__(self) -> None:
         if not self.weight_bits or min(self.weight_bits) < 1:
             raise ValueError("weight_bits: one number of bits or more, each 1 or more")
+
+
+_BOUNDS = {  # of a chip's numbers; registers are of at most 32 bits
+    "weight_bits": (2, 16),
+    "input_weight_bits": (2, 16),
+    "bias_bits": (2, 32),
+    "threshold_bits": (1, 32),
+    "decay_max": (1, DECAY_ONE),
+    "state_bits": (STATE_SHIFT + 2, 32),
+    "message_bits": (0, 32),
+    "timesteps": (1, 2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -154,6 +170,10 @@ class Chip:
     def __post_init__(self) -> None:
         if (self.capacity is None) == (self.layers is None):
             raise ValueError("a chip has either [capacity] or [layers]")
+        for name, (least, most) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{name} {value} is outside {least}..{most}")
 
     @property
     def cores(self) -> Capacity:
@@ -248,21 +268,33 @@ def _read(path: Path) -> Chip:
         values = files.read(path, "TOML")
     except FileNotFoundError:
         raise InputError(f"no chip profile '{path}'; copy one of deploy/chips and change its numbers") from None
-    expected = {name for kind in (Chip, Capacity, Figure, Price, Prices) for name in kind.__dataclass_fields__}
     whole = values.get("layers")  # a table of its own names
-    unknown = sorted(_keys({**values, "layers": None}) - expected | _keys(whole) - set(Layers.__dataclass_fields__))
-    if unknown:
-        raise InputError(f"'{path}': unknown key '{one_line(unknown[0])}'; copy one of deploy/chips")
+    misread = ""
+    for table, kinds in (({**values, "layers": None}, (Chip, Capacity, Figure, Price, Prices)), (whole, (Layers,))):
+        types = {name: each.type for kind in kinds for name, each in kind.__dataclass_fields__.items()}
+        for key, value in _pairs(table):
+            if key not in types:
+                raise InputError(f"'{path}': unknown key '{one_line(key)}'; copy one of deploy/chips")
+            if isinstance(value, str | bool) and types[key] != type(value).__name__:  # pydantic makes numbers of them
+                misread = f"'{key}' is {one_line(repr(value))}, expected {types[key]}"
     try:
-        return TypeAdapter(Chip).validate_python(values)
+        chip = TypeAdapter(Chip).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise InputError(f"'{path}': '{one_line(where)}': {one_line(first['msg'])}; copy one of deploy/chips") from None
+    if misread:
+        raise InputError(f"'{path}': {misread}; copy one of deploy/chips")
+    return chip
 
 
-def _keys(values: object) -> set[str]:
-    """All keys of tables in tables."""
-    if not isinstance(values, dict):
-        return set()
-    return set(values).union(*map(_keys, values.values()))
+def _pairs(value: object, key: str | None = None) -> Iterator[tuple[str, object]]:
+    """Every key of tables in tables with what it holds, and with each item of a list."""
+    if key is not None:
+        yield key, value
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _pairs(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _pairs(inner, key)

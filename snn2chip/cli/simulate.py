@@ -62,7 +62,12 @@ def _meter(chain: Chain, name: str | None) -> Meter:
     made_for = chain.made.get("chip")
     if name is None and not isinstance(made_for, str):
         raise InputError("--cost: the file does not say for which chip it was made; give --chip")
-    return Meter(fit(of_chain(chain), chips.load(name or str(made_for))))
+    profile = chips.load(str(made_for) if name is None else name)
+    if profile.layers is not None:
+        raise InputError(
+            f"--cost: {profile.name} has no cores to count on; give --chip loihi2, whose integers these are"
+        )
+    return Meter(fit(of_chain(chain), profile))
 
 
 @app.command(cls=_Simulate, epilog="Example: snn2chip simulate runs/mine/model.net --cost --limit 100")
