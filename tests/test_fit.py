@@ -242,7 +242,7 @@ def test_a_fan_in_that_no_core_takes_is_named_with_what_would_fit(tmp_path: Path
     assert "dense1: fan-in 16,384 exceeds 16,000 axons: stride 2 in conv1, or pool 2x2 before it (4,096)" in words
     assert "or 250 channels instead of 256" in words and "does not fit loihi2" in words
     value = json.loads(report.read_text())
-    assert set(value) == {"chip", "fits", "cores", "chips", "layers"}
+    assert set(value) == {"chip", "fits", "cores", "chips", "traffic", "layers"} and value["traffic"] is None
     assert (value["chip"], value["fits"], value["cores"], value["chips"]) == ("loihi2", False, 8, 1)
     conv, dense = value["layers"]
     assert set(conv) == {"name", "fits", "cores", "tile", "neurons", "axons_in", "synaptic_words", "binding"}
@@ -251,7 +251,10 @@ def test_a_fan_in_that_no_core_takes_is_named_with_what_would_fit(tmp_path: Path
     _dense_behind_maps(path, 250, 8)  # what was named does fit
     alone = cli("fit", path, "--json")
     assert alone.code == 0
-    assert json.loads(alone.out)["layers"][1]["fits"]
+    found = json.loads(alone.out)
+    assert found["layers"][1]["fits"]
+    cores = [layer["cores"] for layer in found["layers"]]  # all of one dense layer's read every neuron before it
+    assert found["traffic"]["spikes"] == 250 * 64 * cores[1] and found["traffic"]["routes"] == cores[0] * cores[1]
 
 
 def test_31_channels_take_half_the_cores_of_32() -> None:

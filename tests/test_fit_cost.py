@@ -17,15 +17,17 @@ import pytest
 from conftest import ROOT, Command, Quickstart
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_fit_placement import branching
 
 from snn2chip import chip as chips
 from snn2chip import ir
 from snn2chip.chip.profile import Chip, Figure
-from snn2chip.errors import InputError
+from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.fit.cost import Meter
 from snn2chip.fit.demand import of_chain
 from snn2chip.fit.placement import Placement
-from snn2chip.fit.table import Fit, fit
+from snn2chip.fit.table import Fit, Traffic, fit
+from snn2chip.passes import pipeline
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events.engine import EventEngine
@@ -87,6 +89,7 @@ def one_by_one(chain: ir.Chain, found: Fit, port: ir.IntArray) -> dict[str, Any]
     hops, receiving = np.zeros((2, n, steps)), np.zeros((n, steps, start[-1]))
     sending = np.zeros_like(receiving)
     dense = 0
+    axons, routes = [0, 0], set[tuple[int, int]]()  # if all fires: from the port, between cores
     own: list[np.ndarray | None] = [None]
     for number, each in enumerate(placed):
         assert each is not None
@@ -101,6 +104,10 @@ def one_by_one(chain: ir.Chain, found: Fit, port: ir.IntArray) -> dict[str, Any]
         for source, neuron in synapses(layer, shapes[number]):
             reach.setdefault(source, Counter())[int(to[neuron])] += 1
             dense += 1
+        axons[number > 0] += sum(map(len, reach.values()))
+        sender = own[number]
+        if sender is not None:
+            routes |= {(int(sender[source]), core) for source, cores in reach.items() for core in cores}
         price = prices.dense_synapse if layer.kind == "dense" else prices.synapse
         share = np.count_nonzero(layer.weight) / layer.weight.size if prices.zeros_free else 1.0
         for i, t, source in np.argwhere(came[number]):
@@ -116,6 +123,7 @@ def one_by_one(chain: ir.Chain, found: Fit, port: ir.IntArray) -> dict[str, Any]
                     hops[:, i, t] += abs(x0 - x1), abs(y0 - y1)
     time = np.maximum(sending, receiving).max(2)
     return {
+        "traffic": Traffic(axons[1], axons[0], len(routes)),
         "spikes": spikes,
         "routed": routed,
         "operations": operations,
@@ -150,8 +158,15 @@ def test_every_count_one_by_one(chain: ir.Chain, seed: int, neurons: int, words:
         with pytest.raises(InputError, match=f"no cost on '{chip.name}': "):
             Meter(found)
         return
-    port = port_input(chain, 2, seed)
+    compare(chain, found, port_input(chain, 2, seed))
+
+
+def compare(chain: ir.Chain, found: Fit, port: ir.IntArray) -> None:
+    """Every count of both engines against one by one, and the traffic, which no step exceeds."""
     wanted = one_by_one(chain, found, port)
+    most: Traffic = wanted["traffic"]
+    assert found.traffic == most
+    assert wanted["routed"].sum(0).max(initial=0) <= most.spikes + most.input
     for engine in (EventEngine(chain), DenseEngine(chain)):
         meter = metered(chain, found, port, engine)
         for name in ("spikes", "routed", "operations", "hops"):
@@ -162,6 +177,22 @@ def test_every_count_one_by_one(chain: ir.Chain, seed: int, neurons: int, words:
         cost = meter.cost()
         assert cost.dense == wanted["dense"]
         assert cost.updates == wanted["neurons"] * port.shape[1]
+
+
+def test_every_count_of_networks_that_branch() -> None:
+    """The same of residual networks and others with shortcuts, as lowered: relays and copies are neurons and synapses,
+    pooling is folded."""
+    relays = cut = 0
+    for seed in range(5):
+        try:
+            made = pipeline.export(pipeline.Source(branching(seed), "random"), LOIHI2)
+        except UnsupportedError:  # a drawn layer of zeros
+            continue
+        relays += made.lower_report.relay_neurons
+        found = fit(of_chain(made.chain), small_cores(LOIHI2, 64, 16000))
+        cut += found.cores > len(found.layers)
+        compare(made.chain, found, port_input(made.chain, 1, seed))
+    assert relays and cut
 
 
 def test_an_image_at_all_steps_is_counted_at_each() -> None:
@@ -228,6 +259,19 @@ def test_the_command_counts(quickstart: Quickstart, cli: Command, tmp_path: Path
     assert "cost of a sample on loihi1" in other and "takes only spikes" in other.replace("\n", " ")
     cli("simulate", net, "--limit", 5, "--chip", "loihi1").refused("--chip", "--cost")
     cli("simulate", net, "--limit", 5, "--cost", "--chip", "loihi9").refused("unknown chip 'loihi9'")
+
+
+def test_the_page_of_files_names_every_key(quickstart: Quickstart) -> None:
+    """docs/formats.md says what each key of `fit` and of `cost` is."""
+
+    def keys(value: Any) -> set[str]:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return set().union(value if isinstance(value, dict) else (), *map(keys, inner))
+
+    page = (ROOT / "docs" / "formats.md").read_text()
+    for file, key in (("simulate.json", "cost"), ("export.json", "fit")):
+        named = keys(json.loads((quickstart.folder / file).read_text())[key])
+        assert len(named) > 10 and [name for name in named if f"`{name}`" not in page and f'"{name}"' not in page] == []
 
 
 def pilotnet_file() -> Path:

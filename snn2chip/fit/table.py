@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from snn2chip.chip.profile import Chip
 from snn2chip.fit import compiler, search
 from snn2chip.fit.demand import Demand
 from snn2chip.fit.placement import Limit, Placement, Use, use_of, without
+from snn2chip.fit.traffic import network
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ class LayerFit:
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """The most that goes between cores at one step of the input: every neuron fires, and no value at the port is 0.
+
+    spikes  of neurons, each once for every core with a neuron that reads it: what `routed` of a cost is at most
+    input   from the port to cores, likewise
+    routes  pairs of a core that sends and one that it sends to
+    """
+
+    spikes: int
+    input: int
+    routes: int
+
+
+@dataclass(frozen=True)
 class Fit:
     """A network on a chip; `cores` and `chips` are the compiler's rule's, of the layers that can be placed."""
 
@@ -67,16 +82,29 @@ class Fit:
         return sum(0 if layer.searched is None else layer.searched.cores for layer in self.layers)
 
     @property
+    def traffic(self) -> Traffic | None:
+        """None where a layer is on no core, or a convolution comes first and no input layer says its sides."""
+        placed = [layer.placed for layer in self.layers if layer.placed is not None]
+        if len(placed) < len(self.layers) or (placed[0].layer.kind == "conv" and len(placed[0].layer.inputs) != 3):
+            return None
+        _, links = network(placed)
+        between = [link for link in links if link.source.placed is not None]
+        outside = sum(link.axons() for link in links if link.source.placed is None)
+        return Traffic(sum(link.axons() for link in between), outside, sum(link.routes() for link in between))
+
+    @property
     def problems(self) -> tuple[str, ...]:
         return tuple(layer.problem for layer in self.layers if layer.problem)
 
     def as_json(self) -> dict[str, Any]:
         """As ``snn2chip fit --json`` writes it; figures of a core are the fullest's."""
+        traffic = self.traffic
         return {
             "chip": self.chip.name,
             "fits": self.fits,
             "cores": self.cores,
             "chips": self.chips,
+            "traffic": None if traffic is None else asdict(traffic),
             "layers": [
                 {
                     "name": layer.layer.name,

@@ -7,6 +7,7 @@ counted by classes of channels, rows and columns, which is all that is needed (`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,11 +89,12 @@ class Link:
     def routes(self) -> int:
         """Pairs of a core that sends and one that it sends to."""
         found = ((own @ reads.T > 0).sum() for own, reads in zip(self.source.own, self.reads, strict=True))
-        return int(np.prod(list(found)))
+        return math.prod(map(int, found))
 
-    def axons(self) -> float:
-        """Spikes between cores if every neuron fired once."""
-        return float(self.source.sizes.ravel() @ joined(self.reads).sum(1))
+    def axons(self) -> int:
+        """Spikes to cores if all of the source fires once: of each, one to every core with a neuron that reads it."""
+        sides = zip(self.source.classes[::-1], self.reads, strict=True)
+        return math.prod(int(np.bincount(classes) @ reads.sum(0)) for classes, reads in sides)
 
 
 def network(placed: Sequence[Placement]) -> tuple[list[Station], list[Link]]:

@@ -48,8 +48,14 @@ def verdict(found: Fit) -> str:
 
 
 def lines(found: Fit) -> Iterator[str]:
-    """The verdict, what does not fit, and what would halve the cores of the largest layers."""
+    """The verdict, what goes between cores, what does not fit, and what would halve the cores of the largest layers."""
     yield verdict(found)
+    traffic = found.traffic
+    if traffic is not None:
+        yield (
+            f"traffic: at most {traffic.spikes:,} spikes to cores a step, {traffic.input:,} values from the port; "
+            f"{traffic.routes:,} routes"
+        )
     for problem in found.problems:
         yield f"! {problem}"
     largest = sorted((each for each in found.layers if each.halving), key=lambda each: -each.cores)
