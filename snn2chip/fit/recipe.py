@@ -39,19 +39,22 @@ def of_network(network: SpikingNetwork, classes: int, chip: Chip) -> Fit:
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported at all.
     """
-    source, layers = pipeline.outlines(_alive(network, classes), chip)
+    return _of_alive(_alive(copy.deepcopy(network), classes), chip)
+
+
+def _of_alive(network: ir.Network, chip: Chip) -> Fit:
+    source, layers = pipeline.outlines(network, chip)
     shape = (math.prod(source.shape),) if layers[0].kind == "dense" else source.shape
     return fit(of_outlines(layers, shape, ir.message_bits(*source.port_range())), chip)
 
 
 def _alive(network: SpikingNetwork, classes: int) -> ir.Network:
-    """It captured, with larger weights: neurons that cannot fire are refused, as some are before the first epoch."""
-    alive = copy.deepcopy(network).eval()
+    """It captured, its weights made larger: neurons that cannot fire are refused, and before training some cannot."""
     with torch.no_grad():
-        for module in alive.modules():
+        for module in network.eval().modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.mul_(_LARGER)
-    return capture(alive, tuple(map(str, range(classes))))
+    return capture(network, tuple(map(str, range(classes))))
 
 
 def captured(recipe: recipes.Recipe, given: Given | None = None) -> ir.Network:
@@ -70,7 +73,7 @@ def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) ->
     Raises:
         InputError: nothing says the shape of its samples; and as `of_network`.
     """
-    return of_network(*_random(recipe, given), chip)
+    return _of_alive(captured(recipe, given), chip)
 
 
 def _random(recipe: recipes.Recipe, given: Given | None) -> tuple[SpikingNetwork, int]:

@@ -61,6 +61,7 @@ def _after_norm(synapse: ir.Synapse, norm: ir.Norm) -> ir.Synapse:
         raise InputError(f"layer '{norm.name}': variance {norm.var.min():.3g} is negative; train again")
     gain = norm_gain(norm)
     weight = synapse.weight * gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+    weight.setflags(write=False)  # or the node takes a copy, and weights are most of the memory
     bias = np.zeros(len(gain)) if synapse.bias is None else synapse.bias
     per_channel = (-1, *(1,) * (bias.ndim - 1))
     folded = norm.beta.reshape(per_channel) + gain.reshape(per_channel) * (bias - norm.mean.reshape(per_channel))

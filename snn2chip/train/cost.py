@@ -9,6 +9,9 @@ Counted layer by layer while the images pass, in the way event-driven hardware w
   every step.
 - The same layers as an ordinary network, at one step, would take one multiply-accumulate a synapse in all of them.
 
+`snn2chip.fit.cost` counts of the exported network what its spikes do on the cores of a chip, relays and copies among
+them; here a network is counted while it trains, whether it can be exported or not, and numbers apart from spikes.
+
 Fan-outs are exact: at a border, or between strides, an input drives fewer outputs. Weights that happen to be 0 are
 synapses like others. Not counted: the neurons' own updates, biases, normalization (folded away on export) and the
 comparisons of max pooling.
@@ -20,12 +23,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from snn2chip.data import ImageSet
+from snn2chip.fit.traffic import taps
+from snn2chip.ir import out_size
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -69,12 +74,12 @@ def fan_out(module: nn.Conv2d | nn.Linear, shape: torch.Size) -> Tensor:
     """Synapses that each input drives, for an input (C, H, W) or (F,) of one step; float64, broadcastable to it."""
     if isinstance(module, nn.Linear):
         return torch.full((1,), float(module.out_features), dtype=torch.float64)
-    image = torch.zeros((1, 1, *shape[-2:]), dtype=torch.float64, requires_grad=True)
-    kernel = torch.ones((1, 1, *module.kernel_size), dtype=torch.float64)
-    with torch.enable_grad():
-        reached = F.conv2d(image, kernel, None, module.stride, module.padding, module.dilation).sum()
-    (count,) = torch.autograd.grad(reached, image)
-    return count[0] * (module.out_channels // module.groups)
+    driven = []
+    for axis, size in enumerate(shape[-2:]):
+        geometry = [int(each[axis]) for each in (module.kernel_size, module.stride, module.padding, module.dilation)]
+        driven.append(taps(size, out_size(size, *geometry), *geometry).sum(0))
+    count = torch.from_numpy(np.outer(*driven).astype(np.float64))[None]
+    return count * (module.out_channels // module.groups)
 
 
 class _Meter:
