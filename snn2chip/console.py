@@ -35,10 +35,10 @@ class _Console(Console):
 
 
 def console_of(stderr: bool = False, quiet: bool = False) -> Console:
-    """A console; on a terminal lines are wrapped between words, elsewhere they stay whole."""
+    """A console; lines are wrapped between words on a terminal, elsewhere they stay whole and tables fit 80 columns."""
     make = partial(_Console, stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     console = make()
-    return console if console.is_terminal else make(width=160, soft_wrap=True)
+    return console if console.is_terminal else make(width=80, soft_wrap=True)
 
 
 @contextmanager

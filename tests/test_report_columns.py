@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from snn2chip.console import console_of
 from snn2chip.report import columns
 from snn2chip.report.columns import COMMANDS, Sheet
 
@@ -58,6 +59,15 @@ def test_every_column_is_explained(command: str, cli: Command, monkeypatch: pyte
 def test_the_page_of_columns_is_written() -> None:
     """docs/tables.md is `python -c 'from snn2chip.report import columns; print(columns.page())'`."""
     assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == columns.page()
+
+
+def test_in_a_pipe_tables_fit_and_lines_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """As wide as in a terminal of 80 columns, whoever reads it; what is no table has no lines to break."""
+    console = console_of()
+    console.print(columns.EXPORT.table("a title", [["1,234,567"] * len(columns.EXPORT.columns)]))
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    console.print("word " * 40)
+    assert capsys.readouterr().out == "word " * 40 + "\n"
 
 
 def test_commands_at_80_columns(
