@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := runs/quickstart
 
-.PHONY: quickstart test test-slow bench docs notebooks lint format clean
+.PHONY: quickstart test test-slow bench docs notebooks wheels lint format clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT) --overwrite
@@ -35,6 +35,13 @@ notebooks: $(VENV)/ready
 	mkdir -p build/notebooks
 	for file in docs/tutorials/*.py; do \
 	  $(BIN)/jupytext --quiet --to notebook --output build/notebooks/$$(basename $$file .py).ipynb $$file || exit 1; done
+
+# dist/: sdist and wheel of this machine, and a wheel for Linux on 64-bit Arm, its engine compiled by zig (glibc 2.17).
+ZIG := $(abspath $(BIN))/python -m ziglang c++ -s -target aarch64-linux-gnu.2.17
+wheels: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ziglang
+	$(BIN)/python -m build
+	CXX='$(ZIG)' _PYTHON_HOST_PLATFORM=manylinux_2_17-aarch64 $(BIN)/python -m build --wheel --no-isolation
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -55,6 +55,11 @@ def _processor() -> str:
     return platform.processor()
 
 
+def _machine() -> str:
+    """The processor that is compiled for: another than this one where sysconfig's variable says so, as of a wheel."""
+    return os.environ.get("_PYTHON_HOST_PLATFORM", "").rpartition("-")[2] or platform.machine()
+
+
 @dataclass(frozen=True)
 class Library:
     """The sources of one shared library in `folder`, and how they are compiled.
@@ -77,7 +82,7 @@ class Library:
     def digest(self) -> str:
         """What it is made from and for, as 16 hexadecimal digits: an old one is not used."""
         native = any("-march=native" in choice for choice in self.choices)
-        options = (*self.flags, str(self.choices), platform.machine(), _processor() if native else "")
+        options = (*self.flags, str(self.choices), _machine(), _processor() if native else "")
         whole = hashlib.sha256("\n".join(options).encode())
         for name in (*self.sources, *self.headers):
             whole.update((self.folder / name).read_bytes())

@@ -165,3 +165,18 @@ def test_the_engine_is_whole() -> None:
     """Both libraries of the package load."""
     assert native.EVENTS.load().snn2chip_events_simd() in (0, 1, 2)
     assert native.NN.load() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_engine_for_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `make wheels` compiles it here: Arm's code, which an installation there takes for its own."""
+    pytest.importorskip("ziglang", reason="compiles for Arm: pip install 'snn2chip[explore]'")
+    monkeypatch.setenv("CXX", f"{sys.executable} -m ziglang c++ -s -target aarch64-linux-gnu.2.17")
+    monkeypatch.setenv("_PYTHON_HOST_PLATFORM", "manylinux_2_17-aarch64")
+    made = native.EVENTS.build(tmp_path / "engine.so")
+    assert made.read_bytes()[:4] == b"\x7fELF" and made.read_bytes()[18] == 183  # AArch64
+    monkeypatch.delenv("_PYTHON_HOST_PLATFORM")
+    assert not native.EVENTS._whole(made)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert native.EVENTS._whole(made)
