@@ -151,9 +151,9 @@ def test_a_worker_that_ends_is_told(pair: Pair) -> None:
         next(parts)
 
 
-def batches(images: ImageSet, **table: object) -> Batches:
+def batches(images: ImageSet, device: str = "cpu", **table: object) -> Batches:
     recipe = tiny_recipe(data__name="folder", data__augment=AUGMENT | table, train__batch_size=8)
-    return Batches(images, recipe, torch.device("cpu"))
+    return Batches(images, recipe, torch.device(device))
 
 
 @pytest.mark.parametrize("threads", [1, processors.threads()])
@@ -169,6 +169,15 @@ def test_batches_are_those_in_memory(pair: Pair, threads: int, monkeypatch: pyte
         for made, wanted in zip(files(epoch, step), held(epoch, step), strict=True):
             assert torch.equal(made, wanted)
     assert len(started) == 3  # else they go on
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_on_a_gpu_are_those_in_memory(pair: Pair) -> None:
+    held, files = (batches(images, "cuda") for images in pair)
+    for place in ((0, 3), (0, 4), (1, 0)):
+        for made, wanted in zip(files(*place), held(*place), strict=True):
+            assert made.is_cuda and torch.equal(made, wanted)
 
 
 @pytest.mark.parametrize("table", [{}, {"cutmix": 0.0, "mixup": 0.0}])

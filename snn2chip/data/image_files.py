@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,13 @@ class ImageFiles(Dataset[torch.Tensor]):
             batch_size=None,
             sampler=rows,
             num_workers=workers,
-            worker_init_fn=_undisturbed,
             generator=torch.Generator(),  # of what the workers draw, which is nothing; else torch's own would move
         )
         try:
-            with warnings.catch_warnings():  # of a fork beside threads, from Python 3.12 on: the workers use none
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with _unheard(), warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # Python 3.12 on: a fork beside threads; it uses none
                 parts = iter(loader)
             for part in parts:
                 if isinstance(part, DataError):
@@ -119,8 +121,17 @@ class _Told(Dataset["torch.Tensor | DataError"]):
             return DataError(str(error))
 
 
-def _undisturbed(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, which ends it
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Processes that are started inside never hear a Ctrl-C: this one does, afterwards, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pixels(path: Path, image_size: int | None) -> NDArray[np.uint8]:
