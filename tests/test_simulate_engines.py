@@ -1,14 +1,21 @@
-"""An image that all steps show stands in memory once, and changes nothing."""
+"""An image that all steps show stands in memory once, and changes nothing; ImageNet's size fits in memory."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import large
 import numpy as np
 import pytest
 import speed_networks
 import torch
 
+from snn2chip import chip
 from snn2chip.data import ImageSet
-from snn2chip.simulate import run
+from snn2chip.ir.encode import encoder_of
+from snn2chip.passes.capture import capture
+from snn2chip.passes.pipeline import Source, export
+from snn2chip.simulate import reference, run
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.engines import KINDS, EngineKind
 from snn2chip.simulate.events.engine import EventEngine
@@ -48,3 +55,40 @@ def test_images_give_what_their_port_gives(kind: EngineKind) -> None:
     assert got.timesteps == wanted.timesteps == 3
     assert np.array_equal(got.trace.scores, wanted.trace.scores)
     assert got.trace.counts == wanted.trace.counts
+
+
+SIDE = 224
+LARGEST = 8e9  # bytes: the target of docs/large.md for exporting this network
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_resnet34_at_224() -> None:
+    """The recipe in full, its normalizations set on noise: 20 images in integers, the first as the reference has it in
+    every spike and membrane; more images take no more memory."""
+    network, names = large.network_of("resnet34", SIDE, 1000), tuple(map(str, range(1000)))
+    images = ImageSet("noise:test", large.noise(20, SIDE, 3), torch.zeros(20, dtype=torch.int64), names, 255, "noise")
+    source = Source(capture(network, names), "resnet34")
+    chain = export(source, chip.load("loihi2"), calibration=images.subset(2)).chain
+    del network, source
+    assert chain.timesteps == 4 and chain.coding == "direct"
+    peaks, status = [], Path("/proc/self/status")
+    for count in (4, 20):
+        if status.exists():
+            Path("/proc/self/clear_refs").write_text("5")  # the largest resident set starts anew
+        found = run.simulate(chain, images=images.subset(count), batch_size=4, engine_kind="events")
+        lines = status.read_text().splitlines() if status.exists() else []
+        peaks += [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+    print(f"{found.samples / found.seconds:.2f} images a second, peaks {[round(peak / 1e9, 2) for peak in peaks]} GB")
+    assert found.engine == "events" and found.note is None and found.samples == 20
+    assert all(found.trace.counts[layer.name] for layer in chain.layers[:-1])  # whose readout is a membrane
+    if peaks:
+        assert peaks[1] < 1.1 * peaks[0] and peaks[1] < LARGEST
+    port = chain.port(encoder_of(chain)(images.images[:1]))
+    wanted, got = reference.run(chain, port), EventEngine(chain).run(port)
+    assert np.array_equal(wanted.scores, found.trace.scores[:1])
+    assert (got.counts, got.largest) == (wanted.counts, wanted.largest)
+    for name, spikes in wanted.spikes.items():
+        assert np.array_equal(got.spikes[name], spikes), name
+        assert np.array_equal(got.voltage[name], wanted.voltage[name]), name
