@@ -91,9 +91,8 @@ class ImageFiles(Dataset[torch.Tensor]):
         )
         try:
             with _unheard(), warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # Python 3.12 on: a fork beside threads; it uses none
+                # from Python 3.12 on, of a fork beside threads: the new process uses none
+                warnings.simplefilter("ignore", DeprecationWarning)
                 parts = iter(loader)
             for part in parts:
                 if isinstance(part, DataError):
