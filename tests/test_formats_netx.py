@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx
+from snn2chip.formats.netx import write
 
 
 def example() -> ir.Chain:
@@ -383,6 +386,28 @@ def test_a_file_cannot_be_written_where_it_has_no_place(tmp_path: Path, good: Pa
     with pytest.raises(InputError, match=r"cannot write"):
         netx.save(good / "inside.net", example())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.net", "good.net"]
+
+
+@settings(max_examples=usually(30), deadline=None)
+@given(
+    st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    st.sampled_from([(), (1, 1), (3, 2)]),
+    st.integers(1, 200),
+    st.integers(0, 2**32 - 1),
+)
+def test_weights_deflated_in_pieces_are_those_of_the_filter(
+    sides: tuple[int, int], kernel: tuple[int, ...], chunk: int, seed: int
+) -> None:
+    """HDF5 reads them as written, whatever of the array a chunk holds; a reader need not look into a chunk."""
+    weights = np.random.default_rng(seed).integers(-256, 255, (*sides, *kernel))
+    memory = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch, h5py.File(memory, "w") as file:
+        patch.setattr(write, "_CHUNK", chunk)
+        made = write._deflated(file, "weight", weights)
+        assert made.compression == "gzip" and math.prod(made.chunks) <= max(chunk, math.prod(kernel))
+    with h5py.File(memory, "r") as file:
+        assert file["weight"].dtype == np.int32
+        np.testing.assert_array_equal(file["weight"][()], weights)
 
 
 @settings(max_examples=usually(60), deadline=None)

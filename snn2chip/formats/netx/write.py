@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,10 @@ from snn2chip.formats.hdf5 import FREE, PER_BYTE
 from snn2chip.formats.netx.fields import FORMAT_VERSION, STEPS
 from snn2chip.formats.netx.samples import load
 from snn2chip.formats.netx.weights import load_dense
-from snn2chip.ir import Chain, ChainLayer
+from snn2chip.ir import Chain, ChainLayer, IntArray
+from snn2chip.processors import threads
 
+_CHUNK = 2**16  # weights that are deflated together: in the file no chunk that a reader would have to look into
 _ATTRIBUTE_BYTES = 60_000  # HDF5's own limit is 64 KiB with everything around it
 
 
@@ -105,6 +110,30 @@ def _write_json(own: h5py.Group, name: str, value: Any) -> None:
         own[name] = text
 
 
+def _deflated(group: h5py.Group, name: str, values: IntArray) -> h5py.Dataset:
+    """Weights (O, I, ...) as 32-bit integers, as HDF5's gzip filter has them; that one would work on one processor."""
+    inner = math.prod(values.shape[2:])
+    inputs = min(values.shape[1], max(1, _CHUNK // inner))
+    chunk = (min(len(values), max(1, _CHUNK // (inputs * inner))), inputs, *values.shape[2:])
+    made = group.create_dataset(name, values.shape, "<i4", chunks=chunk, compression="gzip", compression_opts=1)
+    starts = [
+        (output, first, *(0,) * (values.ndim - 2))
+        for output in range(0, len(values), chunk[0])
+        for first in range(0, values.shape[1], inputs)
+    ]
+
+    def work(start: tuple[int, ...]) -> bytes:
+        part = values[start[0] : start[0] + chunk[0], start[1] : start[1] + inputs]
+        full = np.zeros(chunk, "<i4")  # a chunk is whole, also where the array ends before it
+        full[: len(part), : part.shape[1]] = part
+        return zlib.compress(full.tobytes(), 1)
+
+    with ThreadPoolExecutor(threads()) as pool:
+        for start, data in zip(starts, pool.map(work, starts), strict=True):
+            made.id.write_direct_chunk(start, data)
+    return made
+
+
 def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
     group["type"] = np.array([layer.kind.encode()])
     group["shape"] = np.array(layer.shape)
@@ -114,14 +143,14 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
             raise UnsupportedError(f"{where}: {'; '.join(notes)}")
         if not layer.weight.any():
             raise UnsupportedError(f"{where}: every weight is 0, on which netx fails; train again")
-    weight = layer.weight.astype(np.int32)
-    made = group.create_dataset("weight", data=weight, compression="gzip", compression_opts=1)
+    weight = layer.weight
+    made = _deflated(group, "weight", weight)
     if weight.size > FREE // 8:
         group.file.flush()
         if PER_BYTE * made.id.get_storage_size() < weight.size:
             # relays past a wide dense layer: so many values in so few bytes are what a reader takes for damage
             del group["weight"]
-            group["weight"] = weight
+            group["weight"] = weight.astype(np.int32)
     bias = layer.bias
     if layer.kind == "conv":
         per_channel = bias[:, 0, 0]
