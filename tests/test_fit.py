@@ -271,6 +271,15 @@ def test_words_bind_where_the_compiler_reckons_with_more_than_there_are() -> Non
     assert found.searched is not None and found.searched.cores == 1
 
 
+def test_what_goes_between_cores_of_dense_layers() -> None:
+    """Every spike goes to all cores of the layer that reads it, and of its own where that is recurrent."""
+    layers = [Demand("dense1", "dense", (784,), (300,), 8, recurrent=True), Demand("dense2", "dense", (300,), (10,), 8)]
+    found = table.fit(layers, LOIHI2)
+    a, b = (layer.cores for layer in found.layers)
+    assert a > 1 and found.traffic == table.Traffic(300 * (a + b), 784 * a, a * a + a * b)
+    assert table.fit([replace(layers[0], inputs=(20_000,))], LOIHI2).traffic is None
+
+
 def test_too_many_input_channels_for_one_list_each() -> None:
     layer = Demand("conv1", "conv", (2000, 4, 4), (8, 4, 4), 8, (3, 3), padding=(1, 1))
     found = table.fit([layer], LOIHI2)

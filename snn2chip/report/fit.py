@@ -53,7 +53,7 @@ def lines(found: Fit) -> Iterator[str]:
     traffic = found.traffic
     if traffic is not None:
         yield (
-            f"traffic: at most {traffic.spikes:,} spikes to cores a step, {traffic.input:,} values from the port; "
+            f"between cores, a step: at most {traffic.spikes:,} spikes, {traffic.input:,} from the port; "
             f"{traffic.routes:,} routes"
         )
     for problem in found.problems:
