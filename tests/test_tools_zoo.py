@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from snn2chip.fit import table as fits
 from snn2chip.formats import netx
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
+from snn2chip.report import cost as costs
 from snn2chip.simulate.run import simulate
 
 FOLDERS = sorted(path.parent for path in (ROOT / "models").glob("*/recipe.toml"))
@@ -146,6 +148,23 @@ def test_a_card_shows_the_cores(folder: Path) -> None:
         assert f"{found.cores:,} cores, {found.chips} chip" in section
     again = zoo.with_chip(card, export.chain, metrics.get("cost"))
     assert again.split(zoo.CORES)[0] == card.split(zoo.CORES)[0]
+
+
+@pytest.mark.parametrize("folder", [x for x in FOLDERS if (x / "model.pt").is_file()], ids=lambda path: path.name)
+def test_a_card_says_what_a_sample_costs(folder: Path) -> None:
+    """Every network has metrics.json, and its card cores, chips and cost; one with a layer on no core says so."""
+    metrics, card = json.loads((folder / "metrics.json").read_text()), (folder / "card.md").read_text()
+    head, cores = card.split(zoo.CORES)
+    if "oes not fit" in cores:
+        assert "cost" not in metrics and zoo.COSTS not in card and "--cost" not in card
+        return
+    cost = metrics["cost"]
+    found = re.search(r"(\d[\d,]*) cores?, (\d+) chips?", cores)
+    assert found is not None and found[1] == f"{cost['cores']:,}"
+    said = head.split(zoo.COSTS)[1]
+    assert [line[2:] for line in said.splitlines() if line.startswith("- ")] == list(costs.lines(cost))
+    assert f"counted of {cost['samples']:,} test samples" in said and 0 < cost["samples"] <= metrics["samples"]
+    assert re.search(r"snn2chip simulate \S+ --cost ", head)
 
 
 RECIPE = """
