@@ -40,7 +40,8 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
         UnsupportedError: weights of one sign beyond 8 bits, which netx shifts by a negative number of bits, or ones
             whose sums Lava rounds.
     """
-    together = np.hstack([weights.reshape(len(weights), -1) for weights in stored]).astype(np.int64)
+    matrices = [weights.reshape(len(weights), -1) for weights in stored]
+    together = (np.hstack(matrices) if len(matrices) > 1 else matrices[0]).astype(np.int64, copy=False)
     notes: list[str] = []
     if not together.any():  # netx fails on them
         return Loaded(stored, ())
@@ -49,7 +50,7 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
         clipped = clipped.clip(LOWEST, HIGHEST)
     if clipped.min() < LOWEST and clipped.max() > 0:
         clipped = clipped.clip(LOWEST, HIGHEST)
-    cut = int((clipped != together).sum())
+    cut = 0 if clipped is together else int((clipped != together).sum())
     if cut:
         notes.append(f"{cut} weights outside {LOWEST}..{HIGHEST} ({together.min()}..{together.max()}): netx clips them")
     low, high = int(clipped.min()), int(clipped.max())
@@ -68,23 +69,23 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
     ones = int(np.bitwise_or.reduce(clipped, axis=None))
     spare = min(8, (ones & -ones).bit_length() - 1)  # low bits that are 0 in all of them
     width = 8 - bits - (spare - signed)  # what netx calls num_weight_bits
-    shifted = (clipped << bits).astype(np.int32)
-    columns = np.cumsum([weights.reshape(len(weights), -1).shape[1] for weights in stored])[:-1]
+    shifted = clipped.astype(np.int32) << np.int32(bits)
+    columns = np.cumsum([weights.shape[1] for weights in matrices])[:-1]
     parts = [_as_lava(part, width) for part in np.split(shifted, columns, axis=1)]
     back: list[IntArray] = []
     for part, given in zip(parts, np.split(clipped, columns, axis=1), strict=True):
-        if (part % 2**bits).any():
+        if (part & np.int32(2**bits - 1)).any():
             raise UnsupportedError(
                 f"{where}: weights {given.min()}..{given.max()}: Lava clips them to {ONE_SIGN} after a shift by {bits} "
                 f"bits and rounds every sum; change the lowest by 1"
             )
-        used = part.astype(np.int64) >> bits
+        used = part >> np.int32(bits)
         changed = int((used != given).sum())
         if changed:
             first = tuple(np.argwhere(used != given)[0].tolist())
             became = f"{given[first]} becomes {used[first]}"
             notes.append(f"{changed} of {used.size} weights, all of one sign, are cut by Lava: {became}")
-        back.append(used)
+        back.append(used.astype(np.int64) if changed else np.ascontiguousarray(given))
     return Loaded(tuple(back), tuple(notes))
 
 
