@@ -214,10 +214,11 @@ MUTANTS = [
     *of("passes/quantize/layer.py", "test_verify_prove.py -k gaps", ("bias if number == 0 else None", "bias")),
     *of(
         "passes/quantize/candidate.py",
-        "test_passes_quantize.py -k 'room_to_spare or least_error or measured'",
+        "test_passes_quantize.py -k 'room_to_spare or least_error or measured or measuring'",
         ("self.peak * _SEEN_MARGIN <= limit", "self.peak <= limit"),
         ("_PROOF_WORTH = 1.05", "_PROOF_WORTH = 100.0"),
         ("error = int(differ", "error = -int(differ"),
+        ("max(UNIT * seen, before) >= STATE_MAX", "max(UNIT * seen, before) > 2 * STATE_MAX"),
     ),
     *of(
         "passes/quantize/bntt_layer.py",
