@@ -201,16 +201,21 @@ def test_many_writers_of_one_file(tmp_path: Path) -> None:
 
 
 def test_what_was_forked_holds_no_folder(tmp_path: Path) -> None:
+    ready, say = os.pipe()
     with files.exclusive(tmp_path):
         child = os.fork()
         if not child:
+            os.write(say, b"!")
             signal.pause()
     try:
+        assert os.read(ready, 1) == b"!"  # it runs
         with files.exclusive(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(ready)
+        os.close(say)
 
 
 def test_a_system_without_locks_writes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from snn2chip.ir import IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classes(NamedTuple):
@@ -34,6 +35,8 @@ PORT = "input"
 
 def tally(values: Tensor, classes: Classes) -> NDArray[np.int32]:
     """How many of some values (N, T, C, H, W) or (N, T, C) are not 0: (N, T, *classes.counts)."""
+    import torch  # slow, and classes are counted without it
+
     found = (values != 0).to(torch.int32)
     found = found if found.ndim == 5 else found[..., None, None]
     for axis, (each, many) in enumerate(zip(classes, classes.counts, strict=True), 2):
