@@ -207,7 +207,8 @@ def main() -> None:
         return
     figures: dict[str, Any] = {"machine": harness.machine(torch.get_num_threads()), "runs": {}}
     if FIGURES.exists() and not (given.again or given.small):
-        figures["runs"] = json.loads(FIGURES.read_text())["runs"]
+        kept = json.loads(FIGURES.read_text())
+        figures = kept if given.draw else {**figures, "runs": kept["runs"]}
     if not given.draw:
         for title, asked in runs().items():
             if title in figures["runs"]:

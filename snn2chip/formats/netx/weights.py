@@ -19,6 +19,7 @@ from snn2chip.ir import IntArray
 Int32Array = NDArray[np.int32]
 LOWEST, HIGHEST = -256, 254  # of weights of both signs
 ONE_SIGN = 255
+_AT_ONCE = 2**20  # weights that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +41,17 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
         UnsupportedError: weights of one sign beyond 8 bits, which netx shifts by a negative number of bits, or ones
             whose sums Lava rounds.
     """
-    matrices = [weights.reshape(len(weights), -1) for weights in stored]
-    together = (np.hstack(matrices) if len(matrices) > 1 else matrices[0]).astype(np.int64, copy=False)
-    notes: list[str] = []
-    if not together.any():  # netx fails on them
+    matrices = [weights.reshape(len(weights), -1).astype(np.int64, copy=False) for weights in stored]
+    ends = [(int(matrix.min()), int(matrix.max())) for matrix in matrices if matrix.size]
+    low, high = min((low for low, _ in ends), default=0), max((high for _, high in ends), default=0)
+    if not low and not high:  # netx fails on them
         return Loaded(stored, ())
-    clipped = together
-    if together.max() > HIGHEST and together.min() < 0:
-        clipped = clipped.clip(LOWEST, HIGHEST)
-    if clipped.min() < LOWEST and clipped.max() > 0:
-        clipped = clipped.clip(LOWEST, HIGHEST)
-    cut = 0 if clipped is together else int((clipped != together).sum())
-    if cut:
-        notes.append(f"{cut} weights outside {LOWEST}..{HIGHEST} ({together.min()}..{together.max()}): netx clips them")
-    low, high = int(clipped.min()), int(clipped.max())
+    notes: list[str] = []
+    if (high > HIGHEST and low < 0) or (low < LOWEST and high > 0):
+        cut = sum(int(((matrix < LOWEST) | (matrix > HIGHEST)).sum()) for matrix in matrices)
+        notes.append(f"{cut} weights outside {LOWEST}..{HIGHEST} ({low}..{high}): netx clips them")
+        matrices = [matrix.clip(LOWEST, HIGHEST) for matrix in matrices]
+        low, high = max(low, LOWEST), min(high, HIGHEST)
     signed = not (high < 0 or low >= 0)
     with np.errstate(divide="ignore"):
         if signed:
@@ -66,33 +64,40 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
             f"{where}: weights {low}..{high} of one sign exceed {ONE_SIGN}, which netx shifts by {bits} bits; scale "
             f"them down"
         )
-    ones = int(np.bitwise_or.reduce(clipped, axis=None))
+    ones = int(np.bitwise_or.reduce([np.bitwise_or.reduce(matrix, axis=None) for matrix in matrices]))
     spare = min(8, (ones & -ones).bit_length() - 1)  # low bits that are 0 in all of them
     width = 8 - bits - (spare - signed)  # what netx calls num_weight_bits
-    shifted = clipped.astype(np.int32) << np.int32(bits)
-    columns = np.cumsum([weights.shape[1] for weights in matrices])[:-1]
-    parts = [_as_lava(part, width) for part in np.split(shifted, columns, axis=1)]
     back: list[IntArray] = []
-    for part, given in zip(parts, np.split(clipped, columns, axis=1), strict=True):
-        if (part & np.int32(2**bits - 1)).any():
-            raise UnsupportedError(
-                f"{where}: weights {given.min()}..{given.max()}: Lava clips them to {ONE_SIGN} after a shift by {bits} "
-                f"bits and rounds every sum; change the lowest by 1"
-            )
-        used = part >> np.int32(bits)
-        changed = int((used != given).sum())
+    for matrix in matrices:
+        least, most = (int(matrix.min()), int(matrix.max())) if matrix.size else (0, 0)
+        used, changed, became = matrix, 0, ""
+        step = max(1, _AT_ONCE // max(1, matrix.shape[1]))
+        for start in range(0, len(matrix), step):
+            given = matrix[start : start + step]
+            part = _as_lava(given.astype(np.int32) << np.int32(bits), width, least, most)
+            if (part & np.int32(2**bits - 1)).any():
+                raise UnsupportedError(
+                    f"{where}: weights {least}..{most}: Lava clips them to {ONE_SIGN} after a shift by {bits} bits and "
+                    f"rounds every sum; change the lowest by 1"
+                )
+            part >>= np.int32(bits)
+            differ = part != given
+            if differ.any():
+                first = tuple(np.argwhere(differ)[0].tolist())
+                became = became or f"{given[first]} becomes {part[first]}"
+                used = used.copy() if used is matrix else used
+                used[start : start + step] = part
+                changed += int(differ.sum())
         if changed:
-            first = tuple(np.argwhere(used != given)[0].tolist())
-            became = f"{given[first]} becomes {used[first]}"
             notes.append(f"{changed} of {used.size} weights, all of one sign, are cut by Lava: {became}")
-        back.append(used.astype(np.int64) if changed else np.ascontiguousarray(given))
+        back.append(used)
     return Loaded(tuple(back), tuple(notes))
 
 
-def _as_lava(weights: Int32Array, width: int) -> Int32Array:
-    """`clip_weights` and `truncate_weights` of a Dense process, which looks at the signs of its own weights again."""
-    inhibitory = weights.min() < 0 and weights.max() <= 0
-    mixed = weights.min() < 0 < weights.max()
+def _as_lava(weights: Int32Array, width: int, least: int, most: int) -> Int32Array:
+    """`clip_weights` and `truncate_weights` of a Dense process, which looks at the signs of its own weights again; they
+    are within `least` to `most`, before the shift."""
+    inhibitory, mixed = least < 0 and most <= 0, least < 0 < most
     size = -weights if inhibitory else weights
     size = size.clip(-256 if mixed else 0, ONE_SIGN)
     cut = np.int32(8 - width + mixed)
