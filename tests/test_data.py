@@ -1070,5 +1070,5 @@ def test_real_tiny_imagenet(tmp_path: Path) -> None:
     train = d.load("folder", "train", tmp_path / "tiny-imagenet-10")
     assert (len(train), train.shape, len(train.classes)) == (2000, (3, 64, 64), 10)
     small = d.load("folder", "test", tmp_path / "tiny-imagenet-10", image_size=32)
-    assert (len(small), small.shape) == (500, (3, 32, 32)) and "500 of them resized" in small.source
+    assert (len(small), small.shape) == (500, (3, 32, 32)) and "resized to 32x32 where they differ" in small.source
     assert small.subset(20).labels.bincount().tolist() == [2] * 10
