@@ -132,6 +132,7 @@ def test_what_it_does_not_take() -> None:
 def test_a_device_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are tried out first: where they fail or differ, the float products stay."""
     uncached = int8.usable.__wrapped__
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True, raising=False)
     assert uncached(CPU)
     multiply = int8.product
 
@@ -141,6 +142,11 @@ def test_a_device_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     for wrong in (fails, lambda a, b: multiply(a, b) + (a[:, :1] == -128)):
         monkeypatch.setattr(int8, "product", wrong)
         assert not uncached(CPU)
+    monkeypatch.setattr(int8, "product", multiply)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    assert not uncached(CPU)
+    monkeypatch.delattr(torch.cpu, "_is_vnni_supported")  # torch before 2.6
+    assert not uncached(CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -52,7 +52,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 @functools.cache
 def usable(device: torch.device) -> bool:
     """Whether this device has int8 products, and they are right on the largest numbers."""
-    if device.type == "cpu" and not torch.cpu._is_vnni_supported():  # right, but by a loop
+    vnni = getattr(torch.cpu, "_is_vnni_supported", bool)  # by this name from torch 2.6 on
+    if device.type == "cpu" and not vnni():  # right, but by a loop
         return False
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(-128, 128, size, generator=generator) for size in ((40, 72), (72, 24)))
