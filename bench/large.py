@@ -25,13 +25,14 @@ import harness
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from speed_networks import normalize
 
 from snn2chip import chip, ir, recipe
 from snn2chip.data import ImageSet
 from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
-from snn2chip.nn import TDBatchNorm, model_file
+from snn2chip.nn import model_file
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.passes.lower import lower
@@ -120,13 +121,7 @@ def network_of(given: str | Layers, side: int, classes: int) -> torch.nn.Module:
     if isinstance(given, list):
         chosen = recipe.parse({**chosen.model_dump(), "model": {"timesteps": 4, "layers": given}})
     network = model_file.build_network(chosen, (3, side, side), classes, 255, [0.5] * 3, [0.25] * 3)
-    for module in network.modules():
-        if isinstance(module, TDBatchNorm):
-            module.momentum = 1.0  # the statistics of this one batch
-    network.train()
-    with torch.no_grad():
-        network(noise(8, side, 1).long())
-    return network.eval()
+    return normalize(network, noise(8, side, 1).long())
 
 
 def measured(given: str | Layers, side: int, classes: int, images: int) -> dict[str, Any]:

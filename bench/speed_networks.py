@@ -101,18 +101,23 @@ def dense(timesteps: int, seed: int = 0) -> ir.Chain:
     )  # fmt: skip
 
 
+def normalize(network: torch.nn.Module, images: torch.Tensor) -> torch.nn.Module:
+    """The network in eval mode, its normalizations' statistics those of these images alone."""
+    for module in network.modules():
+        if isinstance(module, TDBatchNorm):
+            module.momentum = 1.0
+    network.train()
+    with torch.no_grad():
+        network(images)
+    return network.eval()
+
+
 def resnet19(name: str = "resnet19", seed: int = 0) -> Network:
     """A recipe's ResNet-19, untrained, normalized on noise, and exported as a trained one would be."""
     torch.manual_seed(seed)
     chosen = recipe.load(name)
     network = model_file.build_network(chosen, (3, SIDE, SIDE), CLASSES, 255, [0.5] * 3, [0.25] * 3)
-    for module in network.modules():
-        if isinstance(module, TDBatchNorm):
-            module.momentum = 1.0  # the statistics of this one batch
-    network.train()
-    with torch.no_grad():
-        network(torch.randint(0, 256, (8, 3, SIDE, SIDE)))
-    network.eval()
+    normalize(network, torch.randint(0, 256, (8, 3, SIDE, SIDE)))
     model = model_file.Model(network, chosen, 255, tuple(map(str, range(CLASSES))), {})
     made = pipeline.export(model, chip.load("loihi2"))
     return Network("ResNet-19", made.chain, made.quantized)

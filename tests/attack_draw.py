@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,8 @@ from helpers import Spike
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn2chip import chip, ir
+from snn2chip.errors import UnsupportedError
 from snn2chip.nn import (
     BNTT,
     LIF,
@@ -36,6 +39,8 @@ from snn2chip.nn import (
     SpikingNetwork,
     TDBatchNorm,
 )
+from snn2chip.passes import pipeline
+from snn2chip.passes.capture import capture
 
 Op = tuple[str, ...]  # ("call", out, x, layer), or an addition: (how, out, a, b)
 JOINS = ("+", "+=", "add_", "torch.add")
@@ -523,3 +528,19 @@ class Maker:
 def draw(seed: int) -> Drawn:
     """The network of a seed."""
     return Maker(seed).draw()
+
+
+def captured(seed: int) -> ir.Network:
+    """A drawn network, captured."""
+    drawn = draw(seed)
+    return capture(drawn.network.eval(), tuple(map(str, range(drawn.classes))))
+
+
+def exported(seeds: Iterable[int], profile: chip.Chip) -> Iterator[tuple[int, pipeline.Export]]:
+    """Drawn networks as they go to the chip, by seed; those that it refuses, for a layer of zeros say, are left out."""
+    for seed in seeds:
+        try:
+            made = pipeline.export(pipeline.Source(captured(seed), "random"), profile)
+        except UnsupportedError:
+            continue
+        yield seed, made

@@ -14,20 +14,19 @@ from typing import Any
 import cost_page
 import numpy as np
 import pytest
+from attack_draw import exported
 from conftest import ROOT, Command, Quickstart
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_fit_placement import branching
 
 from snn2chip import chip as chips
 from snn2chip import ir
 from snn2chip.chip.profile import Chip, Figure
-from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.errors import InputError
 from snn2chip.fit.cost import Meter
 from snn2chip.fit.demand import of_chain
 from snn2chip.fit.placement import Placement
 from snn2chip.fit.table import Fit, Traffic, fit
-from snn2chip.passes import pipeline
 from snn2chip.simulate import reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events.engine import EventEngine
@@ -183,11 +182,7 @@ def test_every_count_of_networks_that_branch() -> None:
     """The same of residual networks and others with shortcuts, as lowered: relays and copies are neurons and synapses,
     pooling is folded."""
     relays = cut = 0
-    for seed in range(5):
-        try:
-            made = pipeline.export(pipeline.Source(branching(seed), "random"), LOIHI2)
-        except UnsupportedError:  # a drawn layer of zeros
-            continue
+    for seed, made in exported(range(5), LOIHI2):
         relays += made.lower_report.relay_neurons
         found = fit(of_chain(made.chain), small_cores(LOIHI2, 64, 16000))
         cut += found.cores > len(found.layers)

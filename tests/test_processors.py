@@ -10,6 +10,17 @@ import pytest
 from snn2chip import processors
 
 
+def grouped(files: dict[str, str], line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control groups of these files, and a process that is in the group of this line of /proc/self/cgroup."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{text}\n")
+    own = folder / "own"
+    own.write_text(f"{line}\n")
+    monkeypatch.setattr(processors, "_CGROUPS", folder)
+    monkeypatch.setattr(processors, "_OWN", own)
+
+
 @pytest.mark.parametrize(
     ("files", "line", "wanted"),
     [
@@ -27,13 +38,7 @@ def test_threads_are_the_control_groups_share(
     files: dict[str, str], line: str, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounded up, the least of all groups above, and never more than the processors that are allowed: 8 here."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    own = tmp_path / "own"
-    own.write_text(f"{line}\n")
-    monkeypatch.setattr(processors, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(processors, "_OWN", own)
+    grouped(files, line, tmp_path, monkeypatch)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert processors.threads() == wanted
 
@@ -52,13 +57,7 @@ def test_memory_is_the_control_groups_share(
     files: dict[str, str], line: str, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The least of all groups above, and never more than the machine's: 8000 bytes here."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    own = tmp_path / "own"
-    own.write_text(f"{line}\n")
-    monkeypatch.setattr(processors, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(processors, "_OWN", own)
+    grouped(files, line, tmp_path, monkeypatch)
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 8, "SC_PHYS_PAGES": 1000}[name], raising=False)
     assert processors.memory() == wanted
 
