@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import card
 import numpy as np
 import pytest
 import torch
-import zoo
 from conftest import Command, child_environment
 from event_files import Raw, aedat2_bytes, aedat3_bytes, bin_bytes, random_events, write_npz
 from helpers import usually
@@ -519,10 +519,10 @@ def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, 
 def test_cards_speak_of_recordings(model: Model, tiny: Any) -> None:
     figures = {"dataset": "nmnist:test", "samples": 100, "source": "100 of the 10,000 published recordings"}
     said = "nmnist:test, all 100 test recordings at hand, 100 of the 10,000 published recordings"
-    assert zoo.tested(model.recipe, figures) == said
-    assert zoo.tested(model.recipe, {**figures, "source": "as published"}) == "nmnist:test, all 100 test recordings"
+    assert card.tested(model.recipe, figures) == said
+    assert card.tested(model.recipe, {**figures, "source": "as published"}) == "nmnist:test, all 100 test recordings"
     jpeg = {"dataset": "cifar10:test", "samples": 10_000, "source": "JPEG"}
-    assert zoo.tested(tiny(), jpeg) == "cifar10:test (JPEG), all 10,000 test images"
+    assert card.tested(tiny(), jpeg) == "cifar10:test (JPEG), all 10,000 test images"
 
 
 # -------------------------------------------------------------------------------------------------- memory

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import card as cards
 import pytest
 import zoo
 from conftest import ROOT, run_in_process
@@ -98,7 +99,7 @@ def test_metrics_card_and_weights_belong_together(folder: Path) -> None:
     card = (folder / "card.md").read_text()
     assert f"| accuracy, float32 | {100 * metrics['float_accuracy']:.2f} % |" in card
     assert f"| accuracy, chip integers | {100 * metrics['integer_accuracy']:.2f} % |" in card
-    assert zoo.tested(model.recipe, metrics) in card
+    assert cards.tested(model.recipe, metrics) in card
     assert f"all {metrics['samples']:,} test {'images' if model.recipe.binning is None else 'recordings'}" in card
     base = folder.name if whole else folder.name.rpartition("-t")[0]
     retrained = "Iterative retraining from " in card  # a stage of a retraining
@@ -139,29 +140,29 @@ def test_a_card_shows_the_cores(folder: Path) -> None:
     export = pipeline.export(model_file.load(folder / "model.pt"), chip.load(metrics["chip"]))
     found = fits.fit(demand.of_chain(export.chain), chip.with_cores(chip.load(metrics["chip"])))
     card = (folder / "card.md").read_text()
-    section = card.split(zoo.CORES)[1]
+    section = card.split(cards.CORES)[1]
     assert ("oes not fit" in section) == (not found.fits) == ("fold-and-export" in card and " --no-fit" in card)
     assert [row.split(" | ")[0] for row in section.splitlines()[-len(found.layers) :]] == [
         f"| {layer.layer.name}" for layer in found.layers
     ]
     if found.fits:
         assert f"{found.cores:,} cores, {found.chips} chip" in section
-    again = zoo.with_chip(card, export.chain, metrics.get("cost"))
-    assert again.split(zoo.CORES)[0] == card.split(zoo.CORES)[0]
+    again = cards.with_chip(card, export.chain, metrics.get("cost"))
+    assert again.split(cards.CORES)[0] == card.split(cards.CORES)[0]
 
 
 @pytest.mark.parametrize("folder", [x for x in FOLDERS if (x / "model.pt").is_file()], ids=lambda path: path.name)
 def test_a_card_says_what_a_sample_costs(folder: Path) -> None:
     """Every network has metrics.json, and its card cores, chips and cost; one with a layer on no core says so."""
     metrics, card = json.loads((folder / "metrics.json").read_text()), (folder / "card.md").read_text()
-    head, cores = card.split(zoo.CORES)
+    head, cores = card.split(cards.CORES)
     if "oes not fit" in cores:
-        assert "cost" not in metrics and zoo.COSTS not in card and "--cost" not in card
+        assert "cost" not in metrics and cards.COSTS not in card and "--cost" not in card
         return
     cost = metrics["cost"]
     found = re.search(r"(\d[\d,]*) cores?, (\d+) chips?", cores)
     assert found is not None and found[1] == f"{cost['cores']:,}"
-    said = head.split(zoo.COSTS)[1]
+    said = head.split(cards.COSTS)[1]
     assert [line[2:] for line in said.splitlines() if line.startswith("- ")] == list(costs.lines(cost))
     assert f"counted of {cost['samples']:,} test samples" in said and 0 < cost["samples"] <= metrics["samples"]
     assert re.search(r"snn2chip simulate \S+ --cost ", head)
@@ -284,10 +285,10 @@ def test_a_cost_is_counted_again_of_so_many_samples(in_integers: Path, tmp_path:
     del cost["layers"]
     assert json.loads((target / "metrics.json").read_text()) == {**whole, "cost": cost}
     card = (target / "card.md").read_text()
-    assert "counted of 7 test samples" in card and card.split(zoo.COSTS)[0] == before.split(zoo.COSTS)[0]
+    assert "counted of 7 test samples" in card and card.split(cards.COSTS)[0] == before.split(cards.COSTS)[0]
     (target / "card.md").write_text(card.replace("| 8 | proved |", "| 8 | seen only |", 1))  # as exported long ago
     run_in_process("fit", target, "--samples", "7", main=zoo.main).ok()
     card = (target / "card.md").read_text()
     assert "counted of 7 test samples, exported anew at other scales than those above" in card
     run_in_process("fit", target, main=zoo.main).ok()
-    assert (target / "card.md").read_text().split(zoo.CORES)[0] == card.split(zoo.CORES)[0]
+    assert (target / "card.md").read_text().split(cards.CORES)[0] == card.split(cards.CORES)[0]
