@@ -19,7 +19,8 @@ from snn2chip.data import ImageSet
 from snn2chip.data.image_files import ImageFiles
 from snn2chip.errors import DataError
 from snn2chip.train.batches import Batches
-from snn2chip.train.loop import Trainer, channel_statistics
+from snn2chip.train.loop import Trainer
+from snn2chip.train.measure import channel_statistics
 
 SIDE, CLASSES = 12, ("ant", "bee", "cat")
 AUGMENT = {"crop": 2, "flip": "alternating", "cutout": 3, "mixup": 0.4, "cutmix": 0.4}
@@ -81,7 +82,7 @@ def test_rows_are_those_in_memory(pair: Pair) -> None:
 
 
 def test_files_are_looked_at_up_to_a_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snn2chip.train.loop.LOOKED_AT", 9)
+    monkeypatch.setattr("snn2chip.train.measure.LOOKED_AT", 9)
     assert channel_statistics(pair[1]) == channel_statistics(pair[0].subset(9)) != channel_statistics(pair[0])
 
 

@@ -22,7 +22,8 @@ from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe, SurrogateName
 from snn2chip.simulate.run import simulate
 from snn2chip.train.cost import cost
-from snn2chip.train.loop import Trainer, evaluate
+from snn2chip.train.loop import Trainer
+from snn2chip.train.measure import evaluate
 from snn2chip.train.retrain import Iir
 from snn2chip.train.surroundings import arithmetic
 

@@ -31,7 +31,9 @@ from snn2chip.simulate.events.library import unavailable
 from snn2chip.train import checkpoint, loop
 from snn2chip.train import start_from_onnx as plain_recipes
 from snn2chip.train.batches import seed_of
-from snn2chip.train.loop import Trainer, channel_statistics, make_optimizer, schedule
+from snn2chip.train.loop import Trainer
+from snn2chip.train.measure import channel_statistics
+from snn2chip.train.optimization import make_optimizer, schedule
 from snn2chip.train.teaching import loss_of
 from snn2chip.verify.ladder import verify
 

@@ -22,7 +22,8 @@ from snn2chip.cli.common import device_of
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.train import batches, graph, loop
-from snn2chip.train.loop import Trainer, evaluate
+from snn2chip.train.loop import Trainer
+from snn2chip.train.measure import evaluate
 from snn2chip.train.surroundings import arithmetic
 
 Sets = tuple[ImageSet, ImageSet]

@@ -21,7 +21,8 @@ from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.nn import LIF, SpikingNetwork, model_file
 from snn2chip.train.cost import Cost, cost, fan_out
-from snn2chip.train.loop import Trainer, evaluate
+from snn2chip.train.loop import Trainer
+from snn2chip.train.measure import evaluate
 from snn2chip.train.retrain import Iir, stage_recipe, steps_of, table
 
 Sets = tuple[ImageSet, ImageSet]

@@ -19,7 +19,8 @@ from snn2chip.nn import BNTT, LIF, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.passes.capture import capture
 from snn2chip.recipe import Recipe
 from snn2chip.train.balance import balance
-from snn2chip.train.loop import Trainer, make_optimizer
+from snn2chip.train.loop import Trainer
+from snn2chip.train.optimization import make_optimizer
 from snn2chip.train.start_from_model import fit_steps, shorten, start_from
 
 TRAINABLE = {"trainable_tau": True, "trainable_threshold": True}

@@ -32,7 +32,8 @@ from snn2chip.formats import netx
 from snn2chip.nn import model_file
 from snn2chip.passes import pipeline
 from snn2chip.simulate.run import simulate
-from snn2chip.train.loop import evaluate, validation_seed
+from snn2chip.train.loop import validation_seed
+from snn2chip.train.measure import evaluate
 from snn2chip.train.quantized import deployed
 from snn2chip.train.retrain import quantize_recipe, stage_recipe
 

@@ -29,7 +29,7 @@ def _fitting(model: Model, images: ImageSet) -> ImageSet:
 
 def _measured(before: Model, after: Model, test: ImageSet) -> dict[str, Any]:
     """What the model file says of the collapsed network's accuracy, and of the other's on the same images."""
-    from snn2chip.train.loop import evaluate
+    from snn2chip.train.measure import evaluate
 
     accuracies = []
     for title, model in (("testing BNTT", before), ("testing the collapsed", after)):

@@ -56,7 +56,8 @@ def import_(
     from snn2chip.formats.onnx import read
     from snn2chip.nn import model_file
     from snn2chip.train import start_from_onnx
-    from snn2chip.train.loop import RESULTS, evaluate
+    from snn2chip.train.loop import RESULTS
+    from snn2chip.train.measure import evaluate
 
     given = {"--dataset": dataset, "--timesteps": timesteps, "--norm": norm}
     if recipe is not None and (twice := [option for option, value in given.items() if value is not None]):

@@ -13,7 +13,6 @@ each process for itself, from (seed, epoch, step, rank). The leader alone writes
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -41,6 +40,7 @@ from snn2chip.train.balance import balance
 from snn2chip.train.batches import Batches, order_of, seed_of
 from snn2chip.train.checkpoint import FIRING, Progress
 from snn2chip.train.graph import Graphed
+from snn2chip.train.measure import FIRING_IMAGES, channel_statistics, evaluate, firing_rates
 from snn2chip.train.optimization import make_optimizer, schedule
 from snn2chip.train.quantized import FLOAT, Quantized
 from snn2chip.train.start_from_model import shorten, start_from
@@ -50,9 +50,6 @@ from snn2chip.train.whiten import whiten
 
 CHECKPOINT_SECONDS = 60.0
 READ = 50  # steps on a GPU between two looks at losses
-FIRING_IMAGES = 64  # that firing rates are taken from after an epoch
-LOOKED_AT = 10_000  # images that are decoded for a data set's mean and deviation
-BATCH = 250  # images of an evaluation
 STATISTICS = 50  # batches that the statistics of an averaged network are taken from
 RESULTS = ("model.pt", "checkpoint.pt", "metrics.jsonl", FLOAT)  # what another run would destroy
 
@@ -73,56 +70,6 @@ class Event:
 def validation_seed(recipe: Recipe) -> int:
     """What draws the samples that are set aside, see `ImageSet.set_aside`."""
     return seed_of(recipe.train.seed, 4)
-
-
-def channel_statistics(images: ImageSet) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in units of image / max_value; of files those of the first
-    `LOOKED_AT`, which are of all classes alike."""
-    if images.events is not None:
-        return [], []  # events reach the network as they are
-    sums = torch.zeros(images.shape[0], 256, dtype=torch.int64)
-    for _, part in images.subset(None if images.files is None else LOOKED_AT).in_parts(BATCH):
-        for channel, total in enumerate(sums):
-            total += torch.bincount(part[:, channel].flatten(), minlength=256)
-    mean, std = [], []
-    levels = torch.arange(images.max_value + 1, dtype=torch.float64) / images.max_value
-    for counts in sums[:, : len(levels)].double():
-        m = float((counts * levels).sum() / counts.sum())
-        mean.append(round(m, 6))
-        std.append(round(max(float((counts * (levels - m) ** 2).sum() / counts.sum()) ** 0.5, 1e-3), 6))
-    return mean, std
-
-
-@torch.no_grad()
-def evaluate(
-    network: SpikingNetwork,
-    images: ImageSet,
-    *,
-    batch_size: int = BATCH,
-    precision: str = "float32",
-    progress: Callable[[int, int], None] | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> float:
-    """Accuracy of `network` (in eval mode) on `images`, as a fraction, computed where the network is. Poisson input
-    restarts from seed 0.
-
-    Several processes share the images. `stop` is asked before every batch whether the result is still wanted.
-    """
-    device = next(itertools.chain(network.parameters(), network.buffers())).device
-    network.eval()
-    if isinstance(network.encoder, PoissonInput):
-        network.encoder.reseed(parallel.rank())
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    part = parallel.share(len(images))
-    for here, batch in images.in_parts(batch_size, part):
-        if stop():
-            break
-        with arithmetic(device, precision):
-            scores = network(batch.to(device))
-        correct += (scores.argmax(1) == images.labels[here].to(device)).sum()
-        if progress is not None:
-            progress(here.stop - part.start, part.stop - part.start)
-    return parallel.sum_over(int(correct))[0] / len(images)
 
 
 class Trainer:
@@ -439,7 +386,13 @@ class Trainer:
                 stop=lambda: self._interrupt.asked,
             )
             found["validation_accuracy"] = round(accuracy, 6)
-        firing = self._firing()
+        rows = order_of(len(self.train_set), seed_of(spec.seed, 1, p.epoch))[:FIRING_IMAGES]
+        firing = firing_rates(
+            self.network if self.quantized is None else self.quantized.deployed(),
+            self.train_set.images[rows].to(self.device),
+            spec.precision,
+            spec.deterministic,
+        )
         if self._interrupt.anywhere():
             raise KeyboardInterrupt
         with whole():
@@ -457,29 +410,6 @@ class Trainer:
             p.epoch, p.step, p.loss_sum, p.correct, p.seen, p.seconds = p.epoch + 1, 0, 0.0, 0, 0, 0.0
             self._start_sums()
         self._checkpoint()
-
-    @torch.no_grad()
-    def _firing(self) -> dict[str, float]:
-        """Share of each layer's neurons that fire in a step, in eval mode, on the first images of the epoch's order."""
-        spec, network = self.recipe.train, self.network if self.quantized is None else self.quantized.deployed()
-        rows = order_of(len(self.train_set), seed_of(spec.seed, 1, self.progress.epoch))[:FIRING_IMAGES]
-        if isinstance(network.encoder, PoissonInput):
-            network.encoder.reseed(0)
-        rates: dict[str, float] = {}
-        handles = [
-            module.register_forward_hook(
-                lambda _module, _inputs, spikes, name=name: rates.update({name: round(float(spikes.float().mean()), 6)})
-            )
-            for name, module in network.body.named_modules()
-            if isinstance(module, LIF)
-        ]
-        network.eval()
-        device = next(network.parameters()).device
-        with arithmetic(device, spec.precision, spec.deterministic):
-            network(self.train_set.images[rows].to(device))
-        for handle in handles:
-            handle.remove()
-        return rates
 
     def _checkpoint(self) -> None:
         self._read()
