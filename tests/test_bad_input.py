@@ -105,7 +105,9 @@ def test_model_and_net_that_are_not_files(kind: str, cli: Command, quickstart: Q
         path.mkdir()
     before = snapshot(tmp_path)
     cli("fold-and-export", path).refused(f"cannot read '{path}'")
-    cli("simulate", path, "--output", tmp_path / "out.npz").refused(f"cannot read '{path}'")
+    what = "a folder" if kind == "folder" else "no such file"
+    cli("simulate", path, "--output", tmp_path / "out.npz").refused(f"cannot read '{path}': {what}")
+    cli("fit", quickstart.model).refused("not an HDF5 file", "`snn2chip fold-and-export MODEL` makes a .net file")
     cli("verify", path, quickstart.net, "--no-lava").refused(f"cannot read '{path}'")
     cli("verify", quickstart.model, path, "--no-lava").refused(f"cannot read '{path}'")
     cli("report", path).refused("cannot read", "model.pt")

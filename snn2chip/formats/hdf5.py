@@ -179,7 +179,7 @@ def checked(path: Path) -> io.BytesIO:
         InputError: unreadable, truncated, damaged, or larger than any network.
     """
     if not path.is_file():
-        raise InputError(f"cannot read '{path}': no such file")
+        raise InputError(f"cannot read '{path}': {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
     with reading(path, "not an HDF5 file"):
         content = path.read_bytes()
         memory = io.BytesIO(content)

@@ -32,8 +32,9 @@ def opened(path: str | Path, read: Callable[[Reader], T]) -> T:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"cannot read '{path}': no such file")
-    with reading(path, "not an HDF5 file"), h5py.File(path, "r") as file:
+        raise InputError(f"cannot read '{path}': {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
+    remedy = "" if files.is_hdf5(path) else "`snn2chip fold-and-export MODEL` makes a .net file of a trained model"
+    with reading(path, "not an HDF5 file", remedy=remedy), h5py.File(path, "r") as file:
         return read(Reader(file, str(path), Budget(path.stat().st_size)))
 
 
