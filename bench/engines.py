@@ -2,6 +2,7 @@
 
     python bench/engines.py [--quick | --full] [--data DIR] [--rounds N] [--threads N] [--out docs/speed]
     python bench/engines.py --draw          (page and picture again, from the figures of the last run)
+    python bench/engines.py --draw --data DIR       (the same, and the test set anew)
 
 Writes OUT.md (between its markers), OUT.png and bench/speed.json. In every round of a case each runner takes its
 turn, so that a change of the machine's mood meets all of them; a turn is as many calls as fill --seconds.
@@ -50,7 +51,7 @@ from snn2chip.simulate.engines import make_engine
 
 STEPS, BATCH, DENSITY = 4, 16, 0.1
 DENSITIES, BATCHES, TIMESTEPS, WIDTHS = (0.02, 0.05, 0.1, 0.2, 0.4), (1, 16, 64), (1, 4, 16), (0.5, 1.0, 2.0)
-SMALLER = {"resnet19": "cifar10-resnet19-tdbn"}  # the recipe that --quick takes
+SMALLER = {"resnet19": "cifar10-resnet19-tdbn-t2"}  # the recipe that --quick takes
 PATIENCE = 20.0  # seconds; where the dense engine's first call takes longer, that call is its only one
 SETTLE = 0.05  # seconds; OpenMP's threads go on waiting busily for a while after the last of torch's products
 
@@ -235,7 +236,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small cases, few rounds: that it runs")
     parser.add_argument("--full", action="store_true", help="every combination; most of an hour")
     parser.add_argument("--no-lava", action="store_true")
-    parser.add_argument("--draw", action="store_true", help="only page and picture, from --json")
+    parser.add_argument("--draw", action="store_true", help="page and picture, of --json; with --data the test set")
     parser.add_argument("--memory", nargs=2, metavar=("NET", "T"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick and options.full:
@@ -290,6 +291,10 @@ def main() -> None:
     try:
         if not options.draw:
             harness.keep(options.json, run(options))
+        elif options.data is not None:
+            found = speed_page.figures_of(options.json)
+            found["test_set"] = speed_runs.test_set(options.net, options.data, options.threads, None)
+            harness.keep(options.json, found)
         speed_page.write(options.json, options.out)
     except (Snn2ChipError, speed_peers.DifferentError) as reason:
         sys.exit(f"error: {reason}")

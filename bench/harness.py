@@ -129,13 +129,13 @@ def snn2chip(*words: object, **options: Any) -> str:
     return run(sys.executable, "-m", "snn2chip", *words, **options)
 
 
-def export(name: str, net: Path, calibration: int, data: Path | None) -> None:
+def export(name: str, net: Path, data: Path | None) -> None:
     """Make `net` of a network of the zoo, as its card says, where it is not there yet."""
     if not net.is_file():
         print(f"exporting {name} to {net}: minutes, once", flush=True)
         given = [] if data is None else ["--data", data]
         model = ROOT / "models" / name / "model.pt"
-        snn2chip("fold-and-export", model, "-o", net, "--calibration", calibration, *given)
+        snn2chip("fold-and-export", model, "-o", net, *given)
 
 
 def digits(folder: Path) -> list[Path]:

@@ -46,7 +46,7 @@ TARGETS = {  # seconds from capture to the saved file, and GB; on two cores alon
     "ResNet-34, 224": (120, 8),
     "ResNet-50, 224": (180, 12),
     "ResNet-19, 32": (20, None),
-    "cifar10-vgg-tdbn, 32, 256 images": (15, None),
+    "cifar10-vgg-tdbn-t2, 32, 256 images": (15, None),
 }
 Value = TypeVar("Value")
 Layers = list[dict[str, Any]]
@@ -89,7 +89,7 @@ def runs() -> dict[str, dict[str, Any]]:
 
     found = {
         "ResNet-19, 32": of("resnet19", 32, 10),
-        "cifar10-vgg-tdbn, 32, 256 images": of("cifar10-vgg-tdbn", 32, 10, 256),
+        "cifar10-vgg-tdbn-t2, 32, 256 images": of("cifar10-vgg-tdbn-t2", 32, 10, 256),
         "ResNet-34, 224": of("resnet34"),
         "ResNet-50, 224": of("resnet50"),
         "VGG-16, 224": of(vgg16()),
@@ -117,7 +117,7 @@ def noise(count: int, side: int, seed: int) -> torch.Tensor:
 def network_of(given: str | Layers, side: int, classes: int) -> torch.nn.Module:
     """The untrained network in eval mode, its normalizations set on eight images of noise."""
     torch.manual_seed(0)
-    chosen = recipe.load("cifar10-vgg-tdbn" if isinstance(given, list) else given)
+    chosen = recipe.load("cifar10-vgg-tdbn-t2" if isinstance(given, list) else given)
     if isinstance(given, list):
         chosen = recipe.parse({**chosen.model_dump(), "model": {"timesteps": 4, "layers": given}})
     network = model_file.build_network(chosen, (3, side, side), classes, 255, [0.5] * 3, [0.25] * 3)

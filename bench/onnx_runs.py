@@ -48,7 +48,7 @@ from snn2chip.simulate.dense import DenseEngine
 Array = NDArray[Any]
 Pairs = Iterator[tuple[int, dict[str, tuple[Array, Array]]]]  # first sample of a batch; name to (simulator, ONNX)
 BEGIN, END = "<!-- onnx runs: begin -->", "<!-- onnx runs: end -->"
-OURS = {"cifar10-vgg-tdbn": 256, "cifar10-resnet19-tdbn": 64}  # calibration images, as in their cards
+OURS = ("cifar10-vgg-tdbn-t2", "cifar10-resnet19-tdbn-t2")
 PICTURES = {  # file, data set, (height, width), and how pixels 0..1 become what the input transform takes
     "pilotnet_lif": ("gts/pilotnet_lif/network.net", "cifar10", (66, 200), (2.0, -1.0)),
     "tiny.net": ("tiny.net", "cifar10", (16, 16), (2.0, -1.0)),
@@ -77,7 +77,7 @@ class Row:
 def _ours(name: str, options: argparse.Namespace) -> tuple[Row, Pairs]:
     """A network of the zoo on test images."""
     path = options.nets / f"{name}.net"
-    harness.export(name, path, OURS[name], options.data)
+    harness.export(name, path, options.data)
     chain = netx.load(path)
     images = data.load("cifar10", "test", options.data).subset(options.samples)
     raw = encoder_of(chain)(images.images)

@@ -80,7 +80,7 @@ def targets(figures: Row) -> list[Target]:
         _target("events against Lava, 10 %, batch 16", 3500, None if row is None else times_faster(row, "lava"))
     )
     run = figures["test_set"]
-    what, wanted_text = "CIFAR-10's test set, cifar10-vgg-tdbn, `snn2chip simulate`", "under 120 s"
+    what, wanted_text = "CIFAR-10's test set, `snn2chip simulate`", "under 120 s"
     if "skipped" in run or not run["whole"]:
         found.append(Target(what, wanted_text, f"not run: {run.get('skipped', 'some images only')}", None))
     else:
@@ -242,16 +242,26 @@ def tables(figures: Row, picture: str) -> str:
     return "\n".join(parts)
 
 
+def figures_of(source: Path) -> Row:
+    """What bench/engines.py wrote.
+
+    Raises:
+        InputError: nothing that can be read.
+    """
+    try:
+        found: Row = json.loads(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read '{source}': {error}; run bench/engines.py without --draw first") from None
+    return found
+
+
 def write(source: Path, out: Path) -> None:
     """OUT.md between its markers (the rest of it stays), and OUT.png, from the figures in `source`.
 
     Raises:
         InputError: no such figures, or OUT.md has no markers.
     """
-    try:
-        figures = json.loads(source.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read '{source}': {error}; run bench/engines.py without --draw first") from None
+    figures = figures_of(source)
     page, picture = out.with_suffix(".md"), out.with_suffix(".png")
     if not page.exists():
         page.write_text(f"# Speed\n\n{BEGIN}\n{END}\n", encoding="utf-8")

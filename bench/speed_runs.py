@@ -23,8 +23,7 @@ from snn2chip.formats import netx
 from snn2chip.simulate import run as runs
 from snn2chip.simulate.events.engine import EventEngine
 
-MODEL = "cifar10-vgg-tdbn"
-CALIBRATION = 256  # images, as in the network's card
+MODEL = "cifar10-vgg-tdbn-t2"
 MEMORY_IMAGES = 100
 REPEATS = 3
 
@@ -95,7 +94,7 @@ def test_set(net: Path, data: Path | None, threads: int, limit: int | None) -> d
     if data is None:
         return {"skipped": "no --data"}
     try:
-        harness.export(MODEL, net, CALIBRATION, data)
+        harness.export(MODEL, net, data)
         return _simulated(net, data, threads, limit)
     except InputError as reason:
         return {"skipped": str(reason)}

@@ -14,7 +14,8 @@ machine does meets all alike. The time is the median over rounds, with the quart
 rounds of the ratio to the ANN on channels_last in the same round. Memory is the peak of the process's resident memory
 less what it had before its first step. Once with glibc's allocator as it is, once told to keep its pages
 (`snn2chip/train/allocator.py`), for all alike. With --data, the folder of CIFAR-10, also shipped networks by events and
-densely (`training_shipped.py`). Writes OUT.md, OUT.json and OUT.png; --draw makes page and picture again.
+densely (`training_shipped.py`). Writes OUT.md, OUT.json and OUT.png; --draw makes page and picture again, with --data
+the shipped networks anew.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-SHIPPED = ("cifar10-vgg-tdbn", "cifar10-resnet19-tdbn")
+SHIPPED = ("cifar10-vgg-tdbn-t2", "cifar10-resnet19-tdbn-t2")
 
 
 def shipped(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -256,7 +257,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/training-speed"), help="OUT.md, OUT.json, OUT.png")
     parser.add_argument("--data", type=Path, help="folder of CIFAR-10: shipped networks are measured, too")
     parser.add_argument("--quick", action="store_true", help="4 x 8 images, 3 rounds, one allocator: that it runs")
-    parser.add_argument("--draw", action="store_true", help="OUT.md again, from OUT.json")
+    parser.add_argument("--draw", action="store_true", help="OUT.md of OUT.json; with --data the shipped networks")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -271,6 +272,9 @@ def main() -> None:
     if options.draw:
         kept = json.loads(options.out.with_suffix(".json").read_text(encoding="utf-8"))
         vars(options).update(kept["settings"])
+        if options.data is not None:
+            kept["shipped"] = shipped(options)
+            harness.keep(options.out.with_suffix(".json"), kept)
         draw(kept["rows"], options.out.with_suffix(".png"))
         write_text(options.out.with_suffix(".md"), markdown(kept["rows"], kept["shipped"], kept["machine"], options))
         return

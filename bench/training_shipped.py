@@ -1,6 +1,6 @@
 """A training step and an evaluation of shipped networks: spikes convolved by their events, and densely.
 
-    python bench/training_shipped.py cifar10-vgg-tdbn cifar10-resnet19-tdbn --data DIR [--batch 32] [--rounds 9]
+    python bench/training_shipped.py cifar10-vgg-tdbn-t2 cifar10-resnet19-tdbn-t2 --data DIR [--batch 32] [--rounds 9]
 
 For `bench/training.py --data`, which puts it on its page; by itself it prints JSON. Weights and images are the real
 ones (the first of the test set), because how many neurons spike is what the time depends on. Both take turns.

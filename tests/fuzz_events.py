@@ -69,5 +69,5 @@ of_text = mutator(SIGNATURES, 2, (0.8, by_lines))
 def recipes() -> dict[str, bytes]:
     from snn2chip import places as resources
 
-    names = ("digits-tdbn", "nmnist-bntt", "cifar10-vgg-bntt", "resnet19")
+    names = ("digits-tdbn", "nmnist-bntt", "cifar10-vgg-bntt-t2", "resnet19")
     return {name: resources.recipe_file(name).read_bytes() for name in names}

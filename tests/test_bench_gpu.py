@@ -42,7 +42,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_rehearsal(cifar: Path, tmp_path: Path) -> None:
     """Data arrive byte for byte over several calls; every part ends well and leaves its figures; scores equal the
     CPU's; the last network comes back in pieces and is a model.pt."""
-    recipe = load("cifar10-vgg-tdbn", ["model.width=0.0625", "model.timesteps=2"])
+    recipe = load("cifar10-vgg-tdbn-t2", ["model.width=0.0625"])
     network, small = model_file.build_network(recipe, (3, 32, 32), 10, 255), tmp_path / "small.pt"
     model_file.save(small, network, recipe, max_value=255, classes=tuple("0123456789"), metrics={})
     packed, kept, out = tmp_path / "packed", tmp_path / "kept", tmp_path / "out"

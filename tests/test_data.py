@@ -30,7 +30,7 @@ from snn2chip.data import fetch
 from snn2chip.data.augment import Augment, AugmentSpec, cutout, erase, flip_horizontally, mix, random_crop
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
-from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array, looks_like_jpeg
+from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array
 from snn2chip.data.sets.pickled import cifar_pickle
 from snn2chip.errors import DataError, InputError, RecipeError
 
@@ -305,7 +305,6 @@ def test_cifar10(tmp_path: Path, inside: str) -> None:
     pixels = np.frombuffer(files["data_batch_2.bin"], np.uint8).reshape(4, 3073)[3, 1:].reshape(3, 32, 32)
     assert np.array_equal(train.images[7].numpy(), pixels)
     assert test.classes[3] == "cat" and "4 of the 10,000 published images" in test.source
-    assert "(JPEG)" not in test.source
 
 
 @pytest.mark.parametrize("inside", ["cifar-100-binary", "."])
@@ -733,41 +732,6 @@ def test_folder_labels_follow_train(tmp_path: Path) -> None:
     write_image(tmp_path / "val" / "dog" / "0.png")
     found = d.load("folder", "val", tmp_path)
     assert found.classes == ("cat", "dog") and found.labels.tolist() == [1]
-
-
-# --- JPEG note ------------------------------------------------------------------------------------------
-
-
-def natural(count: int = 40, quality: int | None = None) -> np.ndarray:
-    """Pictures with natural spectra (about 1/f), as JPEG of `quality` if given; (N, 3, 32, 32)."""
-    rng = np.random.default_rng(3)
-    frequency = np.hypot(np.fft.fftfreq(32)[:, None], np.fft.fftfreq(32))
-    spectrum = np.fft.fft2(rng.normal(size=(count, 3, 32, 32))) / (frequency + 1 / 32)
-    pictures = np.fft.ifft2(spectrum).real
-    pictures = (128 + 50 * pictures / pictures.std()).clip(0, 255).astype(np.uint8)
-    if quality is None:
-        return pictures
-    decoded = []
-    for picture in pictures:
-        file = io.BytesIO()
-        Image.fromarray(picture.transpose(1, 2, 0)).save(file, "jpeg", quality=quality)
-        decoded.append(np.asarray(Image.open(file)).transpose(2, 0, 1))
-    return np.stack(decoded)
-
-
-def test_jpeg_is_noticed() -> None:
-    assert looks_like_jpeg(natural(quality=75))
-    assert not looks_like_jpeg(natural())
-    assert not looks_like_jpeg(np.zeros((4, 3, 32, 32), np.uint8))
-    assert not looks_like_jpeg(natural(quality=75)[:, :1])
-    assert not looks_like_jpeg(natural(quality=75)[..., :16, :16])
-
-
-def test_jpeg_is_said_in_the_source(tmp_path: Path) -> None:
-    pictures = natural(quality=75)
-    rows = np.concatenate([np.zeros((40, 1), np.uint8), pictures.reshape(40, -1)], axis=1)
-    (tmp_path / "test_batch.bin").write_bytes(rows.tobytes())
-    assert d.load("cifar10", "test", tmp_path).source.startswith(f"{tmp_path} (JPEG)")
 
 
 # --- downloads ------------------------------------------------------------------------------------------

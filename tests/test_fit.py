@@ -353,7 +353,7 @@ def test_a_recipe_says_what_it_takes_before_training(cli: Command) -> None:
     assert "fits loihi2: 7 cores" in cli("recipe", "digits-tdbn", "--fit").ok()
     narrow = cli("recipe", "digits-tdbn", "--target-cores", 5)
     assert narrow.code == 0 and "on 5 cores: widths times 0." in narrow.out
-    wide = cli("recipe", "cifar10-vgg-tdbn-start", "--fit")
+    wide = cli("recipe", "vgg9-bntt", "--fit")
     assert wide.code == 1 and "fan-in 16,384 exceeds 16,000 axons" in " ".join(wide.out.split())
     cli("recipe", "--fit").refused("name it")
     cli("recipe", "digits-tdbn", "--fit", "--classes", 3).refused("--shape")
@@ -363,8 +363,8 @@ def test_a_recipe_says_what_it_takes_before_training(cli: Command) -> None:
 @pytest.mark.parametrize(
     ("name", "width"),
     [
-        ("digits-tdbn", 1), ("letters-tdbn", 1), ("nmnist-bntt", 1), ("cifar10-vgg-tdbn", 1), ("vgg9-bntt", 0.25),
-        ("cifar10-resnet19-tdbn", 1), ("dvsgesture-tdbn", 0.5), ("resnet19", 0.25),
+        ("digits-tdbn", 1), ("letters-tdbn", 1), ("nmnist-bntt", 1), ("cifar10-vgg-tdbn-t2", 1), ("vgg9-bntt", 0.25),
+        ("cifar10-resnet19-tdbn-t2", 1), ("dvsgesture-tdbn", 0.5), ("resnet19", 0.25),
     ],
 )  # fmt: skip
 def test_a_recipe_asks_for_what_its_export_does(name: str, width: float) -> None:
@@ -379,7 +379,7 @@ def test_a_recipe_asks_for_what_its_export_does(name: str, width: float) -> None
 
 def test_a_layer_that_is_all_but_clear_is_rounded_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """With sums that are known to nobody, every layer of more than some weights is: the same table."""
-    chosen = recipe.load("cifar10-vgg-tdbn")
+    chosen = recipe.load("cifar10-vgg-tdbn-t2")
     plain = of_recipe(chosen, LOIHI2)
     called = []
     exact = sketch.Sums.exact

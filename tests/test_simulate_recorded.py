@@ -516,13 +516,11 @@ def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, 
     assert not (tmp_path / "a.jpg").exists()
 
 
-def test_cards_speak_of_recordings(model: Model, tiny: Any) -> None:
+def test_cards_speak_of_recordings(model: Model) -> None:
     figures = {"dataset": "nmnist:test", "samples": 100, "source": "100 of the 10,000 published recordings"}
     said = "nmnist:test, all 100 test recordings at hand, 100 of the 10,000 published recordings"
     assert card.tested(model.recipe, figures) == said
     assert card.tested(model.recipe, {**figures, "source": "as published"}) == "nmnist:test, all 100 test recordings"
-    jpeg = {"dataset": "cifar10:test", "samples": 10_000, "source": "JPEG"}
-    assert card.tested(tiny(), jpeg) == "cifar10:test (JPEG), all 10,000 test images"
 
 
 # -------------------------------------------------------------------------------------------------- memory

@@ -153,12 +153,9 @@ def test_a_card_shows_the_cores(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", [x for x in FOLDERS if (x / "model.pt").is_file()], ids=lambda path: path.name)
 def test_a_card_says_what_a_sample_costs(folder: Path) -> None:
-    """Every network has metrics.json, and its card cores, chips and cost; one with a layer on no core says so."""
+    """Every network has metrics.json and a place on the chip, and its card cores, chips and cost."""
     metrics, card = json.loads((folder / "metrics.json").read_text()), (folder / "card.md").read_text()
     head, cores = card.split(cards.CORES)
-    if "oes not fit" in cores:
-        assert "cost" not in metrics and cards.COSTS not in card and "--cost" not in card
-        return
     cost = metrics["cost"]
     found = re.search(r"(\d[\d,]*) cores?, (\d+) chips?", cores)
     assert found is not None and found[1] == f"{cost['cores']:,}"
@@ -181,6 +178,28 @@ layers = [
     { type = "dense", features = "classes", neuron = false },
 ]
 """
+WIDE = RECIPE.replace("channels = 8, stride = 2", "channels = 260")  # 260 x 8 x 8 behind the flatten
+
+
+def test_a_card_says_that_a_network_does_not_fit(tmp_path: Path) -> None:
+    """Which layer is on no core, an export with --no-fit and no cost; what fits again loses all of it."""
+    (tmp_path / "recipe.toml").write_text(WIDE)
+    wide, digits = recipe.load(tmp_path), ROOT / "models" / "digits-tdbn"
+    classes = tuple(map(str, range(10)))
+    untrained = model_file.Model(model_file.build_network(wide, (1, 8, 8), 10, 16), wide, 16, classes, {})
+    chain = pipeline.export(untrained, chip.load("loihi2")).chain
+    assert cards.placed(chain) is None
+    before = (digits / "card.md").read_text()
+    card = cards.with_chip(before, chain, None)
+    assert "**Does not fit loihi2: 1 layer cannot be placed.**" in card
+    assert "- dense1: fan-in 16,640 exceeds 16,000 axons" in card
+    assert re.search(r"snn2chip fold-and-export \S+ --no-fit ", card)
+    assert cards.COSTS not in card and "--cost" not in card
+    fitting = pipeline.export(model_file.load(digits / "model.pt"), chip.load("loihi2")).chain
+    cost = json.loads((digits / "metrics.json").read_text())["cost"]
+    assert cards.with_chip(card, fitting, cost).split(cards.CORES)[0] == before.split(cards.CORES)[0]
+
+
 QUANTIZE = (
     "--quantize",
     "--weight-bits",

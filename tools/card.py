@@ -177,13 +177,8 @@ def sample_word(recipe: recipes.Recipe) -> str:
 
 def tested(recipe: recipes.Recipe, metrics: dict[str, Any]) -> str:
     """On what the figures were taken: data set, how many samples, and how that differs from the published set."""
-    text = f"{metrics['dataset']}{edition(metrics)}, all {metrics['samples']:,} test {sample_word(recipe)}"
+    text = f"{metrics['dataset']}, all {metrics['samples']:,} test {sample_word(recipe)}"
     return f"{text} at hand, {part(metrics)}" if part(metrics) else text
-
-
-def edition(metrics: dict[str, Any]) -> str:
-    """That the set at hand is a copy which was kept as JPEG, and so another one."""
-    return " (JPEG)" if metrics.get("source") == "JPEG" else ""
 
 
 def part(metrics: dict[str, Any]) -> str:

@@ -318,12 +318,8 @@ def results_table(models: Path) -> str:
         name = path.parent.name
         model = model_file.load(path.parent / "model.pt")
         parameters = sum(value.numel() for value in model.network.parameters())
-        data = metrics["dataset"].partition(":")[0]
-        data += (
-            cards.edition(metrics)
-            + ", "
-            + (cards.part(metrics) or f"{metrics['samples']:,} {cards.sample_word(model.recipe)}")
-        )
+        samples = cards.part(metrics) or f"{metrics['samples']:,} {cards.sample_word(model.recipe)}"
+        data = f"{metrics['dataset'].partition(':')[0]}, {samples}"
         kind = "" if metrics.get("stock_netx", True) else ", not stock netx"
         rows.append(
             f"| [{name}](models/{name}/card.md) | {data} | {metrics['timesteps']} | "

@@ -12,7 +12,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST, SPARE = 64 << 20, 2 << 20  # bytes of a call, and of it left alone
-NETWORKS = ("cifar10-vgg-tdbn", "cifar10-resnet19-tdbn")
+NETWORKS = ("cifar10-vgg-tdbn-t2", "cifar10-resnet19-tdbn-t2")
 
 
 def room() -> int:

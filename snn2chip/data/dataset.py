@@ -52,7 +52,7 @@ class ImageSet:
         labels: int64 (N,), indexes into `classes`.
         classes: names of the classes.
         max_value: largest value a pixel can have: 255, or 16 for digits; of events the largest count, 1 for spikes.
-        source: where it was read from and what is known of it ("(JPEG)", how many of the published
+        source: where it was read from and what is known of it (how many of the published
             images); quote it beside every figure.
         events: how recordings were binned; None for images.
     """
@@ -107,9 +107,7 @@ class ImageSet:
     @property
     def edition(self) -> str:
         """What `source` says of how it differs from the published set, without the folder, which means nothing
-        elsewhere: "JPEG", "100 of the 10,000 published recordings", or "as published"."""
-        if "(JPEG)" in self.source:
-            return "JPEG"
+        elsewhere: "100 of the 10,000 published recordings", or "as published"."""
         part = re.search(r"[\d,]+ of the [\d,]+ published \w+", self.source)
         return part[0] if part else "as published"
 

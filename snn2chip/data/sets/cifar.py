@@ -11,7 +11,7 @@ import numpy as np
 
 from snn2chip.data.fetch import Download, fetch
 from snn2chip.data.files import Arrays, is_file, of_published, read_file, root_folder
-from snn2chip.data.sets.parsers import CIFAR_PIXELS, cifar_records, looks_like_jpeg
+from snn2chip.data.sets.parsers import CIFAR_PIXELS, cifar_records
 from snn2chip.data.sets.pickled import cifar_pickle
 from snn2chip.errors import DataError, InputError
 from snn2chip.files import atomic_path
@@ -120,9 +120,7 @@ def read_cifar(name: str, split: str, data: Path | None, download: bool) -> Arra
         parts.append(cifar_records(content, where, labels=kind.labels, limit=published))
     images = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    jpeg = " (JPEG)" if looks_like_jpeg(images) else ""
-    source = f"{home}{jpeg}{of_published(len(labels), published * len(parts))}"
-    return images, labels, kind.classes, source
+    return images, labels, kind.classes, f"{home}{of_published(len(labels), published * len(parts))}"
 
 
 def _found(kind: _Kind, root: Path, splits: tuple[str, ...]) -> tuple[Path, _Layout] | None:

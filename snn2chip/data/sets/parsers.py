@@ -106,28 +106,3 @@ def cifar_records(
                 f"{classes - 1}; the file is damaged or of another data set"
             )
     return rows[:, len(labels) :].reshape(count, 3, 32, 32), rows[:, len(labels) - 1]
-
-
-def looks_like_jpeg(images: NDArray[np.uint8]) -> bool:
-    """True if RGB images (N, 3, H, W) were JPEGs of this very size: most high frequencies are zeroed.
-
-    Compares each 8x8 block on JPEG's grid with the same off the grid: quantization zeroes the fine
-    frequencies on the grid only, while flat, smooth or synthetic pictures treat both alike. It sees ordinary
-    qualities (about 85 and below) in natural pictures; False is no proof of untouched pixels.
-    """
-    height, width = (side // 8 * 8 for side in images.shape[2:])
-    if images.shape[1] != 3 or min(height, width) < 24:
-        return False
-    luma = np.tensordot(images[:128].astype(np.float64), [0.299, 0.587, 0.114], axes=(1, 0))
-    k = np.arange(8)
-    dct = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16) * np.where(k == 0, 0.125, 0.25)[:, None] ** 0.5
-    fine = k[:, None] + k >= 9
-
-    def zeroed(shift: int) -> float:
-        part = luma[:, shift : height - 8 + shift, shift : width - 8 + shift]
-        blocks = part.reshape(len(part), height // 8 - 1, 8, width // 8 - 1, 8)
-        coefficients = np.einsum("ui,nyixj,vj->nyxuv", dct, blocks, dct)
-        return float((np.abs(coefficients[..., fine]) < 1.5).mean())
-
-    on_grid, off_grid = zeroed(0), zeroed(4)
-    return on_grid > 0.6 and on_grid > 1.5 * off_grid
