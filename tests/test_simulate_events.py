@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -544,6 +546,28 @@ def test_engines_are_chosen_by_kind() -> None:
         engines.make_engine(chain, kind="sparse")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--engine events runs on the CPU, not on meta"):
         engines.make_engine(chain, torch.device("meta"), "events")
+
+
+def test_the_dense_engine_is_made_to_measure_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its copy of all weights is never made for events, for auto by the call that measures; the slower one goes."""
+    chain, port = vgg()
+    made: list[weakref.ref[DenseEngine]] = []
+
+    def dense(chain: ir.Chain) -> DenseEngine:
+        engine = DenseEngine(chain)
+        made.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr(engines, "DenseEngine", dense)
+    for kind, calls in (("events", 0), ("auto", 1)):
+        engine = engines.make_engine(chain, kind=kind)  # type: ignore[arg-type]
+        engine.run(port, keep=False)
+        assert not made
+        for _ in range(2):
+            engine.run(port, keep=False)
+        assert len(made) == calls
+    gc.collect()
+    assert (made[0]() is None) == (engine.name == "events")
 
 
 @pytest.mark.parametrize("slow", ["events", "dense"])

@@ -23,12 +23,12 @@ TRIAL = 4  # samples that both engines run before `auto` settles
 class AutoEngine(Engine):
     """Runs events, and from the second call on whichever engine was faster on a few samples of it.
 
-    The first call is not spent on measuring: most chains are run once on little, or on much in many calls.
+    The first call is not spent on measuring: most chains are run once on little, or on much in many calls. Only to
+    measure is the dense engine made, which has all weights once more, as floats; the slower one is let go.
     """
 
-    def __init__(self, events: EventEngine, dense: DenseEngine) -> None:
+    def __init__(self, events: EventEngine) -> None:
         super().__init__(events.chain)
-        self._events, self._dense = events, dense
         self._chosen: Engine = events
         self._calls = 0
 
@@ -48,13 +48,13 @@ class AutoEngine(Engine):
 
     def _settle(self, port: IntArray) -> None:
         """Time both engines on these samples, both warm."""
-        seconds: dict[str, float] = {}
-        for engine in (self._events, self._dense):
+        found: list[tuple[float, Engine]] = []
+        for engine in (self._chosen, DenseEngine(self.chain)):
             engine.run(port[:1], keep=False)
             started = time.perf_counter()
             engine.run(port, keep=False)
-            seconds[engine.name] = time.perf_counter() - started
-        self._chosen = self._events if seconds["events"] <= seconds["dense"] else self._dense
+            found.append((time.perf_counter() - started, engine))
+        _, self._chosen = min(found, key=lambda each: each[0])
 
 
 def make_engine(chain: Chain, device: torch.device | None = None, kind: EngineKind = "auto") -> Engine:
@@ -71,12 +71,12 @@ def make_engine(chain: Chain, device: torch.device | None = None, kind: EngineKi
     gpu = device is not None and device.type != "cpu"
     if kind == "events" and gpu:
         raise InputError(f"--engine events runs on the CPU, not on {device}; give --device cpu or --engine dense")
-    dense = DenseEngine(chain, device)
     if kind == "dense" or gpu:
-        return dense
+        return DenseEngine(chain, device)
     try:
         events = EventEngine(chain)
     except UnsupportedError as reason:
+        dense = DenseEngine(chain, device)
         dense.note = f"running the dense engine: {reason}"
         return dense
-    return events if kind == "events" else AutoEngine(events, dense)
+    return events if kind == "events" else AutoEngine(events)
