@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snn2chip import files
 from snn2chip.errors import InputError, reading
-from snn2chip.formats.hdf5 import Budget, check, variable_text
+from snn2chip.hdf5 import Budget, check, variable_text
 from snn2chip.ir import Shape
 from snn2chip.text import one_line
 

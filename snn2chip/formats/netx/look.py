@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 
 from snn2chip.errors import InputError, out_of_memory
-from snn2chip.formats.hdf5 import Budget
 from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
 from snn2chip.formats.netx.read import Finding, FindingKind, Walk, port_bits, read_entry
 from snn2chip.formats.netx.stock import KNOWN, UNMADE
+from snn2chip.hdf5 import Budget
 from snn2chip.ir import IntArray, Shape
 from snn2chip.ir.netlist import ChipLayer
 from snn2chip.text import first_line, one_line

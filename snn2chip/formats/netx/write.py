@@ -30,10 +30,10 @@ import numpy as np
 
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.files import atomic_path, read_back
-from snn2chip.formats.hdf5 import FREE, PER_BYTE
 from snn2chip.formats.netx.fields import FORMAT_VERSION, STEPS
 from snn2chip.formats.netx.samples import load
 from snn2chip.formats.netx.weights import load_dense
+from snn2chip.hdf5 import FREE, PER_BYTE
 from snn2chip.ir import Chain, ChainLayer, IntArray
 from snn2chip.processors import threads
 

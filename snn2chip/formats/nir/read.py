@@ -15,10 +15,10 @@ from snn2chip import ir
 from snn2chip.choices import Ties
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
-from snn2chip.formats.hdf5 import checked, version_of
 from snn2chip.formats.nir import algebra
 from snn2chip.formats.nir.fields import Fields, by_channel, short
 from snn2chip.formats.nir.read_nodes import INSTEAD, MAKE, Given, scale
+from snn2chip.hdf5 import checked, version_of
 from snn2chip.text import first_line, one_line
 
 if TYPE_CHECKING:
