@@ -261,6 +261,34 @@ def tiny_recipe(**changes: object) -> Recipe:
     return parse({"name": "tiny", **values})
 
 
+RICH: dict[str, Any] = {
+    "model__coding": "poisson",
+    "model__timesteps": 4,
+    "model__layers": [
+        {"type": "conv", "channels": 8},
+        {"type": "dropout", "p": 0.2},
+        {"type": "conv", "channels": 8, "stride": 2},
+        {"type": "flatten"},
+        {"type": "dense", "features": "classes", "neuron": False},
+    ],
+    "data__augment": {"crop": 1, "flip": True, "cutout": 2},
+}
+
+
+MODERN: dict[str, Any] = {
+    "data__validation": 0.1,
+    "data__augment": {
+        "crop": 1, "border": "reflect", "flip": "alternating", "erase": 0.5, "cutmix": 0.3, "mixup": 0.3,
+    },
+    "train__optimizer": "muon",
+    "train__lr": 0.02,
+    "train__schedule": "linear",
+    "train__average": 0.9,
+    "train__whiten": True,
+    "train__loss": "steps",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """`tiny(train__lr=0.1)`: a recipe that trains in a second, see `tiny_recipe`."""

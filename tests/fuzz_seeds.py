@@ -184,12 +184,12 @@ def model() -> dict[str, bytes]:
 
 def graph() -> dict[str, bytes]:
     """Graphs with every kind of node and field, captured and folded, with samples and without."""
-    from test_ir_plain import network
+    from helpers import every_node
 
     from snn2chip.nn import model_file
     from snn2chip.passes.fold import folded
 
-    made = network()
+    made = every_node()
     nodes = [node for node in made.nodes if not isinstance(node, ir.StepNorm)]
     nodes[2] = ir.LIF("lif", ("conv",), 0.3, 1.1)  # constants of every step are the fold's to make
     plain = made.with_nodes("captured", nodes)

@@ -1,7 +1,8 @@
-"""Builders shared by the tests: networks that look trained, random chains, the chip's neuron in Python integers."""
+"""Shared by the tests: training, networks that look trained, random chains, the chip's neuron in Python integers."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import OrderedDict
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 
 from snn2chip import ir
 from snn2chip.backends import lava
+from snn2chip.data import ImageSet
 from snn2chip.formats import netx
 from snn2chip.ir.trace import Trace
 from snn2chip.nn import LIF, AvgPool2d, DirectInput, MembraneReadout, PoissonInput, SpikeCountReadout, SpikingNetwork
 from snn2chip.nn.neuron import lif_forward
 from snn2chip.nn.norm import TDBatchNorm
+from snn2chip.recipe import Recipe
 from snn2chip.simulate import trace
+from snn2chip.train.loop import Trainer
 
 
 def usually(count: int) -> int:
@@ -36,7 +40,52 @@ def some(items: Iterable[Any], seed: int) -> list[Any]:
     return [every[index] for index in sorted(rng_of(seed).permutation(len(every))[: usually(len(every))])]
 
 
+# -------------------------------------------------------------------------------------------------- training
+
+Sets = tuple[ImageSet, ImageSet]
+
+
+def train(recipe: Recipe, sets: Sets, out: Path, *, resume: bool = False) -> Trainer:
+    """A whole run, without compiled neurons."""
+    trainer = Trainer(recipe, *sets, out, resume=resume, fuse=False)
+    for _ in trainer.run():
+        pass
+    return trainer
+
+
+def state_of(path: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(path, weights_only=True)["state"])
+
+
+def history_of(folder: Path) -> list[dict[str, float]]:
+    """metrics.jsonl without the wall-clock time."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
 # ------------------------------------------------------------------------------------------- trained networks
+
+
+def every_node() -> ir.Network:
+    """One of every kind of node that a captured network may have, with every field set."""
+    ones = np.ones(2)
+    steps = ir.StepConstants(*(np.full((2, 2), value) for value in (1.5, 0.25, -0.5, 1.0)))
+    nodes = (
+        ir.Input("input", (), (2, 4, 4), "direct", 255, 0, 255, np.array([3, -1]), ones / 255, -ones),
+        ir.Conv("conv", ("input",), np.arange(36.0).reshape(2, 2, 3, 3), ones, (1, 1), (1, 1)),
+        ir.StepNorm("bntt", ("conv",), np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2)), 1e-5),
+        ir.LIF("lif", ("bntt",), 0.3, 1.1, steps, True),
+        ir.MaxPool("pool", ("lif",), (2, 2), (2, 2), (0, 0)),
+        ir.Conv("wide", ("pool",), np.full((2, 1, 1, 1), 1 / 3), np.full((2, 2, 2), 0.1), groups=2),
+        ir.Add("sum", ("wide", "wide")),
+        ir.Norm("norm", ("sum",), ones, -ones, ones / 7, ones, 1e-5, 0.5, 1.0),
+        ir.LIF("lif:2", ("norm",), 1.0, 0.2),
+        ir.AvgPool("mean", ("lif:2",), (2, 2)),
+        ir.Flatten("flat", ("mean",)),
+        ir.Dense("fc", ("flat",), np.array([[1e-300, -1 / 3]]), None),
+        ir.Readout("readout", ("fc",), "membrane"),
+    )
+    return ir.Network("captured", 2, ("a", "ä"), nodes, ("a note",))
 
 
 def spiking_network(

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from snn2chip.nn import LIF, DirectInput, MembraneReadout, SpikingNetwork, TDBatchNorm
 
+PIXELS = torch.randint(0, 256, (30, 2, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+
 
 def network_of(body: nn.Module, timesteps: int = 3, shape: tuple[int, int, int] = (2, 8, 8), **other: Any) -> Any:
     """A network with statistics as training leaves them, in eval mode."""
@@ -52,3 +54,17 @@ class Plain(nn.Module):
                 "dropout": lambda: F.dropout(x, 0.5, self.training).flatten(1),
             }[self.way]()
         return self.fc(x)
+
+
+class Steps(nn.Module):
+    """A network of torch's layers and our neurons that takes all steps itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.lif, self.fc = nn.Conv2d(2, 4, 3), LIF(0.5, 0.2), nn.Linear(144, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x.flatten(0, 1))
+        spikes: Tensor = self.lif(y.view(*x.shape[:2], *y.shape[1:]))
+        return self.fc(spikes.flatten(2)).mean(0)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-from test_deployment import PIXELS, Steps
+from plain_torch import PIXELS, Steps
 
 import snn2chip
 from snn2chip.formats import netx

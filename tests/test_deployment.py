@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from plain_torch import Plain, network_of
+from plain_torch import PIXELS, Plain, Steps, network_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -22,7 +22,6 @@ from snn2chip.errors import CheckFailed, ChipLimitError, InputError, Unsupported
 from snn2chip.formats import netx
 from snn2chip.nn import LIF
 
-PIXELS = torch.randint(0, 256, (30, 2, 8, 8), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
 LABELS = torch.arange(30) % 5
 
 
@@ -37,20 +36,6 @@ class Pairs(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return self.samples[index], int(LABELS[index])
-
-
-class Steps(nn.Module):
-    """A network of torch's layers and our neurons that takes all steps itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.conv, self.lif, self.fc = nn.Conv2d(2, 4, 3), LIF(0.5, 0.2), nn.Linear(144, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x.flatten(0, 1))
-        spikes: torch.Tensor = self.lif(y.view(*x.shape[:2], *y.shape[1:]))
-        return self.fc(spikes.flatten(2)).mean(0)  # type: ignore[no-any-return]
 
 
 def test_one_call(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from branching import Drawn, branching, inputs
 from conftest import Command
 from helpers import rng_of, usually
 from hypothesis import given, settings
-from nir_reading import dense, foreign, lif
-from test_formats_nir_read import IMAGE, peer
+from nir_reading import IMAGE, dense, foreign, lif, peer
 
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError

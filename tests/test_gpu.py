@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_recipe
-from helpers import assert_equal
-from test_train import MODERN, history_of, state_of
+from conftest import MODERN, tiny_recipe
+from helpers import Sets, assert_equal, history_of, state_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn2chip import chip, data
-from snn2chip.data import ImageSet
 from snn2chip.nn import BNTT, LIF, TDBatchNorm, gpu, model_file
 from snn2chip.nn.neuron import fuse_neurons, lif_backward, lif_forward
 from snn2chip.passes import pipeline
@@ -32,7 +30,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 GPU = torch.device("cuda")
-Sets = tuple[ImageSet, ImageSet]
 SAME = {"train__deterministic": True}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -85,3 +86,10 @@ def test_a_modules_tests_are_found_by_its_name() -> None:
     modules = {"_".join(path.parts).removeprefix("snn2chip_") for path in paths}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
     assert tests - modules == SUBJECTS
+
+
+def test_no_test_is_imported_by_another_file() -> None:
+    """What several share is in a file without `test_`."""
+    line = re.compile(r"^\s*(from|import) (tests\.)?test_\w+", re.MULTILINE)
+    assert line.search("    from test_train import train\n") and line.search("import tests.test_train\n")
+    assert not [path.name for path in (ROOT / "tests").glob("*.py") if line.search(path.read_text())]

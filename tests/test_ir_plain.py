@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from branching import Drawn, branching
-from helpers import assert_equal, usually
+from helpers import assert_equal, every_node, usually
 from hypothesis import given, settings
 
 from snn2chip import ir
@@ -25,27 +25,6 @@ ONES = np.ones(2)
 POOL = {"type": "MaxPool", "name": "pool", "inputs": ["lif"], "kernel": [2, 2], "stride": [4, 4], "padding": [2, 2]}
 
 
-def network() -> ir.Network:
-    """One of every kind of node that a captured network may have, with every field set."""
-    steps = ir.StepConstants(*(np.full((2, 2), value) for value in (1.5, 0.25, -0.5, 1.0)))
-    nodes = (
-        ir.Input("input", (), (2, 4, 4), "direct", 255, 0, 255, np.array([3, -1]), ONES / 255, -ONES),
-        ir.Conv("conv", ("input",), np.arange(36.0).reshape(2, 2, 3, 3), ONES, (1, 1), (1, 1)),
-        ir.StepNorm("bntt", ("conv",), np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2)), 1e-5),
-        ir.LIF("lif", ("bntt",), 0.3, 1.1, steps, True),
-        ir.MaxPool("pool", ("lif",), (2, 2), (2, 2), (0, 0)),
-        ir.Conv("wide", ("pool",), np.full((2, 1, 1, 1), 1 / 3), np.full((2, 2, 2), 0.1), groups=2),
-        ir.Add("sum", ("wide", "wide")),
-        ir.Norm("norm", ("sum",), ONES, -ONES, ONES / 7, ONES, 1e-5, 0.5, 1.0),
-        ir.LIF("lif:2", ("norm",), 1.0, 0.2),
-        ir.AvgPool("mean", ("lif:2",), (2, 2)),
-        ir.Flatten("flat", ("mean",)),
-        ir.Dense("fc", ("flat",), np.array([[1e-300, -1 / 3]]), None),
-        ir.Readout("readout", ("fc",), "membrane"),
-    )
-    return ir.Network("captured", 2, ("a", "ä"), nodes, ("a note",))
-
-
 def through(network: ir.Network) -> ir.Network:
     table, arrays = as_plain(network)
     return of_plain(json.loads(json.dumps(table)), arrays)
@@ -53,7 +32,7 @@ def through(network: ir.Network) -> ir.Network:
 
 def test_every_kind_of_node_comes_back_as_it_was() -> None:
     """Each field, to the last bit; integers stay integers."""
-    made = network()
+    made = every_node()
     assert {type(node) for node in made.nodes} == set(_ALLOWED["captured"])
     assert_equal(through(made), made)
     whole = tuple(
@@ -82,9 +61,9 @@ def test_a_new_node_needs_no_code() -> None:
         sides: ir.Pair = (1, 2)
         word: ir.Coding = "direct"
 
-    nodes = list(network().nodes)
+    nodes = list(every_node().nodes)
     nodes[8] = Novel("lif:2", ("norm",), 0.5, 0.2, currents=np.array([1.5, -2.0]), sides=(3, 4), word="events")
-    made = network().with_nodes("captured", nodes)
+    made = every_node().with_nodes("captured", nodes)
     assert_equal(through(made), made)
 
 
@@ -105,9 +84,9 @@ def test_layers_whose_names_look_like_others_fields() -> None:
 
 def test_a_quantized_network_is_refused() -> None:
     """Its file is model.net."""
-    nodes = [*network().nodes[:1], ir.Readout("r", ("input",), "membrane")]
+    nodes = [*every_node().nodes[:1], ir.Readout("r", ("input",), "membrane")]
     with pytest.raises(InputError, match="save its chain"):
-        as_plain(network().with_nodes("quantized", nodes))
+        as_plain(every_node().with_nodes("quantized", nodes))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +130,7 @@ def test_a_quantized_network_is_refused() -> None:
 )
 def test_what_is_no_network_is_refused_in_one_line(place: tuple[Any, ...], value: Any, words: str) -> None:
     """Whoever made it: what, where, the value and the limit."""
-    table, arrays = as_plain(network())
+    table, arrays = as_plain(every_node())
     table = copy.deepcopy(table)
     inner: Any = table
     for key in place[:-1]:
@@ -166,11 +145,11 @@ def test_what_is_no_network_is_refused_in_one_line(place: tuple[Any, ...], value
 @pytest.mark.parametrize("field", ["name", "inputs", "bias"])
 def test_a_field_too_few_or_too_many(field: str) -> None:
     """Of a node that this snn2chip knows otherwise."""
-    table, arrays = as_plain(network())
+    table, arrays = as_plain(every_node())
     del table["nodes"][1][field]
     with pytest.raises(InputError, match=f"lacks '{field}'|no table with a type and a name"):
         of_plain(table, arrays)
-    table, arrays = as_plain(network())
+    table, arrays = as_plain(every_node())
     table["nodes"][1]["colour"] = 3
     with pytest.raises(InputError, match="has too much 'colour'"):
         of_plain(table, arrays)

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, Quickstart, tiny_recipe
-from helpers import assert_equal
+from helpers import assert_equal, every_node
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ir_plain import network
 
 from snn2chip.errors import InputError
 from snn2chip.nn import model_file, safetensors
@@ -61,15 +60,15 @@ def test_models_and_graphs_are_the_same_in_both_formats(tmp_path: Path) -> None:
     assert (one.recipe, one.classes, one.metrics) == (other.recipe, other.classes, other.metrics)
     samples = np.arange(64).reshape(2, 2, 4, 4)
     for name in ("g.pt", "g.safetensors"):
-        model_file.save_graph(tmp_path / name, Graph(network(), "mine", samples, {"x": 1}))
-        assert_equal(model_file.load_any(tmp_path / name), Graph(network(), "mine", samples, {"x": 1}))
+        model_file.save_graph(tmp_path / name, Graph(every_node(), "mine", samples, {"x": 1}))
+        assert_equal(model_file.load_any(tmp_path / name), Graph(every_node(), "mine", samples, {"x": 1}))
         with pytest.raises(InputError, match="holds the graph of 'mine', and no recipe"):
             model_file.load(tmp_path / name)
 
 
 def test_graphs_are_stored_in_as_few_bytes_as_say_the_same(tmp_path: Path) -> None:
     """Trained weights are float32, and stay float64 where they are not."""
-    model_file.save_graph(tmp_path / "g.pt", Graph(network(), "mine", None, {}))
+    model_file.save_graph(tmp_path / "g.pt", Graph(every_node(), "mine", None, {}))
     state = torch.load(tmp_path / "g.pt", weights_only=True)["state"]
     assert state["conv/weight"].dtype == torch.float32 and state["input/center"].dtype == torch.int16
     assert state["fc/weight"].dtype == torch.float64  # 1e-300, -1/3
@@ -81,14 +80,14 @@ def test_the_package_reads_ours_and_we_read_its(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     path = tmp_path / "g.safetensors"
-    model_file.save_graph(path, Graph(network(), "mine", None, {}))
+    model_file.save_graph(path, Graph(every_node(), "mine", None, {}))
     tensors = package.load_file(path)
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert metadata["format"] == "pt" and json.loads(metadata["graph"])["timesteps"] == 2
     assert_equal(model_file.load_any(path).network.nodes[1].weight, tensors["conv/weight"].double().numpy())  # type: ignore[union-attr]
     package.save_file(tensors, tmp_path / "again.safetensors", metadata)
-    assert_equal(model_file.load_any(tmp_path / "again.safetensors"), Graph(network(), "mine", None, {}))
+    assert_equal(model_file.load_any(tmp_path / "again.safetensors"), Graph(every_node(), "mine", None, {}))
     package.save_file(tensors, tmp_path / "bare.safetensors")
     with pytest.raises(InputError, match="holds tensors, but not the network that they are of; load them into"):
         model_file.load(tmp_path / "bare.safetensors")
@@ -97,7 +96,7 @@ def test_the_package_reads_ours_and_we_read_its(tmp_path: Path) -> None:
 def test_not_a_number_beside_the_tensors(tmp_path: Path) -> None:
     """JSON has no word for it."""
     with pytest.raises(InputError, match=r"save as \.pt"):
-        model_file.save_graph(tmp_path / "g.safetensors", Graph(network(), "m", None, {"x": float("nan")}))
+        model_file.save_graph(tmp_path / "g.safetensors", Graph(every_node(), "m", None, {"x": float("nan")}))
     assert not list(tmp_path.iterdir())
 
 

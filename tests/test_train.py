@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COMMAND, Child, Command, Quickstart, tiny_recipe
-from helpers import assert_equal
+from conftest import COMMAND, MODERN, RICH, Child, Command, Quickstart, tiny_recipe
+from helpers import Sets, assert_equal, history_of, state_of, train
 
 from snn2chip import chip, data
 from snn2chip.data import ImageSet
@@ -43,27 +43,6 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def digits() -> tuple[ImageSet, ImageSet]:
     return data.load("digits", "train"), data.load("digits", "test").subset(100)
-
-
-Sets = tuple[ImageSet, ImageSet]
-
-
-def train(recipe: Recipe, sets: Sets, out: Path, *, resume: bool = False) -> Trainer:
-    """A whole run, without compiled neurons."""
-    trainer = Trainer(recipe, *sets, out, resume=resume, fuse=False)
-    for _ in trainer.run():
-        pass
-    return trainer
-
-
-def state_of(path: Path) -> dict[str, torch.Tensor]:
-    return dict(torch.load(path, weights_only=True)["state"])
-
-
-def history_of(folder: Path) -> list[dict[str, float]]:
-    """metrics.jsonl without the wall-clock time."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 # ---------------------------------------------------------------------------------- schedule and optimizer
@@ -294,33 +273,6 @@ def test_seeds_of_steps_do_not_meet() -> None:
 
 
 # ------------------------------------------------------------------------------------------- determinism
-
-RICH: dict[str, Any] = {
-    "model__coding": "poisson",
-    "model__timesteps": 4,
-    "model__layers": [
-        {"type": "conv", "channels": 8},
-        {"type": "dropout", "p": 0.2},
-        {"type": "conv", "channels": 8, "stride": 2},
-        {"type": "flatten"},
-        {"type": "dense", "features": "classes", "neuron": False},
-    ],
-    "data__augment": {"crop": 1, "flip": True, "cutout": 2},
-}
-
-
-MODERN: dict[str, Any] = {
-    "data__validation": 0.1,
-    "data__augment": {
-        "crop": 1, "border": "reflect", "flip": "alternating", "erase": 0.5, "cutmix": 0.3, "mixup": 0.3,
-    },
-    "train__optimizer": "muon",
-    "train__lr": 0.02,
-    "train__schedule": "linear",
-    "train__average": 0.9,
-    "train__whiten": True,
-    "train__loss": "steps",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize(

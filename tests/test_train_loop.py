@@ -11,22 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_recipe
-from helpers import assert_equal
-from test_train import MODERN, RICH, history_of, state_of, train
+from conftest import MODERN, RICH, tiny_recipe
+from helpers import Sets, assert_equal, history_of, state_of, train
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn2chip import data
 from snn2chip.cli.common import device_of
-from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.train import batches, graph, loop
 from snn2chip.train.loop import Trainer
 from snn2chip.train.measure import evaluate
 from snn2chip.train.surroundings import arithmetic
 
-Sets = tuple[ImageSet, ImageSet]
 AUGMENTED = {
     "crop": 1, "border": "reflect", "flip": "alternating", "cutout": 2, "erase": 0.5, "cutmix": 0.4, "mixup": 0.4,
     "rotate": 10.0, "zoom": 0.1, "shear": 0.1, "roll": 1, "drop": 0.1,

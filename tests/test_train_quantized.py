@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Command, tiny_recipe
-from helpers import assert_equal
+from helpers import Sets, assert_equal, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +18,6 @@ from torch import Tensor
 from snn2chip import chip as chips
 from snn2chip import data, ir, recipe
 from snn2chip.chip import neuron as arith
-from snn2chip.data import ImageSet
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx, nir, onnx
 from snn2chip.ir.encode import encoder_of
@@ -36,7 +35,6 @@ from snn2chip.train.quantized import Quantized
 from snn2chip.train.retrain import Iir
 from snn2chip.verify import ladder
 
-Sets = tuple[ImageSet, ImageSet]
 CONV = {"type": "conv", "channels": 6}
 LAST = {"type": "dense", "features": "classes", "neuron": False}
 FLAT = {"type": "flatten"}
@@ -73,10 +71,6 @@ def made_with(form: str, **changes: Any) -> Recipe:
 def trained(chosen: Recipe, digits: Sets, folder: Path) -> Path:
     assert list(Trainer(chosen, digits[0], digits[1].subset(40), folder, fuse=False).run())
     return folder / "model.pt"
-
-
-def state_of(path: Path) -> dict[str, Tensor]:
-    return dict(model_file.load_tensors(path)["state"])
 
 
 def exact(model: model_file.Model, images: Tensor, folder: Path, **options: Any) -> ladder.Verdict:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import COMMAND, Child, Command, tiny_recipe
-from helpers import assert_equal
+from helpers import Sets, assert_equal, state_of
 from torch import Tensor
 
 from snn2chip import data
@@ -25,7 +25,6 @@ from snn2chip.train.loop import Trainer
 from snn2chip.train.measure import evaluate
 from snn2chip.train.retrain import Iir, stage_recipe, steps_of, table
 
-Sets = tuple[ImageSet, ImageSet]
 RESIDUAL = [
     {"type": "conv", "channels": 4},
     {"type": "residual", "channels": 6, "stride": 2, "blocks": 2},
@@ -69,10 +68,6 @@ def work(run: Iir, sets: Sets) -> list[dict[str, Any]]:
                 assert list(trainer.run())
             rows.append(run.measure(stage, sets[1]))
     return rows
-
-
-def state_of(path: Path) -> dict[str, Tensor]:
-    return dict(torch.load(path, weights_only=True)["state"])
 
 
 # -------------------------------------------------------------------------------------------------- stages
