@@ -181,6 +181,38 @@ def test_wide_chains_equal_the_reference(
         assert_same(EventEngine(chain, threads, simd=simd, chunk=chunk).run(port), wanted)
 
 
+@settings(max_examples=usually(150), deadline=None)
+@given(
+    chain=chains() | wide_chains(),
+    seed=st.integers(0, 2**32 - 1),
+    samples=st.integers(1, 3),
+    cuts=st.lists(st.integers(0, 5), max_size=3),
+    chunk=st.sampled_from([None, 1, 2]),
+    threads=st.integers(1, 3),
+    simd=PLACES,
+)
+def test_both_engines_are_left_in_the_same_state(
+    chain: ir.Chain, seed: int, samples: int, cuts: list[int], chunk: int | None, threads: int, simd: str
+) -> None:
+    """Pieces of drawn lengths: spikes, voltages and scores of each, and what is left in every neuron at the end."""
+    steps = chain.timesteps
+    port = port_input(chain, samples, seed)
+    dense, events = DenseEngine(chain), EventEngine(chain, threads, simd=simd, chunk=chunk)
+    wanted, got = dense.rest(samples), events.rest(samples)
+    names = [layer.name for layer in chain.layers]
+    for start, stop in itertools.pairwise(sorted({0, steps, *(min(cut, steps) for cut in cuts)})):
+        piece = port[:, start:stop]
+        events.check(piece, start)
+        assert_same(events.batch(piece, names, states=got), dense.batch(piece, names, states=wanted))
+    for layer, placed, left, right in zip(chain.layers, plan.plan(chain), wanted, got, strict=True):
+        assert left.steps == right.steps == steps
+        for a, b in ((left.voltage, right.voltage), (left.current, right.current)):
+            if b.numel():
+                mine = b.numpy()[:, :, placed.slot_of].swapaxes(1, 2).reshape(samples, *layer.shape)
+                np.testing.assert_array_equal(mine, a.numpy())
+        assert right.voltage.numel() and bool(right.current.numel()) == (layer.current_decay != 4096)
+
+
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(1, 2)),
     st.floats(0, 1),

@@ -43,6 +43,7 @@ from snn2chip.recipe import parse
 from snn2chip.simulate import recorded
 from snn2chip.simulate import run as simulate_run
 from snn2chip.simulate.dense import DenseEngine
+from snn2chip.simulate.events.library import unavailable
 from snn2chip.simulate.streaming import StreamEngine
 
 SENSOR = (34, 34)
@@ -427,6 +428,11 @@ def test_a_stream_on_the_command_line(net: Path, chain: ir.Chain, tmp_path: Path
     assert figures["spikes"] == run.counts
     assert "reset every 5 steps" in said
     assert "\x1b[" not in said
+    for kind in ("dense", "events"):
+        assert cli("stream", net, file, "--engine", kind, "--json", tmp_path / "e.json").ok().splitlines()[0] in said
+        other = json.loads((tmp_path / "e.json").read_text())
+        assert other["engine"] == kind or (kind == "events" and unavailable() is not None)
+        assert {**other, "engine": 0, "seconds": 0} == {**figures, "engine": 0, "seconds": 0}
     for options, resets in ((("--window", "never"), "never reset"), (("--window", "3"), "reset every 3 steps")):
         assert resets in cli("stream", net, file, *options, "--every", "9").ok()
     first = cli("stream", net, file, "--sample", "--json", tmp_path / "o.json").ok()
@@ -506,7 +512,6 @@ def test_options_that_do_not_go_together_are_refused(net: Path, tmp_path: Path, 
         (("--window", "x"), "expected a number of steps"),
         (("--window", "1" + 20 * "0"), "expected a number of steps"),
         (("--output", tmp_path / "t.npz"), "--output belongs to a sample; add --sample"),
-        (("--engine", "events"), "--engine events belongs to a sample; add --sample"),
         (("--device", "cuda"), "--device cuda belongs to a sample; add --sample"),
         (("--plot", tmp_path / "a.jpg"), "is no kind of picture here"),
     ):

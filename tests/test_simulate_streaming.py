@@ -12,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn2chip import ir
+from snn2chip.choices import EngineKind
 from snn2chip.errors import InputError
 from snn2chip.simulate import reference
+from snn2chip.simulate.events import library
 from snn2chip.simulate.streaming import StreamEngine
+
+ENGINES: tuple[EngineKind, ...] = ("dense", *(("events",) if library.unavailable() is None else ()))
 
 
 @settings(max_examples=usually(60), deadline=None)
@@ -25,14 +29,16 @@ from snn2chip.simulate.streaming import StreamEngine
     window=st.none() | st.integers(1, 5),
     cuts=st.lists(st.integers(0, 12), max_size=4),
     counted=st.booleans(),
+    kind=st.sampled_from(ENGINES),
 )
 def test_pieces_are_the_whole(
-    chain: ir.Chain, seed: int, steps: int, window: int | None, cuts: list[int], counted: bool
+    chain: ir.Chain, seed: int, steps: int, window: int | None, cuts: list[int], counted: bool, kind: EngineKind
 ) -> None:
     chain = replace(chain, timesteps=steps, readout="spike_count" if counted else "membrane")
     port = port_input(chain, 1, seed)[0]
     assert len(port) == steps
-    engine = StreamEngine(chain, window)
+    engine = StreamEngine(chain, window, kind)
+    assert engine.name == kind
     places = sorted({0, steps, *(min(cut, steps) for cut in cuts)})
     found = [engine.run(port[a:b]) for a, b in pairwise(places)]
     scores = np.concatenate([stretch.scores for stretch in found])

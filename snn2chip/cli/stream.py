@@ -52,13 +52,13 @@ def stream(
 ) -> None:
     """Classify one recording of an event camera, from its first event to its last, in bounded memory.
 
-    With --sample its first T steps alone, as one sample: all scores, spikes and voltages of every layer, any engine.
+    With --sample its first T steps alone, as one sample: all scores, spikes and voltages of every layer, any device.
     """
     one_process_only("stream")
     for name, value in (("window", window), ("every", every)) if sample else ():
         if value is not None:
             raise InputError(f"--{name} and --sample exclude each other; leave one of them out")
-    of_samples = {"output": output is not None, "engine events": engine == "events", "device cuda": device == "cuda"}
+    of_samples = {"output": output is not None, "device cuda": device == "cuda"}
     if not sample and (wrong := next((name for name, given in of_samples.items() if given), None)):
         raise InputError(f"--{wrong} belongs to a sample; add --sample")
     if plot is not None and plot.suffix.lower() not in PICTURES:
@@ -71,7 +71,7 @@ def stream(
         _sample(console, chain, recording, output, json_file, plot, engine, device_of(device))
     else:
         steps = _window(window, chain.timesteps)
-        _stream(console, chain, recording, steps, every or steps or chain.timesteps, json_file, plot)
+        _stream(console, chain, recording, steps, every or steps or chain.timesteps, json_file, plot, engine)
 
 
 def _window(said: str | None, timesteps: int) -> int | None:
@@ -98,7 +98,7 @@ def _sample(
 
     from snn2chip.report import stream as saying
     from snn2chip.report import tables
-    from snn2chip.simulate import recorded, trace
+    from snn2chip.simulate import recorded, streaming, trace
     from snn2chip.simulate import run as runs
 
     settings = recorded.binning_of(chain)
@@ -137,7 +137,7 @@ def _sample(
 
         drawing = plots.Drawing(chain, chain.timesteps, chain.timesteps)
         drawing.first.take(events)
-        drawing.add(recorded.course(chain, result.trace))
+        drawing.add(streaming.course(chain, result.trace))
         plots.save(plots.recording_figure(drawing, recording.name), plot)
         console.print(f"wrote {plot}")
 
@@ -150,6 +150,7 @@ def _stream(
     every: int,
     json_file: Path | None,
     plot: Path | None,
+    engine: EngineKind,
 ) -> None:
     """The whole recording, step after step."""
     from snn2chip.data.recordings import PIECE_SUFFIXES, SUFFIXES
@@ -158,7 +159,7 @@ def _stream(
     from snn2chip.simulate import recorded
     from snn2chip.simulate.activity import of_chain
 
-    run = recorded.RecordingStream(chain, window)
+    run = recorded.RecordingStream(chain, window, engine)
     settings, drawing, pieces = run.settings, None, recorded.pieces_of(chain, recording)
     if plot is not None:
         from snn2chip.report import recording as plots
@@ -169,6 +170,8 @@ def _stream(
     console.print(f"{recording.name}: steps of {saying.step_of(settings)}, {resets}")
     if recording.suffix.lower() in set(SUFFIXES) - set(PIECE_SUFFIXES):
         console.print(f"note: {recording.suffix} is read whole; {' and '.join(PIECE_SUFFIXES)} in bounded memory")
+    if run.engine.note is not None:
+        console.print(f"note: {run.engine.note}")
     started = time.monotonic()
     with saying.json_list(json_file) as (add, end):
         for moment in run.run(pieces, every, drawing):

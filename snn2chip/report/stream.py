@@ -68,6 +68,7 @@ def totals(
         "steps": run.steps,
         "milliseconds": milliseconds(settings, run.steps),
         "seconds": seconds,
+        "engine": run.engine.name,
         "faults": asdict(run.faults),
         "saturated_by_step": run.saturated,
         "spikes": run.counts,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from snn2chip.chip.products import check_steps, exact_products, runners_of
+from snn2chip.chip.products import State, check_steps, exact_products, runners_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray, require_integers
 from snn2chip.ir.trace import PORT, Classes, Trace, tally
@@ -36,10 +36,11 @@ class Engine:
         """
         self.check(port)
         starts = range(0, len(port), batch_size)
-        return Trace.joined([self.batch(port[start : start + batch_size], keep, classes) for start in starts])
+        kept = [layer.name for layer in self.chain.layers] if keep else []
+        return Trace.joined([self.batch(port[start : start + batch_size], kept, classes) for start in starts])
 
-    def check(self, port: IntArray) -> None:
-        """Refuse what `run` refuses."""
+    def check(self, port: IntArray, before: int = 0) -> None:
+        """Refuse what `run` refuses, of samples that have run `before` steps already."""
         shape = self.chain.input_shape
         if port.shape[2:] != shape:
             raise InputError(f"input of shape {port.shape} is not (samples, T, {', '.join(map(str, shape))})")
@@ -48,10 +49,23 @@ class Engine:
             raise InputError(f"input of shape {port.shape}: nothing to run")
         for layer in self.chain.layers:
             if layer.steps is not None:
-                check_steps(layer.name, layer.steps, port.shape[1])
+                check_steps(layer.name, layer.steps, before + port.shape[1])
 
-    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
-        """Run some samples that were checked."""
+    def batch(
+        self,
+        port: IntArray,
+        keep: Collection[str],
+        classes: Mapping[str, Classes] | None = None,
+        states: Sequence[State] | None = None,
+    ) -> Trace:
+        """Run some samples that were checked, and keep spikes and voltages of the layers named in `keep`.
+
+        They start at rest, or go on from `states` and leave them at the end of these steps; scores are of these steps.
+        """
+        raise NotImplementedError
+
+    def rest(self, samples: int) -> list[State]:
+        """States at rest of all layers, for `batch` to go on from: each engine has an order of its own in them."""
         raise NotImplementedError
 
 
@@ -65,21 +79,33 @@ class DenseEngine(Engine):
         self.device = device or torch.device("cpu")
         self.runners = runners_of(chain, self.device)
 
+    def rest(self, samples: int) -> list[State]:
+        """As `Engine.rest`: (samples, *layer.shape)."""
+        shapes = [(samples, *layer.shape) for layer in self.chain.layers]
+        zeros = [torch.zeros(shape, dtype=torch.int32, device=self.device) for shape in shapes]
+        return [State(zero, zero.clone()) for zero in zeros]
+
     @torch.no_grad()
-    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
+    def batch(
+        self,
+        port: IntArray,
+        keep: Collection[str],
+        classes: Mapping[str, Classes] | None = None,
+        states: Sequence[State] | None = None,
+    ) -> Trace:
         """As `Engine.batch`."""
         found = Trace({}, {}, np.zeros(0, dtype=np.int64))
         x = torch.from_numpy(np.require(port, np.int64, ["C", "W"])).to(self.device)
         if classes is not None:
             found.tallies[PORT] = tally(x, classes[PORT])
         with exact_products():
-            for runner in self.runners:
+            for index, runner in enumerate(self.runners):
                 name = runner.layer.name
-                x, volts, found.largest[name] = runner.run(x)
+                x, volts, found.largest[name] = runner.run(x, states[index] if states else None)
                 found.counts[name] = int(x.sum())
                 if classes is not None:
                     found.tallies[name] = tally(x, classes[name])
-                if keep:
+                if name in keep:
                     found.spikes[name] = x.cpu().numpy().astype(np.uint8)
                     found.voltage[name] = volts.cpu().numpy()
         scores = volts[:, -1].long() if self.chain.readout == "membrane" else x.long().sum(1)

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.chip.profile import STATE_MAX
+from snn2chip.choices import EngineKind
 from snn2chip.data.recordings import (
     Binner,
     BinSettings,
@@ -35,7 +36,6 @@ from snn2chip.data.recordings import (
 )
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, FloatArray, IntArray
-from snn2chip.ir.trace import Trace
 from snn2chip.simulate.streaming import StreamEngine, Stretch
 
 STEPS = 16
@@ -181,18 +181,6 @@ def moment_of(chain: Chain, scores: IntArray) -> Moment:
     return Moment(steps, steps, scores, shares(chain, scores[None], np.array([steps]))[0])
 
 
-def course(chain: Chain, trace: Trace) -> Stretch:
-    """The first sample of a trace that holds every layer's spikes and voltages, step by step."""
-    last = chain.layers[-1].name
-    spikes = {name: values[0] for name, values in trace.spikes.items()}
-    steps = len(spikes[last])
-    if chain.readout == "membrane":
-        scores: IntArray = trace.voltage[last][0].reshape(steps, -1).astype(np.int64)
-    else:
-        scores = spikes[last].reshape(steps, -1).cumsum(0, dtype=np.int64)
-    return Stretch(scores, trace.counts, spikes)
-
-
 def check_window(chain: Chain, window: int | None) -> None:
     """Refuse a window that time-varying neurons have no tables for.
 
@@ -227,14 +215,16 @@ class RecordingStream:
         steps: how many have run.
         faults: of all pieces so far.
         counts: spikes by layer.
+        engine: what runs it.
         saturated: the step by which a readout's voltage had reached the end of its 24 bits, or None. At the lower
             end it is clipped; at the upper end the neuron fires and starts again from 0. Neither is a sum any more.
     """
 
-    def __init__(self, chain: Chain, window: int | None) -> None:
+    def __init__(self, chain: Chain, window: int | None, kind: EngineKind = "auto") -> None:
         check_window(chain, window)
         self.chain, self.window = chain, window
         self.settings = binning_of(chain)
+        self.engine = StreamEngine(chain, window, kind)
         self.steps = 0
         self.faults = Faults()
         self.counts = dict.fromkeys((layer.name for layer in chain.layers), 0)
@@ -248,12 +238,11 @@ class RecordingStream:
         Raises:
             InputError: a recording of another sensor, or without events; and what reading it raises.
         """
-        engine = StreamEngine(self.chain, self.window)
         latest: Moment | None = None
         for frames in self._frames(pieces):
-            since = engine.steps
+            since = self.engine.steps
             watched = watcher is not None and watcher.wants
-            found = engine.run(port_of(self.chain, frames), keep=watched)
+            found = self.engine.run(port_of(self.chain, frames), keep=watched)
             if watcher is not None and watched:
                 watcher.add(found)
             for name, count in found.counts.items():

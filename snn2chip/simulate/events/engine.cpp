@@ -90,6 +90,8 @@ struct Run {
     int64_t *scores, *counts, *largest;
     int64_t *nanoseconds;  // null, or two a layer: making lists of its input, and the rest; of one thread
     const Tally *tallies;  // null, or one for the port and one a layer
+    int64_t before;        // steps that these samples have run already, in earlier runs
+    int32_t *const *states;  // null, or two a layer: v and u of all samples (samples, pixels, slots), read and written
 };
 }
 
@@ -106,6 +108,7 @@ struct Figures {
 
 // What a tile needs besides its layer.
 struct Job {
+    int64_t before;  // steps of earlier runs
     int start, steps, total;
     Lists lists;
     uint32_t *bits;
@@ -265,24 +268,23 @@ struct Engine {
     }
 
     static size_t capacity(const Layer &L) { return (size_t)L.in_w * L.rows + 32; }
-    static size_t out_words(const Layer &L) { return (size_t)L.out_h * L.out_w * L.blocks * L.lanes / 32; }
+    static size_t neurons(const Layer &L) { return (size_t)L.out_h * L.out_w * L.blocks * L.lanes; }
     bool graded() const { return layers[0].kind == GRADED16 || layers[0].kind == GRADED32; }
 
     // All buffers before any thread starts: running out of memory is then said by one. They are kept for the next run.
-    void prepare(Context *context, int steps, int total) {
+    void prepare(Context *context, int steps, bool carried) {
         size_t words = 1, starts = 1, entries = 1;
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer &L = layers[i];
-            words = std::max(words, std::max(out_words(L), (size_t)L.in_h * L.in_w * L.in_slots / 32));
+            words = std::max(words, std::max(neurons(L) / 32, (size_t)L.in_h * L.in_w * L.in_slots / 32));
             if (i || !graded()) {
                 const size_t rows = (size_t)L.groups * L.in_h;
                 starts = std::max(starts, rows * (L.in_w + 1));
                 entries = std::max(entries, rows * capacity(L));
             }
-            const size_t neurons = (size_t)L.out_h * L.out_w * L.blocks * L.lanes;
-            if (steps < total) {
-                context->voltage[i].get<int32_t>(neurons);
-                if (L.current == DECAYS) context->current[i].get<int32_t>(neurons);
+            if (carried) {
+                context->voltage[i].get<int32_t>(neurons(L));
+                if (L.current == DECAYS) context->current[i].get<int32_t>(neurons(L));
             }
         }
         context->bits.get<uint32_t>(words * steps);
@@ -365,10 +367,13 @@ struct Engine {
             for (size_t i = 0; i < layers.size(); ++i) {
                 const Layer &L = layers[i];
                 Job job{};
-                job.start = start, job.steps = steps, job.total = (int)run.steps;
+                job.before = run.before, job.start = start, job.steps = steps, job.total = (int)run.steps;
                 job.lists = {context.starts.get<uint32_t>(1), context.entries.get<uint32_t>(1), capacity(L)};
                 job.bits = context.bits.get<uint32_t>(1);
-                if (chunk < run.steps) {
+                if (run.states) {
+                    job.voltage = run.states[2 * i] + number * neurons(L);
+                    if (L.current == DECAYS) job.current = run.states[2 * i + 1] + number * neurons(L);
+                } else if (chunk < run.steps) {
                     job.voltage = context.voltage[i].get<int32_t>(1);
                     if (L.current == DECAYS) job.current = context.current[i].get<int32_t>(1);
                 }
@@ -426,7 +431,7 @@ struct Engine {
         if (!pool) pool = new Pool(threads);
         while ((int)contexts.size() < most) contexts.push_back(new Context(layers.size()));
         for (Context *context : contexts)
-            prepare(context, (int)std::min<int64_t>(chunk, run_.steps), (int)run_.steps);
+            prepare(context, (int)std::min<int64_t>(chunk, run_.steps), chunk < run_.steps && !run_.states);
         for (Figures &figure : figures) figure.spikes = 0, figure.largest = 0;
         const int64_t alone = run_.samples / threads * threads;  // these are spread, the rest shared
         std::atomic<int64_t> next{0};

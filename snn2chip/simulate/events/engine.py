@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
-from ctypes import POINTER, c_int32, c_uint8
+from collections.abc import Collection, Mapping, Sequence
+from ctypes import POINTER, c_int32, c_uint8, c_void_p
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
@@ -14,19 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from snn2chip.chip.products import State
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
 from snn2chip.ir.trace import PORT, Classes, Trace
 from snn2chip.simulate.dense import Engine
 from snn2chip.simulate.events import library
-from snn2chip.simulate.events.plan import Arrays, chunk_of, pieces, plan
+from snn2chip.simulate.events.plan import DECAYS, Arrays, chunk_of, pieces, plan
 
 OUT_OF_RANGE = 2  # what the library answers
 
 
-def _pointer(array: NDArray[Any]) -> Any:
-    """A typed pointer to an array's numbers."""
-    return array.ctypes.data_as(POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
+def _pointer(array: NDArray[Any] | None) -> Any:
+    """A typed pointer to an array's numbers, null without one."""
+    return None if array is None else array.ctypes.data_as(POINTER(np.ctypeslib.as_ctypes_type(array.dtype)))
 
 
 class EventEngine(Engine):
@@ -69,14 +70,29 @@ class EventEngine(Engine):
         self._classes: dict[str, tuple[Classes, tuple[Arrays, ...]]] = {}  # the last ones, as the library reads them
         self._lock = Lock()
 
-    def batch(self, port: IntArray, keep: bool, classes: Mapping[str, Classes] | None = None) -> Trace:
+    def rest(self, samples: int) -> list[State]:
+        """As `Engine.rest`: (samples, pixels, slots), see `plan`; no current where none lasts for a step."""
+        states = []
+        for layer in self._plans:
+            shape = (samples, layer.numbers["out_h"] * layer.numbers["out_w"], layer.slots)
+            current = shape if layer.numbers["current"] == DECAYS else (0,)
+            states.append(State(torch.zeros(current, dtype=torch.int32), torch.zeros(shape, dtype=torch.int32)))
+        return states
+
+    def batch(
+        self,
+        port: IntArray,
+        keep: Collection[str],
+        classes: Mapping[str, Classes] | None = None,
+        states: Sequence[State] | None = None,
+    ) -> Trace:
         """As `Engine.batch`.
 
         Raises:
-            InputError: values outside the port's range.
+            InputError: values outside the port's range; states are then of no more use.
         """
         names = [layer.name for layer in self.chain.layers]
-        shapes = {layer.name: (*port.shape[:2], *layer.shape) for layer in self.chain.layers if keep}
+        shapes = {layer.name: (*port.shape[:2], *layer.shape) for layer in self.chain.layers if layer.name in keep}
         spikes = {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()}
         voltage = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
         scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
@@ -85,9 +101,7 @@ class EventEngine(Engine):
             tallies = {
                 name: np.zeros((*port.shape[:2], *classes[name].counts), dtype=np.int32) for name in (PORT, *names)
             }
-        found = self._batch(
-            port, list(spikes.values()), list(voltage.values()), scores, tallies=tallies, classes=classes or {}
-        )
+        found = self._batch(port, spikes, voltage, scores, None, tallies, classes or {}, states or ())
         counts, largest = (dict(zip(names, numbers.tolist(), strict=True)) for numbers in found)
         return Trace(spikes, voltage, scores, counts, largest, tallies)
 
@@ -96,19 +110,20 @@ class EventEngine(Engine):
         self.check(port)
         spent = np.zeros((len(self._plans), 2), dtype=np.int64)
         scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
-        self._batch(port, [], [], scores, spent)
+        self._batch(port, {}, {}, scores, spent)
         seconds = (spent / 1e9).tolist()
         return {layer.name: (lists, rest) for layer, (lists, rest) in zip(self.chain.layers, seconds, strict=True)}
 
     def _batch(
         self,
         port: IntArray,
-        spikes: list[NDArray[np.uint8]],
-        voltage: list[NDArray[np.int32]],
+        spikes: Mapping[str, NDArray[np.uint8]],
+        voltage: Mapping[str, NDArray[np.int32]],
         scores: IntArray,
         nanoseconds: IntArray | None = None,
         tallies: Mapping[str, NDArray[np.int32]] = MappingProxyType({}),
         classes: Mapping[str, Classes] = MappingProxyType({}),
+        states: Sequence[State] = (),
     ) -> tuple[IntArray, IntArray]:
         """Run some samples into these arrays; gives spikes and largest |input| by layer."""
         again = port.shape[1] > 1 and port.strides[1] == 0  # one image at all steps, in memory once
@@ -129,8 +144,14 @@ class EventEngine(Engine):
             nanoseconds=None if nanoseconds is None else nanoseconds.ctypes.data,
         )
         if spikes:
-            run.spikes = (POINTER(c_uint8) * len(spikes))(*map(_pointer, spikes))
-            run.voltage = (POINTER(c_int32) * len(voltage))(*map(_pointer, voltage))
+            layers = len(self._plans)
+            names = [layer.name for layer in self.chain.layers]
+            run.spikes = (POINTER(c_uint8) * layers)(*(_pointer(spikes.get(name)) for name in names))
+            run.voltage = (POINTER(c_int32) * layers)(*(_pointer(voltage.get(name)) for name in names))
+        if states:
+            kept_by = [array.data_ptr() or None for state in states for array in (state.voltage, state.current)]
+            run.states = (c_void_p * len(kept_by))(*kept_by)
+            run.before = states[0].steps
         kept = []  # what the library reads while it runs
         if tallies:
             slots = [np.arange(len(classes[PORT].channels)), *(layer.slot_of for layer in self._plans)]
@@ -149,4 +170,6 @@ class EventEngine(Engine):
             raise InputError(f"input values {values.min()}..{values.max()} exceed the port's {low}..{high}")
         if failed:
             raise MemoryError("the events engine: out of memory")
+        for state in states:
+            state.steps += port.shape[1]
         return counts, largest

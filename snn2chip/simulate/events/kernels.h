@@ -20,10 +20,11 @@ template <class Sums> INLINE void tile_with(const Layer &L, const Job &job, int 
     const Neurons run = neurons_of(L);
     Seen seen{};
     Block B{};
-    B.steps = job.steps, B.fresh = job.start == 0;
+    const int64_t first = job.before + job.start;
+    B.steps = job.steps, B.fresh = first == 0;
     B.valid = L.valid + block * lanes / 32;
     B.bits_stride = (size_t)pixels * words;
-    B.table = (size_t)job.start * slots + (size_t)block * lanes, B.table_stride = slots;
+    B.table = (size_t)first * slots + (size_t)block * lanes, B.table_stride = slots;
     for (int y = y0; y < y1; ++y) {
         for (int x = 0; x < L.out_w; ++x) {
             const int pixel = y * L.out_w + x;

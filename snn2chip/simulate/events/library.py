@@ -68,6 +68,8 @@ class Run(ctypes.Structure):
         ("largest", c_void_p),
         ("nanoseconds", c_void_p),
         ("tallies", POINTER(Tally)),
+        ("before", c_int64),
+        ("states", POINTER(c_void_p)),
     )
 
 
