@@ -44,9 +44,11 @@ MODELS = harness.ROOT / "models"
 
 
 def candidates(name: str, bits: int, trained: Path) -> list[tuple[str, Path]]:
-    """The model files of a row each: the shipped one, and the one trained with so many bits, if there is one."""
-    found = [("rounded", MODELS / name / "model.pt"), ("trained", trained / f"{name}-{bits}bit" / "model.pt")]
-    return [(way, path) for way, path in found if path.is_file()]
+    """The model files of a row each: the shipped one, unless it was trained in integers and has the bits it has, and
+    the one trained with so many bits, if there is one."""
+    shipped, quantized = MODELS / name / "model.pt", trained / f"{name}-{bits}bit" / "model.pt"
+    found = [] if model_file.load(shipped).recipe.model.integers else [("rounded", shipped)]
+    return [*found, ("trained", quantized)] if quantized.is_file() else found
 
 
 @functools.lru_cache(maxsize=1)
@@ -95,7 +97,8 @@ def page(rows: list[dict[str, Any]], about: dict[str, Any]) -> str:
     ]
     cells = []
     for row in rows:
-        first = [row["name"], str(row["bits"]), WAYS[row["way"]], f"{row['samples']:,}", f"{100 * row['float']:.2f} %"]
+        rounded = f"{100 * row['float']:.2f} %" if row["way"] == "rounded" else "-"
+        first = [row["name"], str(row["bits"]), WAYS[row["way"]], f"{row['samples']:,}", rounded]
         if "refused" in row:
             cells.append([*first, "refused", "-", "-"])
             continue
@@ -121,6 +124,8 @@ def picture(rows: list[dict[str, Any]], target: Path) -> None:
             axes.annotate(str(row["bits"]), (x, y), fontsize=6, xytext=(3, 2), textcoords="offset points",
                           color=drawn.get_color())  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("cores of Loihi 2, by the compiler's rule (numbers: bits of a weight)")
     axes.set_ylabel("test accuracy of the integers, %")
     harness.plain(axes, "both")
