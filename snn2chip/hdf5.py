@@ -4,12 +4,13 @@ The HDF5 library believes what a file says: a kilobyte of it can claim terabytes
 or hold a deflated chunk that grows until no memory is left. Here only values that stand in the file itself are allowed,
 in amounts that have some proportion to its size.
 
-Text of variable length, as lava-dl writes `neuron/type`, stands elsewhere, in a global heap, and the library follows a
-damaged reference to it without looking: the process ends by a segmentation fault. It is read from the bytes themselves,
-every step of the way checked. HDF5 File Format Specification 3.0, III.E (global heap): a collection is ``GCOL``,
-version, 3 reserved bytes, its size (8 bytes); then objects: index (2), reference count (2), reserved (4), size (8), the
-bytes, padded to 8; index 0 is free space. A reference is the length (4), the address of the collection (8) and the
-object's index (4).
+Values of variable length, text as lava-dl writes `neuron/type` or lists as the Heidelberg data sets have them, stand
+elsewhere, in a global heap, and the library follows a damaged reference to them without looking: the process ends by a
+segmentation fault. They are read from the bytes themselves, every step of the way checked. HDF5 File Format
+Specification 3.0, III.E (global heap): a collection is ``GCOL``, version, 3 reserved bytes, its size (8 bytes); then
+objects: index (2), reference count (2), reserved (4), size (8), the bytes, padded to 8; index 0 is free space. A
+reference is the number of values (4), of text that of its bytes, the address of the collection (8) and the object's
+index (4).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from snn2chip.errors import InputError, reading
 from snn2chip.text import one_line
@@ -33,7 +36,7 @@ PER_BYTE = 4  # and so many more for every byte of the file
 _CHUNK = 2**28  # bytes; HDF5 takes them whole, however few of its values are used
 _HARMLESS = 2**18  # bytes: deflate makes at most 1032 of one, lzf 88
 _FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-_REFERENCE = struct.Struct("<IQI")
+_REFERENCE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 _HEAP = struct.Struct("<4sB3xQ")
 _OBJECT = struct.Struct("<HH4xQ")
 _LONGEST = 256  # of a layer's or a neuron's type; more is damage
@@ -121,55 +124,106 @@ def variable_texts(item: h5py.Dataset, where: str, data: BinaryIO, longest: int)
     Raises:
         InputError: they are stored in a way this does not read, or damaged.
     """
-    file = item.file
+    heaps = Heaps(data, where)
+    return [heaps.bytes_of(entry, 1, longest).decode("utf-8", "replace") for entry in references(item, where, data)]
+
+
+def references(item: h5py.Dataset, where: str, data: BinaryIO) -> NDArray[np.void]:
+    """Where the values of variable length of a dataset stand, (n,), for `Heaps`; `data` is the file that holds it.
+
+    Raises:
+        InputError: they are stored in a way this does not read, or damaged.
+    """
+    file, count, whole = item.file, int(item.size), data.seek(0, 2)
     if file.userblock_size or file.id.get_create_plist().get_sizes() != (8, 8):
-        raise InputError(f"{where}: text of variable length in an HDF5 file of an unusual kind; write it with h5py")
-    offset = item.id.get_offset()
-    if offset is None:
-        raise InputError(f"{where}: text of variable length that is not stored in one piece; use fixed length")
-    size = data.seek(0, 2)
+        raise InputError(f"{where}: values of variable length in an HDF5 file of an unusual kind; write it with h5py")
+    if count * _REFERENCE.itemsize > whole:
+        raise InputError(f"{where}: damaged: {count:,} values of variable length in a file of {whole:,} bytes")
+    if item.chunks is None:
+        offset = item.id.get_offset()
+        if offset is None:
+            raise InputError(f"{where}: values of variable length that are not stored in one piece; use fixed length")
+        if offset + count * _REFERENCE.itemsize > whole:
+            raise InputError(f"{where}: damaged: it points to byte {offset} of {whole}")
+        data.seek(offset)
+        return np.frombuffer(data.read(count * _REFERENCE.itemsize), _REFERENCE)
+    if item.ndim != 1 or item.compression or item.shuffle or item.fletcher32 or item.scaleoffset:
+        raise InputError(f"{where}: values of variable length in packed chunks; write them without a filter")
+    check(item, where)
+    found = np.zeros(count, _REFERENCE)
+    each = item.chunks[0]
 
-    def read(layout: struct.Struct, at: int) -> tuple[Any, ...]:
-        if not 0 <= at <= size - layout.size:
-            raise InputError(f"{where}: damaged: its text points to byte {at} of {size}")
-        data.seek(at)
-        return layout.unpack(data.read(layout.size))
+    def add(chunk: Any) -> None:
+        part = found[chunk.chunk_offset[0] : chunk.chunk_offset[0] + each]
+        if chunk.size != each * _REFERENCE.itemsize or not 0 <= chunk.byte_offset <= whole - chunk.size:
+            raise InputError(f"{where}: damaged: a chunk of {chunk.size} bytes at byte {chunk.byte_offset} of {whole}")
+        data.seek(chunk.byte_offset)
+        part[:] = np.frombuffer(data.read(chunk.size), _REFERENCE)[: len(part)]
 
-    def objects(heap: int) -> dict[int, tuple[int, int]]:
+    item.id.chunk_iter(add)
+    return found
+
+
+Objects = dict[int, dict[int, tuple[int, int]]]
+"""Place and size of every object of the global heaps that were looked at, by the heap's address."""
+
+
+class Heaps:
+    """The global heaps of a file, where values of variable length stand.
+
+    Args:
+        data: the file.
+        where: for messages.
+        known: what an earlier one has found in the file; added to.
+    """
+
+    def __init__(self, data: BinaryIO, where: str, known: Objects | None = None) -> None:
+        self.data, self.where = data, where
+        self.size = data.seek(0, 2)
+        self._found: Objects = {} if known is None else known
+
+    def bytes_of(self, reference: np.void, width: int, most: int) -> bytes:
+        """The values, of `width` bytes each, that a reference of `references` points to.
+
+        Raises:
+            InputError: there are none, or more than `most`.
+        """
+        length, heap, wanted = reference.item()
+        if not length:
+            return b""
+        if heap not in self._found:
+            self._found[heap] = self._objects(heap)
+        at, held = self._found[heap].get(wanted, (0, 0))
+        if not length * width <= held or length > most:
+            raise InputError(f"{self.where}: damaged: no {length:,} values where it points to")
+        self.data.seek(at)
+        return self.data.read(length * width)
+
+    def _read(self, layout: struct.Struct, at: int) -> tuple[Any, ...]:
+        if not 0 <= at <= self.size - layout.size:
+            raise InputError(f"{self.where}: damaged: it points to byte {at} of {self.size}")
+        self.data.seek(at)
+        return layout.unpack(self.data.read(layout.size))
+
+    def _objects(self, heap: int) -> dict[int, tuple[int, int]]:
         """Place and size of every object of a collection."""
-        signature, version, extent = read(_HEAP, heap)
-        if signature != b"GCOL" or version != 1 or heap + extent > size:
-            raise InputError(f"{where}: damaged: no heap of texts at byte {heap}")
+        signature, version, extent = self._read(_HEAP, heap)
+        if signature != b"GCOL" or version != 1 or heap + extent > self.size:
+            raise InputError(f"{self.where}: damaged: no heap at byte {heap}")
         found: dict[int, tuple[int, int]] = {}
         at = heap + _HEAP.size
         while at + _OBJECT.size <= heap + extent:
-            index, _, held = read(_OBJECT, at)
+            index, _, held = self._read(_OBJECT, at)
             if index == 0:  # the free space; the library goes on behind it, and for ever if it has no size
                 if at + held != heap + extent:
-                    raise InputError(f"{where}: damaged: free space of {held} bytes in a heap of {extent}")
+                    raise InputError(f"{self.where}: damaged: free space of {held} bytes in a heap of {extent}")
                 break
             at += _OBJECT.size
             if held > heap + extent - at:
-                raise InputError(f"{where}: damaged: a text of {held} bytes in a heap of {extent}")
+                raise InputError(f"{self.where}: damaged: values of {held} bytes in a heap of {extent}")
             found.setdefault(index, (at, held))
             at += held + -held % 8
         return found
-
-    heaps: dict[int, dict[int, tuple[int, int]]] = {}
-    texts = []
-    for number in range(int(item.size)):
-        length, heap, wanted = read(_REFERENCE, offset + number * _REFERENCE.size)
-        if not length:
-            texts.append("")
-            continue
-        if heap not in heaps:
-            heaps[heap] = objects(heap)
-        at, held = heaps[heap].get(wanted, (0, 0))
-        if not length <= min(held, longest):
-            raise InputError(f"{where}: damaged: no text of {length} letters where it points to")
-        data.seek(at)
-        texts.append(data.read(length).decode("utf-8", "replace"))
-    return texts
 
 
 def checked(path: Path) -> io.BytesIO:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from snn2chip import files, places
 from snn2chip.choices import Relays
 from snn2chip.data.recordings.binning import MAX_COUNT, BinSettings
+from snn2chip.data.sets.events import OWN_VALIDATION
 from snn2chip.errors import InputError, RecipeError
 from snn2chip.ir import Coding, ReadoutKind
 from snn2chip.text import did_you_mean, one_line
@@ -32,7 +33,9 @@ class _Table(BaseModel):
 class ConvLayer(_Table):
     """A convolution, its normalization and its neuron."""
 
-    type: Literal["conv"] = Field(description="makes this layer a conv")
+    type: Literal["conv", "conv1d"] = Field(
+        description="makes this layer a conv; conv1d: kernel, stride, padding and dilation along the width alone"
+    )
     channels: int | None = Field(None, ge=1, description="output channels; may be left out when depthwise")
     kernel: int = Field(3, ge=1, description="kernel height and width")
     stride: int = Field(1, ge=1, description="stride, height and width")
@@ -223,6 +226,7 @@ class EventsTable(_Table):
     sensor: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = Field(
         None, strict=False, description="[height, width] of recordings that do not say it"
     )
+    polarities: Literal[1, 2] = Field(2, description="2: OFF and ON in a channel each; 1: both in one")
 
     @model_validator(mode="after")
     def _one_kind_of_step(self) -> Self:
@@ -236,14 +240,14 @@ class DataSpec(_Table):
 
     name: str = Field(
         description="digits, fashion-mnist, cifar10, cifar100 or folder; of events nmnist, dvs-gesture, cifar10-dvs, "
-        "letters or event-folder"
+        "letters, shd, ssc or event-folder"
     )
     image_size: int | None = Field(None, ge=4, description="side that a folder's images are resized to")
     validation: float = Field(
         0.0,
         ge=0,
         description="share (below 1) or number of the training images that are set aside, drawn by train.seed: "
-        "the accuracy after each epoch is theirs; the test set is looked at once, at the end",
+        "the accuracy after each epoch is theirs; the test set is looked at once, at the end. ssc has a split for it",
     )
     train_limit: int | None = Field(None, ge=1, description="use only the first images of the training set")
     augment: AugmentTable = AugmentTable()
@@ -340,6 +344,8 @@ class Recipe(_Table):
             raise ValueError(
                 f"data.augment.mixup mixes values, which model.coding = '{self.model.coding}' has none of: use cutmix"
             )
+        if self.data.validation and self.data.name in OWN_VALIDATION:
+            raise ValueError(f"{self.data.name} has a validation split of its own, which is used: no data.validation")
         if self.data.validation >= 1 and self.data.validation % 1:
             raise ValueError(
                 f"data.validation = {self.data.validation:g} is neither a share below 1 nor a whole number"
@@ -349,6 +355,11 @@ class Recipe(_Table):
         if self.train.quantize is not None and (self.train.average or self.train.loss == "steps"):
             raise ValueError("train.quantize knows neither train.average nor train.loss = 'steps': leave them out")
         return self
+
+    @property
+    def validated(self) -> bool:
+        """Whether accuracy after each epoch is that of images which are not trained on."""
+        return bool(self.data.validation) or self.data.name in OWN_VALIDATION
 
     @property
     def binning(self) -> BinSettings | None:
@@ -377,7 +388,7 @@ def _describe(error: ValidationError, source: str) -> str:
     return "\n".join(lines)
 
 
-_LAYER_TAGS = {"conv", "dense", "residual", "avgpool", "maxpool", "globalavgpool", "flatten", "dropout"}
+_LAYER_TAGS = {"conv", "conv1d", "dense", "residual", "avgpool", "maxpool", "globalavgpool", "flatten", "dropout"}
 _TABLES: dict[str, type[_Table]] = {
     "": Recipe,
     "data": DataSpec,

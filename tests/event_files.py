@@ -6,7 +6,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,3 +91,56 @@ def nmnist_tree(root: Path, counts: dict[str, int], digits: int = 10, seed: int 
                 corner = (11 * (digit % 3), 11 * (digit // 3 % 3))
                 moved = Raw(events.x + corner[0], events.y + corner[1], events.p * (digit < 9), events.t)
                 (folder / f"{index:05d}.bin").write_bytes(bin_bytes(moved))
+
+
+WORDS = ("null", "eins", "zwei")
+
+
+def spoken_lists(count: int, seed: int = 0, classes: int = 3, size: int = 300) -> dict[str, Any]:
+    """What a file of SHD or SSC holds of `count` recordings: times within 0.6 s, units of a range for each label."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % classes
+    sizes = rng.integers(1, size, count).tolist()
+    pairs = zip(sizes, labels.tolist(), strict=True)
+    return {
+        "spikes/times": [np.sort(rng.uniform(0, 0.6, n)) for n in sizes],
+        "spikes/units": [rng.integers(200 * label, 200 * label + 300, n) for n, label in pairs],
+        "labels": labels,
+        "extra/keys": WORDS[:classes],
+    }
+
+
+def write_spoken(
+    path: Path,
+    what: int | dict[str, Any],
+    *,
+    times: str = "f8",
+    units: str = "u2",
+    chunks: tuple[int, ...] | None = None,
+    texts: bool = False,
+) -> None:
+    """A file of SHD or SSC: `what` is the number of recordings, or what `spoken_lists` gives; None leaves an array out.
+
+    `chunks` of the lists, as PyTables writes them; with `texts` names are of variable length.
+    """
+    held = spoken_lists(what) if isinstance(what, int) else what
+    with h5py.File(path, "w") as file:
+        for name, kind in (("spikes/times", times), ("spikes/units", units)):
+            if (lists := held[name]) is not None:
+                options = {} if chunks is None else {"chunks": chunks, "maxshape": (None,)}
+                item = file.create_dataset(name, (len(lists),), h5py.vlen_dtype(np.dtype(kind)), **options)
+                for place, values in enumerate(lists):
+                    item[place] = np.asarray(values).astype(kind)
+        if held["labels"] is not None:
+            file["labels"] = np.asarray(held["labels"])
+        if held["extra/keys"] is not None:
+            names = np.array(held["extra/keys"], dtype=h5py.string_dtype() if texts else "S8")
+            file.create_dataset("extra/keys", data=names)
+
+
+def read_spoken(path: Path) -> object:
+    """All recordings of a file of SHD or SSC."""
+    from snn2chip.data.sets.spoken import Spoken
+
+    file = Spoken(path)
+    return [file.recording(number, f"'{path}', recording {number}") for number in range(len(file.labels))]

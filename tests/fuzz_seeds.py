@@ -352,3 +352,12 @@ def aedat4() -> dict[str, bytes]:
         named.rename(path)
 
     return {"faery": written(save)}
+
+
+def spoken() -> dict[str, bytes]:
+    from event_files import write_spoken
+
+    return {
+        "contiguous": written(lambda path: write_spoken(path, 6)),
+        "chunked": written(lambda path: write_spoken(path, 6, times="f2", chunks=(4,), texts=True)),
+    }

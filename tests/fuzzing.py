@@ -90,6 +90,7 @@ READERS = {
         options=({"sensor": (34, 34)},),
         reasons=1,
     ),
+    "spoken": Reader("event_files:read_spoken", "fuzz_hdf5", "fuzz_seeds:spoken", ".h5"),
     "recipe": Reader("snn2chip.recipe:load", "fuzz_events:of_text", "fuzz_events:recipes", ".toml"),
 }
 

@@ -845,6 +845,8 @@ def test_available(tmp_path: Path, alone: Path) -> None:
         "dvs-gesture": None,
         "cifar10-dvs": None,
         "letters": None,
+        "shd": None,
+        "ssc": None,
         "event-folder": None,
     }
     for split in ("train", "test"):

@@ -71,7 +71,8 @@ def naive(events: Events, chosen: BinSettings) -> np.ndarray:
             assert chosen.count is not None
             step = i // chosen.count
         if step < chosen.timesteps:
-            frames[step, events.p[i], events.y[i] // chosen.downsample, events.x[i] // chosen.downsample] += 1
+            channel = events.p[i] if chosen.polarities == 2 else 0
+            frames[step, channel, events.y[i] // chosen.downsample, events.x[i] // chosen.downsample] += 1
     return np.minimum(frames, chosen.max_count)
 
 
@@ -84,6 +85,7 @@ def binnings(draw: st.DrawFn) -> BinSettings:
         count=None if by_time else draw(st.integers(1, 50)),
         max_count=draw(st.sampled_from([1, 2, 3, 255])),
         downsample=draw(st.integers(1, 4)),
+        polarities=draw(st.sampled_from([1, 2])),
     )
 
 
@@ -127,6 +129,7 @@ def test_a_sensor_that_downsampling_does_not_divide_is_rounded_up() -> None:
         ({"dt_us": 1, "max_count": 256}, "256"),
         ({"dt_us": 1, "downsample": 0}, "downsample 0"),
         ({"dt_us": 1, "sensor": (0, 3)}, "sensor"),
+        ({"dt_us": 1, "polarities": 3}, "polarities 3"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], words: str) -> None:
@@ -139,6 +142,8 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], words: 
 def test_settings_come_back_from_a_file(chosen: BinSettings) -> None:
     for item in (chosen, replace(chosen, sensor=(3, 4))):
         assert BinSettings.from_json(json.loads(json.dumps(item.as_json()))) == item
+    older = {name: value for name, value in chosen.as_json().items() if name != "polarities"}
+    assert BinSettings.from_json(older) == replace(chosen, polarities=2)
 
 
 @pytest.mark.parametrize("values", [None, [], {}, {"timesteps": "3"}, {"timesteps": 3, "sensor": 5}])

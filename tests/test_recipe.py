@@ -36,6 +36,7 @@ SHAPES = {
     "nmnist": ((2, 34, 34), 10, 1),
     "letters": ((2, 32, 32), 36, 1),
     "dvs-gesture": ((2, 128, 128), 11, 1),
+    "shd": ((1, 1, 140), 20, 1),
 }
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -234,7 +235,7 @@ def test_layer_names_and_options_reach_the_network() -> None:
         (changed("model.neuron.surrogate", "relu"), r"'model\.neuron\.surrogate': .*'rectangular'"),
         (changed("model.layers", []), r"'model\.layers': .*at least 1 item"),
         (changed("model.layers", 3), r"'model\.layers'"),
-        (changed("model.layers.0.type", "pool"), r"'model\.layers\.0': .*'conv', 'dense'"),
+        (changed("model.layers.0.type", "pool"), r"'model\.layers\.0': .*'conv', 'conv1d', 'dense'"),
         (changed("model.layers.0.kernel", 0), r"'model\.layers\.0\.kernel': .*greater than or equal to 1"),
         (changed("model.layers.0.channels", -2), r"'model\.layers\.0\.channels'"),
         (changed("model.layers.0.padding", -1), r"'model\.layers\.0\.padding'"),

@@ -1,6 +1,6 @@
 """Binned recordings of a data set: made once, kept on disk, and mapped into memory from there.
 
-An entry is two files in the cache folder's ``binned``: KEY.npy, frames (N, T, 2, H, W) of uint8, and KEY.json, labels
+An entry is two files in the cache folder's ``binned``: KEY.npy, frames (N, T, P, H, W) of uint8, and KEY.json, labels
 and what was counted while reading. The key is a digest of the settings and of every recording's name, size and times
 of change, so that another setting, or a recording that was changed, added or taken away, makes another entry. Old
 entries may be deleted at any time.
@@ -45,7 +45,7 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Binned:
-    """Frames (N, T, 2, H, W), labels (N,), and what is known of them in words."""
+    """Frames (N, T, P, H, W), labels (N,), and what is known of them in words."""
 
     frames: NDArray[np.uint8]
     labels: NDArray[np.int64]

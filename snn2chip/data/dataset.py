@@ -6,7 +6,7 @@ Where a set is looked for, in this order:
 - otherwise in the cache (`SNN2CHIP_DATA`, else the user's cache folder), then where the operating
   system's packages put it, and last it is downloaded from its publisher into the cache.
 
-`digits` come with scikit-learn and need no folder; `folder` is never downloaded. Sets of event cameras are in
+`digits` come with scikit-learn and need no folder; `folder` is never downloaded. Sets of recordings are in
 `snn2chip.data.sets.events`.
 """
 
@@ -27,7 +27,7 @@ from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.recordings import BinSettings
 from snn2chip.data.sets.cifar import find_cifar, read_cifar
 from snn2chip.data.sets.digits import read_digits
-from snn2chip.data.sets.events import EVENT_NAMES, find_events, read_events
+from snn2chip.data.sets.events import EVENT_NAMES, OWN_VALIDATION, find_events, read_events
 from snn2chip.data.sets.fashion import find_fashion, read_fashion
 from snn2chip.data.sets.folder import find_images
 from snn2chip.errors import DataError, InputError
@@ -47,7 +47,7 @@ class ImageSet:
 
     Attributes:
         name: data set and split, e.g. "cifar10:test".
-        images: uint8 (N, C, H, W), or (N, T, 2, H, W) of events, values 0..max_value; files give the same tensor for
+        images: uint8 (N, C, H, W), or (N, T, P, H, W) of events, values 0..max_value; files give the same tensor for
             any rows that are taken of them. `in_parts` goes through either.
         labels: int64 (N,), indexes into `classes`.
         classes: names of the classes.
@@ -55,6 +55,7 @@ class ImageSet:
         source: where it was read from and what is known of it (how many of the published
             images); quote it beside every figure.
         events: how recordings were binned; None for images.
+        validation: of a training split, the validation split that the data set itself has.
     """
 
     name: str
@@ -64,11 +65,14 @@ class ImageSet:
     max_value: int
     source: str
     events: BinSettings | None = None
+    validation: ImageSet | None = None
 
     def __post_init__(self) -> None:
         import torch
 
-        axes = "(N, C, H, W)" if self.events is None else f"(N, {self.events.timesteps}, 2, H, W)"
+        axes = (
+            "(N, C, H, W)" if self.events is None else f"(N, {self.events.timesteps}, {self.events.polarities}, H, W)"
+        )
         if self.images.dtype != torch.uint8 or self.images.ndim != axes.count(",") + 1:
             raise DataError(
                 f"{self.name}: images are {self.images.dtype} of shape {tuple(self.images.shape)}; "
@@ -119,7 +123,7 @@ class ImageSet:
 
     def set_aside(self, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
         """This set without, and those of, a `share` (below 1) or number of its samples, drawn by `seed`; each in
-        the order of this set. None for 0.
+        the order of this set. For 0 this set as it is, and its `validation`.
 
         Raises:
             InputError: fewer than one sample is left on either side.
@@ -127,7 +131,7 @@ class ImageSet:
         import torch
 
         if share == 0:
-            return self, None
+            return self, self.validation
         count = round(share * len(self)) if share < 1 else int(share)
         if not 0 < count < len(self):
             raise InputError(
@@ -220,7 +224,7 @@ def load(
     """Load one split of the data set `name` (see `NAMES`) into memory; a folder that does not fit stays files.
 
     Args:
-        split: "train" or "test"; folders also know "val", and take val and test for each other.
+        split: "train" or "test"; folders and ssc also know "val". Folders take val and test for each other.
         data: folder to read from; the only one that is looked at (see the module). Digits need none, but it must be
             there.
         download: may fetch from the publisher what is not found.
@@ -245,7 +249,10 @@ def load(
         )  # fmt: skip
         raise DataError(f"data set '{name}' {fault}; name another data set, or see [data.events] of a recipe")
     if events is not None:
-        return _events(name, split, data, download, events)
+        loaded = _events(name, split, data, download, events)
+        if name in OWN_VALIDATION and split == "train":
+            return replace(loaded, validation=_events(name, "val", data, download, events))
+        return loaded
     if name == "folder":
         if data is None:
             raise DataError("data set 'folder' needs its folder: --data DIR with DIR/train/CLASS/*.jpg")
@@ -326,7 +333,7 @@ def available(data: Path | None = None) -> list[tuple[str, str | None]]:
 def _known(name: str, split: str) -> tuple[str, str]:
     if name not in NAMES:
         raise DataError(f"no data set '{name}'; {did_you_mean(name, NAMES)}known are {', '.join(NAMES)}")
-    splits = ("train", "val", "test") if name in ("folder", "event-folder") else ("train", "test")
+    splits = ("train", "val", "test") if name in ("folder", "event-folder", *OWN_VALIDATION) else ("train", "test")
     if split not in splits:
         raise DataError(f"data set '{name}' has no split '{split}'; it has {', '.join(splits)}")
     return name, split

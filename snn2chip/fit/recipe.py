@@ -28,6 +28,8 @@ KNOWN: Mapping[str, Given] = {  # of a data set: shape of a sample (before binni
     "nmnist": ((2, 34, 34), 10, 1),
     "dvs-gesture": ((2, 128, 128), 11, 1),
     "cifar10-dvs": ((2, 128, 128), 10, 1),
+    "shd": ((1, 1, 700), 20, 1),
+    "ssc": ((1, 1, 700), 35, 1),
 }
 
 _LARGER = 16

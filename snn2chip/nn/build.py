@@ -15,9 +15,10 @@ from snn2chip.nn.coding import DirectInput, EventInput, MembraneReadout, Poisson
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.nn.neuron import LIF
 from snn2chip.nn.norm import BNTT, TDBatchNorm
+from snn2chip.recipe import ConvLayer
 
 if TYPE_CHECKING:
-    from snn2chip.recipe import ConvLayer, DenseLayer, Layer, ModelSpec, NormName, ResidualLayer
+    from snn2chip.recipe import DenseLayer, Layer, ModelSpec, NormName, ResidualLayer
 
 STEPPED = (  # the layers that take all steps at once
     BNTT,
@@ -183,13 +184,16 @@ class _Builder:
         if self.features is not None:
             raise RecipeError(f"model.layers.{index}: {kind} needs an image, but the layers before it flattened it")
 
-    def resize(self, index: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> None:
-        """Height and width after a kernel."""
+    def resize(
+        self, index: int, kernel: int, stride: int, padding: int, dilation: int = 1, *, row: bool = False
+    ) -> None:
+        """Height and width after a kernel, which with `row` is along the width alone."""
         reach = dilation * (kernel - 1) + 1
-        self.height, self.width = (
+        height, self.width = (
             (side + 2 * padding - reach) // stride + 1 if side + 2 * padding >= reach else 0
             for side in (self.height, self.width)
         )
+        self.height = self.height if row else height
         if min(self.height, self.width) < 1:
             raise RecipeError(
                 f"model.layers.{index}: kernel {kernel} does not fit the image that reaches it; "
@@ -206,14 +210,14 @@ class _Builder:
                 f"model.layers.{index}: groups {groups} divides neither {self.channels} input nor {out} output "
                 f"channels; choose a common divisor"
             )
-        self.resize(index, layer.kernel, layer.stride, padding, layer.dilation)
-        self.add(
-            "conv",
-            Conv2d(
-                *(self.channels, out, layer.kernel, layer.stride, padding, layer.dilation, groups),
-                bias=layer.bias or self.spec.integers,
-            ),
-        )
+        row = layer.type == "conv1d"
+        self.resize(index, layer.kernel, layer.stride, padding, layer.dilation, row=row)
+
+        def along(size: int, across: int = 1) -> tuple[int, int]:
+            return across if row else size, size
+
+        sizes = along(layer.kernel), along(layer.stride), along(padding, 0), along(layer.dilation)
+        self.add("conv", Conv2d(self.channels, out, *sizes, groups, bias=layer.bias or self.spec.integers))
         self.channels = out
         self.normalize(layer.norm, out)
         if layer.neuron:
@@ -280,7 +284,7 @@ class _Builder:
         self.add("lif", self.lif())
 
     def layer(self, index: int, layer: Layer) -> None:
-        if layer.type == "conv":
+        if isinstance(layer, ConvLayer):
             self.conv(index, layer)
         elif layer.type == "dense":
             self.dense(index, layer)

@@ -199,10 +199,13 @@ def _sample(folded: ir.Network, chain: ir.Chain, images: ImageSet, index: int, r
 
 
 def picture(images: ImageSet, index: int) -> str:
-    """A sample as a PNG in a data URL; of a recording its frames side by side, ON red and OFF blue."""
+    """A sample as a PNG in a data URL; of a recording its frames side by side, or of a sensor of one row its pixels
+    over time; ON red and OFF blue."""
     values = images.images[index]
     if images.events is not None:
-        frames = values.float().flip(1) if values.shape[1] == 2 else values.float()
+        frames = values.float().flip(1)
+        if frames.shape[2] == 1:
+            return _png(_events(frames[:, :, 0].permute(1, 2, 0).numpy()))
         groups = torch.tensor_split(frames, min(_FRAMES, len(frames)))
         cells: Sequence[NDArray[np.uint8]] = [_events(group.sum(0).numpy()) for group in groups]
         edge = np.full((cells[0].shape[0], 1, 3), 128, np.uint8)
@@ -212,9 +215,9 @@ def picture(images: ImageSet, index: int) -> str:
 
 
 def _events(counts: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Counts (2, H, W), ON first, as colours on white."""
+    """Counts (2, H, W), ON first, or (1, H, W) of one polarity, as colours on white."""
     strong = counts / max(1.0, float(np.percentile(counts[counts > 0], 95)) if counts.any() else 1.0)
-    on, off = strong.clip(0, 1)
+    on, off = strong.clip(0, 1) if len(counts) == 2 else (strong[0].clip(0, 1), 0.0)
     channels = [1 - 0.88 * off - 0.16 * on, 1 - 0.53 * off - 0.84 * on, 1 - 0.29 * off - 0.84 * on]
     return (255 * np.stack(channels, 2).clip(0, 1)).astype(np.uint8)
 

@@ -143,7 +143,7 @@ def milliseconds(settings: BinSettings, steps: int) -> float | None:
 
 
 def port_of(chain: Chain, frames: NDArray[np.uint8]) -> IntArray:
-    """Frames (T, 2, H, W), any T, as the integers of the port."""
+    """Frames (T, P, H, W), any T, as the integers of the port."""
     low, high = int(frames.min()), int(frames.max())
     if low < 0 or high > chain.pixel_max:
         raise InputError(f"events counted to {high} exceed the {chain.pixel_max} the network was trained on")

@@ -141,7 +141,7 @@ def _progress(value: Any, recipe: Recipe, steps_per_epoch: int) -> Progress:
         raise ValueError(f"progress: {progress.correct} right of {progress.seen} after {progress.step} steps")
     rows, accuracies = (
         progress.history,
-        {"train_accuracy", *(["validation_accuracy"] if recipe.data.validation else [])},
+        {"train_accuracy", *(["validation_accuracy"] if recipe.validated else [])},
     )
     known = [{name for name in row if not name.startswith(FIRING)} == ROW | accuracies for row in rows]
     if (

@@ -18,7 +18,7 @@ MAX_COUNT = 255
 
 @dataclass(frozen=True)
 class BinSettings:
-    """How events become frames (T, 2, H, W); exactly one of `dt_us` and `count` says how long a step is.
+    """How events become frames (T, P, H, W); exactly one of `dt_us` and `count` says how long a step is.
 
     Attributes:
         timesteps: T.
@@ -28,8 +28,9 @@ class BinSettings:
             the chip takes them as graded spikes. More events than that at a pixel and step count as that many.
         downsample: sensor pixels a side that share one of the network's: ``x // downsample``.
         sensor: (height, width) of recordings whose files do not say it.
+        polarities: P. 2: channel 0 is OFF (p = 0), channel 1 is ON; 1: both in one channel.
 
-    Events after the last step are not used. Channel 0 is OFF (p = 0), channel 1 is ON.
+    Events after the last step are not used.
     """
 
     timesteps: int
@@ -38,6 +39,7 @@ class BinSettings:
     max_count: int = 1
     downsample: int = 1
     sensor: Sensor | None = None
+    polarities: int = 2
 
     def __post_init__(self) -> None:
         if (self.dt_us is None) == (self.count is None):
@@ -50,11 +52,13 @@ class BinSettings:
                 raise InputError(f"binning: {name} {value} is not at least 1")
         if self.max_count > MAX_COUNT:
             raise InputError(f"binning: max_count {self.max_count} exceeds {MAX_COUNT}, what a byte holds")
+        if self.polarities not in (1, 2):
+            raise InputError(f"binning: polarities {self.polarities} is neither 1 nor 2 (OFF and ON apart)")
 
     def shape(self, sensor: Sensor) -> tuple[int, int, int]:
-        """(2, H, W) of a frame; a sensor that `downsample` does not divide is rounded up."""
+        """(P, H, W) of a frame; a sensor that `downsample` does not divide is rounded up."""
         height, width = (-(-side // self.downsample) for side in sensor)
-        return 2, height, width
+        return self.polarities, height, width
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for files; `from_json` reads them back."""
@@ -68,8 +72,10 @@ class BinSettings:
             InputError: not what `as_json` gives.
         """
         try:
+            values = {"polarities": 2, **values}  # files from before there was a choice
             sensor = values["sensor"]
-            numbers = {name: values[name] for name in ("timesteps", "dt_us", "count", "max_count", "downsample")}
+            names = ("timesteps", "dt_us", "count", "max_count", "downsample", "polarities")
+            numbers = {name: values[name] for name in names}
             sides = None if sensor is None else (int(sensor[0]), int(sensor[1]))
             if any(type(value) not in (int, type(None)) for value in numbers.values()):
                 raise ValueError(f"{numbers}")
@@ -83,7 +89,8 @@ class BinSettings:
         step = f"{self.dt_us / 1000:g} ms" if self.dt_us is not None else f"{self.count:,} events"
         kind = "binary" if self.max_count == 1 else f"counted to {self.max_count}"
         small = "" if self.downsample == 1 else f", {self.downsample}x{self.downsample} pixels as one"
-        return f"{self.timesteps} steps of {step}, {kind}{small}"
+        merged = "" if self.polarities == 2 else ", one polarity"
+        return f"{self.timesteps} steps of {step}, {kind}{small}{merged}"
 
 
 @dataclass
@@ -103,9 +110,10 @@ class Tally:
 
 
 def bin_events(events: Events, settings: BinSettings, tally: Tally | None = None) -> NDArray[np.uint8]:
-    """Frames (T, 2, H, W) of uint8, 0..max_count: events of each step, polarity and pixel.
+    """Frames (T, P, H, W) of uint8, 0..max_count: events of each step, polarity and pixel.
 
-    ``frame[k, p, y // d, x // d] = min(max_count, number of events there)`` with d = downsample.
+    ``frame[k, p, y // d, x // d] = min(max_count, number of events there)`` with d = downsample, and p = 0 of all where
+    `polarities` is 1.
 
     `tally`, if given, is added to.
 
@@ -124,7 +132,7 @@ def bin_events(events: Events, settings: BinSettings, tally: Tally | None = None
         used = min(len(events), settings.timesteps * settings.count)
         step = np.arange(used) // settings.count
     y, x = (axis[:used].astype(np.int64) // settings.downsample for axis in (events.y, events.x))
-    place = ((step * channels + events.p[:used]) * height + y) * width + x
+    place = ((step * channels + events.p[:used] % channels) * height + y) * width + x
     counts = np.bincount(place, minlength=settings.timesteps * channels * height * width)
     frames = np.minimum(counts, settings.max_count)
     if tally is not None:
@@ -149,7 +157,7 @@ class Binner:
         self._first: int | None = None  # time of the recording's first event
 
     def push(self, events: Events, most: int = 64) -> Iterator[NDArray[np.uint8]]:
-        """Frames (n, 2, H, W) of the steps that these events, the next in time's order, have ended; n <= `most`."""
+        """Frames (n, P, H, W) of the steps that these events, the next in time's order, have ended; n <= `most`."""
         if not len(events):
             return
         if self._first is None:
@@ -159,9 +167,9 @@ class Binner:
         else:
             assert self.settings.count is not None
             step = (self.tally.events + np.arange(len(events))) // self.settings.count
-        _, height, width = self.shape
+        channels, height, width = self.shape
         y, x = (axis.astype(np.int64) // self.settings.downsample for axis in (events.y, events.x))
-        pixel = (events.p * height + y) * width + x
+        pixel = (events.p % channels * height + y) * width + x
         self.tally.events += len(events)
         size = len(self._open)
         while True:
@@ -181,7 +189,7 @@ class Binner:
             step, pixel = step[used:], pixel[used:]
 
     def finish(self) -> NDArray[np.uint8]:
-        """The last step (1, 2, H, W), over or not; none (0, 2, H, W) of a recording without events."""
+        """The last step (1, P, H, W), over or not; none (0, P, H, W) of a recording without events."""
         return self._frames(self._open if self.tally.events else self._open[:0])
 
     def _frames(self, counts: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -7,6 +7,8 @@ cifar10-dvs    CIFAR10DVS/CLASS/*.aedat4, or *.aedat (Li et al. 2017); no split 
                tenths of every class, by number, train and the rest test
 letters        letters/events.npz or events.npz: x, y, p, t_us, offsets, label, class_names; here the first
                recording of every class trains and the others test
+shd, ssc       SHD/shd_{train,test}.h5, SSC/ssc_{train,valid,test}.h5, as published but unpacked (Cramer et al. 2022):
+               `snn2chip.data.sets.spoken`
 event-folder   ROOT/train/CLASS/*.bin|.npz|.aedat|.aedat4, and ROOT/test or ROOT/val beside it
 """
 
@@ -16,7 +18,7 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,10 @@ from snn2chip.data.recordings.files import counter_period
 from snn2chip.data.sets.folder import class_names, in_turn, split_folder
 from snn2chip.errors import DataError, SetupError, out_of_memory, reading
 
-EVENT_NAMES = ("nmnist", "dvs-gesture", "cifar10-dvs", "letters", "event-folder")
+EVENT_NAMES = ("nmnist", "dvs-gesture", "cifar10-dvs", "letters", "shd", "ssc", "event-folder")
+OWN_VALIDATION = ("ssc",)
+"""Sets that are published with a split to validate on."""
+
 NMNIST_SENSOR, DVS128, LETTERS_SENSOR = (34, 34), (128, 128), (32, 32)
 
 GESTURES = (
@@ -43,6 +48,11 @@ _PUBLISHED = {
     ("nmnist", "test"): 10_000,
     ("cifar10-dvs", "train"): 9_000,
     ("cifar10-dvs", "test"): 1_000,
+    ("shd", "train"): 8_156,
+    ("shd", "test"): 2_264,
+    ("ssc", "train"): 75_466,
+    ("ssc", "val"): 9_981,
+    ("ssc", "test"): 20_382,
 }
 
 
@@ -57,7 +67,7 @@ class Listing:
 
 
 def read_events(name: str, split: str, data: Path | None, download: bool, settings: BinSettings) -> Arrays:
-    """One split as frames (N, T, 2, H, W), labels, class names and the source with its counts.
+    """One split as frames (N, T, P, H, W), labels, class names and the source with its counts.
 
     Raises:
         DataError: not found, or a recording that cannot be used, named; see `snn2chip.data.binned`.
@@ -119,6 +129,16 @@ def _find_letters(root: Path, _split: str) -> Path | None:
     return next((home for home in (root / "letters", root) if is_file(home / "events.npz")), None)
 
 
+def _spoken_file(name: str, split: str) -> str:
+    return f"{name}_{'valid' if split == 'val' else split}.h5"
+
+
+def _find_spoken(name: str, root: Path, split: str) -> Path | None:
+    own = root / name.upper()
+    homes = (own / own.name, own, root)  # Tonic makes a folder within the folder for one of them
+    return next((home for home in homes if is_file(home / _spoken_file(name, split))), None)
+
+
 def _find_folder(root: Path, split: str) -> Path | None:
     return root if is_folder(root) else None  # which folder is missing, its listing says
 
@@ -128,6 +148,8 @@ _FINDERS: dict[str, Callable[[Path, str], Path | None]] = {
     "dvs-gesture": _find_gesture,
     "cifar10-dvs": _find_cifar,
     "letters": _find_letters,
+    "shd": partial(_find_spoken, "shd"),
+    "ssc": partial(_find_spoken, "ssc"),
     "event-folder": _find_folder,
 }
 _LAYOUTS = {
@@ -135,9 +157,11 @@ _LAYOUTS = {
     "dvs-gesture": "DvsGesture/trials_to_train.txt or DVSGesture/ibmGestureTrain",
     "cifar10-dvs": "CIFAR10DVS/airplane/*.aedat4",
     "letters": "letters/events.npz",
+    "shd": "SHD/shd_train.h5 and shd_test.h5, unpacked",
+    "ssc": "SSC/ssc_train.h5, ssc_valid.h5 and ssc_test.h5, unpacked",
     "event-folder": "train/CLASS/*.bin",
 }
-_TONIC = {"nmnist": "NMNIST", "dvs-gesture": "DVSGesture", "cifar10-dvs": "CIFAR10DVS"}
+_TONIC = {"nmnist": "NMNIST", "dvs-gesture": "DVSGesture", "cifar10-dvs": "CIFAR10DVS", "shd": "SHD", "ssc": "SSC"}
 
 
 def _download(name: str, root: Path, split: str, absent: str) -> None:
@@ -148,7 +172,9 @@ def _download(name: str, root: Path, split: str, absent: str) -> None:
         raise SetupError(
             f"{absent}; put it there, or install the library that downloads it: pip install 'snn2chip[events]'"
         ) from None
-    options = {} if name == "cifar10-dvs" else {"train": split == "train"}
+    options: dict[str, str | bool] = {} if name == "cifar10-dvs" else {"train": split == "train"}
+    if name == "ssc":
+        options = {"split": "valid" if split == "val" else split}
     try:
         root.mkdir(parents=True, exist_ok=True)
         getattr(tonic.datasets, _TONIC[name])(save_to=str(root), **options)
@@ -281,6 +307,24 @@ def _list_letters(home: Path, split: str, _settings: BinSettings) -> Listing:
     return Listing(home, in_turn(by_class), classes, read)
 
 
+def _list_spoken(name: str, home: Path, split: str, settings: BinSettings) -> Listing:
+    from snn2chip.data.sets.spoken import Spoken  # h5py is slow to load
+
+    if settings.polarities != 1:
+        raise DataError(f"{name}: its events have no polarity; give polarities = 1 in [data.events]")
+    path = home / _spoken_file(name, split)
+    file = Spoken(path)
+    by_class: list[list[Item]] = [[] for _ in file.classes]
+    for part, label in enumerate(file.labels.tolist()):
+        by_class[label].append(Item(path, label, part))
+
+    def read(item: Item) -> Events:
+        assert item.part is not None
+        return file.recording(item.part, item.name)
+
+    return Listing(home, in_turn(by_class), file.classes, read)
+
+
 def _list_folder(home: Path, split: str, settings: BinSettings) -> Listing:
     base = split_folder(home, split, f"*{SUFFIXES[0]}")
     classes = class_names(home, base, "recordings")
@@ -296,5 +340,7 @@ _LISTERS: dict[str, Callable[[Path, str, BinSettings], Listing]] = {
     "dvs-gesture": _list_gesture,
     "cifar10-dvs": _list_cifar,
     "letters": _list_letters,
+    "shd": partial(_list_spoken, "shd"),
+    "ssc": partial(_list_spoken, "ssc"),
     "event-folder": _list_folder,
 }

@@ -151,7 +151,7 @@ class _Reader:
                 if said not in (None, binned):
                     raise InputError(f"{what} {said}, but recordings are binned to {binned}; leave it out")
             timesteps, high = events.timesteps, events.max_count
-        self.asked, self.events = (timesteps, high), events is not None
+        self.asked, self.events = (timesteps, high), events
         if ties is not None and self.ours:
             raise InputError("ties are for graphs of other makers; snn2chip's own say what their neurons do")
         self.ties = ties == "fire"
@@ -407,8 +407,10 @@ class _Reader:
         self.axes = len(shape)
         if self.axes == 2:  # of one row
             shape = (shape[0], 1, shape[1])
-        if self.events and (len(shape) != 3 or shape[0] != 2):
-            raise UnsupportedError(f"layer '{name}': an input of shape {shape}; frames of events have 2 channels")
+        if self.events is not None and (len(shape) != 3 or shape[0] != self.events.polarities):
+            raise UnsupportedError(
+                f"layer '{name}': an input of shape {shape}; frames of events have {self.events.polarities} channels"
+            )
         if np.prod(np.array(shape, dtype=np.float64)) > _PIXELS:
             raise InputError(f"layer '{name}': an input of shape {shape} has more than {_PIXELS:,} values")
         said = self.said = self._source(shape)
