@@ -32,6 +32,22 @@ from snn2chip.simulate.run import simulate
 from snn2chip.simulate.streaming import StreamEngine
 
 
+def test_weights_are_widened_before_they_are_multiplied() -> None:
+    """The largest that int16 holds, of both signs: every engine's sums are those of Python's integers."""
+    large = 2**15 - 1
+    for weight in (np.array([[large, -large, large]]), np.full((1, 3, 1, 1), large)):
+        kind: ir.Kind = "dense" if weight.ndim == 2 else "conv"
+        shape = (1,) if kind == "dense" else (1, 1, 1)
+        layer = ir.ChainLayer("1", kind, weight, np.zeros(shape, np.int64), shape, 10, 0)
+        assert layer.weight.dtype == np.int16
+        x = np.array([[9, -7, 5]]).reshape(1, 3, *shape[1:])
+        wanted = sum(w * value for w, value in zip(weight.ravel().tolist(), x.ravel().tolist(), strict=True))
+        ends = np.array([-9]), np.array([9])
+        assert largest_sum(layer, *ends) == 27 * large
+        assert reference.weighted_sums(layer, x).item() == wanted
+        assert products.Product(layer, *ends)(torch.from_numpy(x)[None]).item() == wanted
+
+
 @settings(max_examples=usually(250), deadline=None)
 @given(chain=chains(), seed=st.integers(0, 2**32 - 1), samples=st.integers(1, 5), extreme=st.booleans())
 def test_dense_equals_the_reference(chain: ir.Chain, seed: int, samples: int, extreme: bool) -> None:

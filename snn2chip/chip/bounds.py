@@ -32,11 +32,12 @@ def output_bounds(weights: ir.Synapse | ir.Layer[ir.Constant], low: ir.IntArray,
     Borders only leave terms out; a term left out is a 0, which low..high is made to include.
     """
     low, high = np.minimum(low, 0), np.maximum(high, 0)
-    weight: ir.Array = weights.weight
-    weight = weight.astype(np.float64, copy=False) if weight.dtype.kind == "f" else weight.astype(np.int64, copy=False)
-    axes = tuple(range(1, weight.ndim))
+    given, axes = weights.weight, tuple(range(1, weights.weight.ndim))
+    real = given.dtype.kind == "f"
     if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
-        return np.minimum(weight, 0).sum(axes), np.maximum(weight, 0).sum(axes)
+        kind = np.float64 if real else np.int64
+        return np.minimum(given, 0).sum(axes, kind), np.maximum(given, 0).sum(axes, kind)
+    weight: ir.Array = given.astype(np.float64, copy=False) if real else given.astype(np.int64, copy=False)
     if weight.ndim == 4:
         channel = ir.input_channels(weight, weights.groups)
         width = weight.shape[1] * weights.groups

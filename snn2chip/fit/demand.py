@@ -13,7 +13,7 @@ import numpy as np
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import COMPUTING, Entry, look
-from snn2chip.ir import Chain, IntArray, Pair, Shape, out_size
+from snn2chip.ir import Chain, Pair, Shape, Weights, out_size
 from snn2chip.passes.lower import Outline, outline_of
 from snn2chip.text import one_line
 
@@ -66,7 +66,7 @@ class Demand:
         return math.prod(self.inputs) + (self.neurons if self.recurrent else 0)
 
 
-def stored_bits(weight: IntArray, dense: bool) -> int:
+def stored_bits(weight: Weights, dense: bool) -> int:
     """Bits of a weight in memory, 1..8: sign and magnitude where there are both signs, else magnitude.
 
     With both signs the lowest bit is dropped where it is 0 in all of them, as in every weight beyond 127. A dense layer
@@ -80,7 +80,7 @@ def stored_bits(weight: IntArray, dense: bool) -> int:
     return 8 if dense and bits == 7 else bits
 
 
-def _share(*weights: IntArray) -> float:
+def _share(*weights: Weights) -> float:
     """Of weights that are not 0."""
     return sum(map(np.count_nonzero, weights)) / sum(weight.size for weight in weights)
 
@@ -160,7 +160,7 @@ def _sides(entry: Entry, where: str) -> Shape:
     return shape
 
 
-def _array(entry: Entry, name: str, where: str) -> IntArray:
+def _array(entry: Entry, name: str, where: str) -> Weights:
     values = entry.arrays.get(name)
     if values is None or not values.size:
         said = next((finding.text for finding in entry.findings), f"'{name}' is missing")
@@ -188,7 +188,7 @@ def _layer(entry: Entry, inputs: Shape, where: str) -> Demand:
     )
 
 
-def _conv(entry: Entry, inputs: Shape, shape: Shape, weight: IntArray, where: str, steps: bool) -> Demand:
+def _conv(entry: Entry, inputs: Shape, shape: Shape, weight: Weights, where: str, steps: bool) -> Demand:
     def pair(key: str, least: int, usual: int) -> Pair:
         values = entry.geometry.get(key, (usual,))
         values = values * 2 if len(values) == 1 else values

@@ -42,10 +42,13 @@ from snn2chip.ir.nodes import StepConstants as StepConstants
 from snn2chip.ir.nodes import StepNorm as StepNorm
 from snn2chip.ir.nodes import StepTables as StepTables
 from snn2chip.ir.nodes import Synapse as Synapse
+from snn2chip.ir.nodes import Weights as Weights
 from snn2chip.ir.nodes import gathered as gathered
 from snn2chip.ir.nodes import input_channels as input_channels
 from snn2chip.ir.nodes import message_bits as message_bits
+from snn2chip.ir.nodes import narrow as narrow
 from snn2chip.ir.nodes import neuron_bias as neuron_bias
 from snn2chip.ir.nodes import out_size as out_size
 from snn2chip.ir.nodes import require_integers as require_integers
 from snn2chip.ir.nodes import total_bias as total_bias
+from snn2chip.ir.nodes import weight_type as weight_type

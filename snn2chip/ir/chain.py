@@ -20,7 +20,9 @@ from snn2chip.ir.nodes import (
     Shape,
     StepTables,
     Synapse,
+    Weights,
     message_bits,
+    narrow,
     neuron_bias,
     require_integers,
 )
@@ -35,7 +37,7 @@ class Layer(Generic[C]):
     """Neurons and the synapse that drives them, with the numbers that the chip computes with.
 
     name     its number under ``layer/`` in the file
-    weight   int64, conv (O, I/groups, kH, kW) or dense (O, F); of an input layer nothing, (0, 0)
+    weight   conv (O, I/groups, kH, kW) or dense (O, F), as `narrow` leaves it; of an input layer nothing, (0, 0)
     bias     int64 mantissas, shifted left by 6: every neuron has its own register; of an input layer 0: its bias is
              what comes in
     shape    of the neurons, (C, H, W) or (F,)
@@ -45,7 +47,7 @@ class Layer(Generic[C]):
 
     The rest a file from anywhere can hold, and a chain cannot:
 
-    recurrent     int64 (O, O) of a dense_rec layer: from the layer's own spikes, one step later
+    recurrent     weights (O, O) of a dense_rec layer: from the layer's own spikes, one step later
     delay         int64 (O, F), 0..62 steps more than the one that every synapse takes; None for none
     graded        the synapse multiplies by the integers that come in, instead of counting what is not 0
     gain, offset  of an input layer: bias mantissa = gain * x + offset for x in the units of the data
@@ -53,7 +55,7 @@ class Layer(Generic[C]):
 
     name: str
     kind: Kind
-    weight: IntArray
+    weight: Weights
     bias: IntArray
     shape: Shape
     threshold: C
@@ -66,11 +68,16 @@ class Layer(Generic[C]):
     flatten: bool = False
     origin: dict[str, tuple[int, int]] = field(default_factory=dict)
     steps: StepTables | None = None
-    recurrent: IntArray | None = None
+    recurrent: Weights | None = None
     delay: IntArray | None = None
     graded: bool = False
     gain: int = 64
     offset: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weight", narrow(self.weight))
+        if self.recurrent is not None:
+            object.__setattr__(self, "recurrent", narrow(self.recurrent))
 
 
 ChainLayer = Layer[int]  # of a chain: one number for all neurons
@@ -79,11 +86,11 @@ ChainLayer = Layer[int]  # of a chain: one number for all neurons
 def chain_layer(name: str, synapse: Synapse, neuron: CubaNeuron, shape: Shape, *, flatten: bool = False) -> ChainLayer:
     """One chain layer of a quantized synapse and its neuron; `shape` is the neurons'. Biases become one a neuron."""
     kind: Kind = "conv" if isinstance(synapse, Conv) else "dense"
-    weight, bias = synapse.weight.astype(np.int64), neuron_bias([synapse], shape)
     constants = neuron.threshold, neuron.voltage_decay, neuron.current_decay
     pairs = synapse.stride, synapse.padding, synapse.dilation
     origin = {neuron.name: (0, shape[0])}
-    return Layer(name, kind, weight, bias, shape, *constants, *pairs, synapse.groups, flatten, origin, neuron.steps)
+    numbers = narrow(synapse.weight), neuron_bias([synapse], shape)
+    return Layer(name, kind, *numbers, shape, *constants, *pairs, synapse.groups, flatten, origin, neuron.steps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from snn2chip.errors import InputError
 Array = NDArray[np.float64] | NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+Weights = NDArray[np.signedinteger[Any]]  # as `narrow` leaves them: widen them before arithmetic
 Shape = tuple[int, ...]
 Stage = Literal["captured", "folded", "quantized"]
 Pair = tuple[int, int]
@@ -43,6 +44,21 @@ class Node:
                 frozen = value.copy() if value.flags.writeable else value
                 frozen.setflags(write=False)
                 object.__setattr__(self, item.name, frozen)
+
+
+def weight_type(low: int, high: int) -> type[np.int16] | type[np.int64]:
+    """What whole numbers of low..high, and their negatives, are kept in: int16 where it holds them, else int64."""
+    return np.int16 if low > -(2**15) and high < 2**15 else np.int64
+
+
+def narrow(values: NDArray[Any]) -> Weights:
+    """Whole numbers of any type in their `weight_type`.
+
+    The weights of large networks are what fills the memory. Signs, absolute values and comparisons are right in what
+    they are kept in; products, shifts and sums of two are not: `astype(np.int64)` comes before.
+    """
+    least, most = (int(end(initial=0)) for end in (values.min, values.max))
+    return values.astype(weight_type(least, most), copy=False)
 
 
 def require_integers(values: NDArray[np.generic], shape: Shape) -> None:

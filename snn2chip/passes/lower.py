@@ -71,7 +71,7 @@ class Outline:
 
     kind: ir.Kind
     shape: ir.Shape
-    weights: ir.IntArray
+    weights: ir.Weights
     kernel: ir.Pair
     stride: ir.Pair
     padding: ir.Pair
@@ -273,20 +273,21 @@ class _Lowering:
         """Neurons, copies and relays in one layer."""
         geometry = self._geometry(level)
         inputs = (self.shape[0], *geometry["kernel"]) if geometry else (int(np.prod(self.shape)),)
-        weight = np.zeros((channels, *inputs), dtype=np.int64)
+        synapses, most = self.network.synapses_of(unit), self._most(level, weight_bias[0])
+        reach = len(synapses) * most  # of a weight, where synapses read the same
+        weight = np.zeros((channels, *inputs), ir.weight_type(-reach, reach))
         bias = np.zeros((channels, *(level.grid or ())), dtype=np.int64)
         fill = self._conv if geometry else self._dense
-        most = self._most(level, weight_bias[0])
         for block in blocks[unit.name]:
             rows = slice(block.start, block.start + shape[0])
-            for synapse, copies in zip(self.network.synapses_of(unit), level.reads, strict=True):
+            for synapse, copies in zip(synapses, level.reads, strict=True):
                 if not synapse.weight.any():  # what it reads nothing of may have no relay, and so no block
                     continue
                 source = self.network.source_of(synapse).name
                 for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
                     if part.any():
                         fill(weight[rows], synapse, part, before, geometry)
-            bias[rows] = ir.neuron_bias(self.network.synapses_of(unit), shape)
+            bias[rows] = ir.neuron_bias(synapses, shape)
         for item in level.relays:
             for block in blocks[item.source]:
                 for before in self.blocks[item.source][: level.copies]:
@@ -338,7 +339,7 @@ class _Lowering:
         return places or {(0, 0)}
 
     def _conv(
-        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+        self, weight: ir.Weights, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
     ) -> None:
         assert isinstance(synapse, ir.Conv)  # a level with a stride holds convolutions
         channels = ir.input_channels(part, synapse.groups)
@@ -348,7 +349,7 @@ class _Lowering:
             weight[rows, block.channel(channels, phase), ky, kx] += part[:, :, i, j]
 
     def _dense(
-        self, weight: ir.IntArray, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
+        self, weight: ir.Weights, synapse: ir.Synapse, part: ir.IntArray, block: _Block, geometry: dict[str, ir.Pair]
     ) -> None:
         weight[:, self._flat(block)] += part
 
@@ -361,7 +362,7 @@ class _Lowering:
 
     def _pass_on(
         self,
-        weight: ir.IntArray,
+        weight: ir.Weights,
         before: _Block,
         block: _Block,
         item: Relay,

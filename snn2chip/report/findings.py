@@ -16,7 +16,7 @@ from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import Entry, span
 from snn2chip.formats.netx.read import Finding
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, ONE_SIGN
-from snn2chip.ir import Constant, CubaNeuron, IntArray
+from snn2chip.ir import Constant, CubaNeuron, IntArray, Weights
 from snn2chip.ir.netlist import ChipLayer
 
 _ENDLESS = 2**31  # chip steps of a network that is never reset
@@ -24,7 +24,7 @@ _ONE = 4096  # a decay that takes everything away
 _MANY_STEPS = 1000
 
 
-def weight_bits(weight: IntArray) -> int:
+def weight_bits(weight: Weights) -> int:
     """Bits that a matrix needs once its common power of two is taken out: a sign bit where there are both signs."""
     low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
     if not low and not high:
@@ -89,7 +89,8 @@ def sums(layer: ChipLayer, port: tuple[IntArray, IntArray]) -> tuple[IntArray, I
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     least, most = output_bounds(layer, low, high)
     if layer.recurrent is not None:
-        least, most = least + layer.recurrent.clip(None, 0).sum(1), most + layer.recurrent.clip(0).sum(1)
+        own = layer.recurrent.astype(np.int64)
+        least, most = least + own.clip(None, 0).sum(1), most + own.clip(0).sum(1)
     return (x.reshape(-1, *(1,) * (len(layer.shape) - 1)) for x in (least, most))  # type: ignore[return-value]
 
 

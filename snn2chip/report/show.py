@@ -17,7 +17,7 @@ from snn2chip.formats import netx
 from snn2chip.formats.netx import read
 from snn2chip.formats.netx.look import COMPUTING, Entry, Look, look, span
 from snn2chip.formats.netx.read import Finding
-from snn2chip.ir import IntArray, Shape
+from snn2chip.ir import Shape, Weights
 from snn2chip.report import columns, findings
 from snn2chip.report.columns import Wide
 
@@ -203,7 +203,7 @@ def _place(name: str) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _spread(values: IntArray | None) -> Spread | None:
+def _spread(values: Weights | None) -> Spread | None:
     if values is None or not values.size:
         return None
     zeros = int((values == 0).sum())

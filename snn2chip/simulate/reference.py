@@ -26,10 +26,11 @@ def _int32(values: IntArray) -> IntArray:
 
 def weighted_sums(layer: ChainLayer, x: IntArray) -> IntArray:
     """Weighted sums of one step: x (N, C, H, W) or (N, F) to (N, *layer.shape), int64."""
+    weight = layer.weight.astype(np.int64)
     if layer.kind == "dense":
-        return x.reshape(len(x), -1) @ layer.weight.T
+        return x.reshape(len(x), -1) @ weight.T
     (p0, p1), (s0, s1), (d0, d1) = layer.padding, layer.stride, layer.dilation
-    outputs, per_group, k0, k1 = layer.weight.shape
+    outputs, per_group, k0, k1 = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (p0, p0), (p1, p1)))
     _, height, width = layer.shape
     total = np.zeros((len(x), *layer.shape), dtype=np.int64)
@@ -42,7 +43,7 @@ def weighted_sums(layer: ChainLayer, x: IntArray) -> IntArray:
             for group in range(layer.groups):
                 out = slice(group * per_out, (group + 1) * per_out)
                 inn = slice(group * per_group, (group + 1) * per_group)
-                total[:, out] += np.einsum("nchw,oc->nohw", window[:, inn], layer.weight[out, :, i, j])
+                total[:, out] += np.einsum("nchw,oc->nohw", window[:, inn], weight[out, :, i, j])
     return total
 
 

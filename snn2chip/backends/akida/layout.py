@@ -295,7 +295,7 @@ def _first(chain: ir.Chain, name: str, limits: Layers) -> tuple[Piece, tuple[tup
             f"{limits.smallest} to {limits.largest}"
         )
     bias, unit = _channels(layer, name), _unit(layer)
-    weight = layer.weight // unit
+    weight = layer.weight.astype(np.int64) // unit
     _require_bits(weight, unit, name, (_INT8,))
     center = np.asarray(chain.center, dtype=np.int64)
     lift = weight.sum((2, 3)) @ center  # what pixels of the centre's value add
@@ -308,7 +308,7 @@ def _first(chain: ir.Chain, name: str, limits: Layers) -> tuple[Piece, tuple[tup
 def _further(layer: ir.ChainLayer, name: str, before: ir.Shape, limits: Layers, adds_up: bool) -> Piece:
     """Any other layer, which reads spikes of shape `before`; `adds_up`: it does not fire."""
     bias, unit = _channels(layer, name), _unit(layer)
-    weight = layer.weight // unit
+    weight = layer.weight.astype(np.int64) // unit
     bits = _require_bits(weight, unit, name, limits.weight_bits)
     threshold = None if adds_up else _thresholds(layer, bias, unit)
     if layer.kind == "conv":

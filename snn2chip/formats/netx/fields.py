@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from snn2chip import files
 from snn2chip.errors import InputError, reading
 from snn2chip.hdf5 import Budget, check, variable_text
-from snn2chip.ir import Shape
+from snn2chip.ir import Shape, Weights, narrow
 from snn2chip.text import one_line
 
 FORMAT_VERSION = 1  # of our own group
@@ -22,6 +22,7 @@ MAX_NEURONS = 2**25  # a layer that claims more is damaged, not large
 MAX_VALUES = 2**28  # of an array
 _MAX_TEXT = 2**26
 T = TypeVar("T")
+Whole = TypeVar("Whole", bound="np.signedinteger[Any]")
 
 
 def opened(path: str | Path, read: Callable[[Reader], T]) -> T:
@@ -73,12 +74,16 @@ class Reader:
         return self.read[name]
 
     def array(self, name: str, most: int = MAX_VALUES) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return self.whole(name, most).astype(np.int64)
+
+    def whole(self, name: str, most: int = MAX_VALUES) -> np.ndarray[Any, Any]:
+        """An array of whole numbers of 32 bits, as it stands in the file."""
         values = self.numbers(name, most)
         if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.rint(values)).all()):
             raise InputError(f"{self.where}: '{name}' holds values that are not integers")
         if values.size and max(abs(int(values.max())), abs(int(values.min()))) > 2**31:
             raise InputError(f"{self.where}: '{name}' holds {values.max()}, beyond 32 bits")
-        return values.astype(np.int64)
+        return values
 
     def integer(self, name: str, low: int, high: int) -> int:
         values = self.array(name, 1)
@@ -113,7 +118,22 @@ class Reader:
 
     def within(self, name: str, low: int, high: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """An array whose values fit the chip: netx would cut some off silently, and others not at all."""
-        values = self.array(name)
+        return self.fitting(self.array(name), name, low, high)
+
+    def weights(self, name: str, low: int, high: int) -> Weights:
+        """As `within`, of weights."""
+        return self.fitting(self.narrow(name), name, low, high)
+
+    def narrow(self, name: str) -> Weights:
+        """As `array`, of weights."""
+        return narrow(self.whole(name))
+
+    def fitting(self, values: NDArray[Whole], name: str, low: int, high: int) -> NDArray[Whole]:
+        """Values that were read, if they are within low..high.
+
+        Raises:
+            InputError: they are not.
+        """
         if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
             raise InputError(f"{self.where}: '{name}' holds {values.min()}..{values.max()}, outside {low}..{high}")
         return values

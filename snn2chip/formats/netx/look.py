@@ -14,19 +14,21 @@ from typing import Any, TypeVar
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from snn2chip.errors import InputError, out_of_memory
-from snn2chip.formats.netx.fields import MAX_NEURONS, Reader, opened
+from snn2chip.formats.netx.fields import MAX_NEURONS, MAX_VALUES, Reader, Whole, opened
 from snn2chip.formats.netx.read import Finding, FindingKind, Walk, port_bits, read_entry
 from snn2chip.formats.netx.stock import KNOWN, UNMADE
 from snn2chip.hdf5 import Budget
-from snn2chip.ir import IntArray, Shape
+from snn2chip.ir import IntArray, Shape, Weights
 from snn2chip.ir.netlist import ChipLayer
 from snn2chip.text import first_line, one_line
 
 _T = TypeVar("_T")
 COMPUTING = ("conv", "dense", "dense_rec")  # types of layers with neurons and synapses
 _CUT = ("weight", "weight_rec", "bias", "delay")  # netx makes integers of them: astype(int)
+_WEIGHTS = ("weight", "weight_rec")
 _GEOMETRY = ("stride", "padding", "dilation", "groups")
 _NUMBERS = ("iDecay", "vDecay", "vThMant", "refDelay", "wgtExp", "messageBits")
 _MANY = 16  # names of a group that are worth printing
@@ -48,7 +50,7 @@ class Entry:
     inputs: Shape
     kind: str = "?"
     shape: Shape = ()
-    arrays: dict[str, IntArray] = field(default_factory=dict)
+    arrays: dict[str, Weights] = field(default_factory=dict)
     neuron: dict[str, IntArray | str] = field(default_factory=dict)
     layer: ChipLayer | None = None
     findings: list[Finding] = field(default_factory=list)
@@ -82,33 +84,33 @@ class _Lenient(Reader):
     def __init__(self, group: h5py.Group, where: str, budget: Budget, log: list[Finding]) -> None:
         super().__init__(group, where, budget)
         self.log = log
-        self.kept: dict[str, IntArray] = {}
+        self.cut: set[str] = set()
 
     def child(self, name: str) -> Reader:
         made = super().child(name)
         return _Lenient(made.group, made.where, made.budget, self.log)
 
-    def array(self, name: str, most: int = 2**28) -> IntArray:
-        if name not in _CUT or name in self.kept:
-            return self.kept[name] if name in self.kept else super().array(name, most)
+    def whole(self, name: str, most: int = MAX_VALUES) -> np.ndarray[Any, Any]:
+        if name not in _CUT:
+            return super().whole(name, most)
         values = self.numbers(name, most)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise InputError(f"{self.where}: '{name}' holds values that are not numbers")
         if values.size and max(float(values.max()), -float(values.min())) > 2**31:
             raise InputError(f"{self.where}: '{name}' holds values beyond 32 bits")
-        if values.dtype.kind == "f" and (broken := int((values != np.trunc(values)).sum())):
+        new = name not in self.cut
+        self.cut.add(name)
+        if new and values.dtype.kind == "f" and (broken := int((values != np.trunc(values)).sum())):
             text = f"{broken:,} of {values.size:,} values of '{name}' are not integers: netx cuts their fractions off"
             self.log.append(Finding("changed", text))
-        self.kept[name] = values.astype(np.int64)
-        return self.kept[name]
+        return values
 
     def integer(self, name: str, low: int, high: int) -> int:
         if name in _NUMBERS:  # those out of range are findings about the chip's registers
             low, high = -(2**31), 2**31
         return super().integer(name, low, high)
 
-    def within(self, name: str, low: int, high: int) -> IntArray:
-        values = self.array(name)
+    def fitting(self, values: NDArray[Whole], name: str, low: int, high: int) -> NDArray[Whole]:
         if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
             text = f"'{name}' holds {values.min():,}..{values.max():,}; not simulated beyond {low:,}..{high:,}"
             self.log.append(Finding("refused", text))
@@ -234,7 +236,8 @@ def _entry(group: Reader, number: int, walk: Walk) -> Entry:
     kind = entry.kind = attempt(lambda: one_line(reader.text("type"))) or "?"
     names = set(reader.group)  # of links, which this does not follow
     for name in (*_CUT, *_GEOMETRY):
-        if name in names and (values := attempt(partial(reader.array, name))) is not None:
+        read = reader.narrow if name in _WEIGHTS else reader.array
+        if name in names and (values := attempt(partial(read, name))) is not None:
             entry.arrays[name] = values
     if inside := isinstance(attempt(lambda: reader.item("neuron")), h5py.Group):
         entry.neuron = _neuron(reader.child("neuron"), attempt)

@@ -19,7 +19,7 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx.fields import MAX_NEURONS, STEPS, Reader, opened, spread_bias
 from snn2chip.formats.netx.stock import NEURONS, Stock
 from snn2chip.formats.netx.weights import HIGHEST, LOWEST, load_dense
-from snn2chip.ir import Constant, IntArray, Kind, Shape, out_size
+from snn2chip.ir import Constant, IntArray, Kind, Shape, Weights, out_size
 from snn2chip.ir.netlist import MAX_DELAY, ChipLayer, Netlist
 from snn2chip.text import one_line
 
@@ -247,7 +247,7 @@ def _input(reader: Reader, number: str, shape: Shape, walk: Walk) -> ChipLayer:
 
 
 def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) -> ChipLayer:
-    weight = reader.within("weight", *walk.limits.weight)
+    weight = reader.weights("weight", *walk.limits.weight)
     if weight.ndim == 5 and weight.shape[4] == 1:
         weight = weight[..., 0]
     stride, padding, dilation = reader.pair("stride", 1), reader.pair("padding", 0), reader.pair("dilation", 1)
@@ -279,7 +279,7 @@ def _conv(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk) 
 
 def _fan_in(reader: Reader, kind: str) -> Shape:
     """Inputs of a first layer that no input layer stands before."""
-    weight = reader.array("weight")
+    weight = reader.whole("weight")
     if kind == "conv" or weight.ndim != 2:
         raise InputError(
             f"{reader.where}: the first layer, and no input layer says what comes in; give --input-shape C,H,W"
@@ -313,8 +313,8 @@ def _dense(reader: Reader, number: str, shape: Shape, flatten: bool, walk: Walk)
     return ChipLayer(number, kind, weight, bias, (out,), *constants, recurrent=own, delay=delay)
 
 
-def _matrix(reader: Reader, name: str, shape: tuple[int, int], walk: Walk) -> IntArray:
-    stored = reader.within(name, *walk.limits.weight)
+def _matrix(reader: Reader, name: str, shape: tuple[int, int], walk: Walk) -> Weights:
+    stored = reader.weights(name, *walk.limits.weight)
     if stored.ndim == 1 and stored.size == shape[0] * shape[1]:  # netx: one row for each neuron
         stored = stored.reshape(shape)
     if stored.shape != shape:

@@ -165,7 +165,7 @@ class Stock:
 
 def _whole(values: Values) -> Values:
     with np.errstate(invalid="ignore"):
-        return values.astype(np.int64)
+        return values.astype(np.int64) if values.dtype.kind == "f" else values
 
 
 def _sides(reader: Reader) -> Shape:

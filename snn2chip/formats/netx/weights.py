@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn2chip.errors import UnsupportedError
-from snn2chip.ir import IntArray
+from snn2chip.ir import Weights
 
 Int32Array = NDArray[np.int32]
 LOWEST, HIGHEST = -256, 254  # of weights of both signs
@@ -26,22 +26,22 @@ _AT_ONCE = 2**20  # weights that are looked at together
 class Loaded:
     """Weights that the chip's arithmetic uses, and what was done to get there.
 
-    weights  one array for each given, int64
+    weights  one array for each given
     notes    what changed, in words without the layer's name
     """
 
-    weights: tuple[IntArray, ...]
+    weights: tuple[Weights, ...]
     notes: tuple[str, ...]
 
 
-def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
+def load_dense(stored: tuple[Weights, ...], where: str) -> Loaded:
     """Weights of one dense layer as stored to those Lava computes with: one matrix, or input and recurrent ones.
 
     Raises:
         UnsupportedError: weights of one sign beyond 8 bits, which netx shifts by a negative number of bits, or ones
             whose sums Lava rounds.
     """
-    matrices = [weights.reshape(len(weights), -1).astype(np.int64, copy=False) for weights in stored]
+    matrices = [weights.reshape(len(weights), -1) for weights in stored]
     ends = [(int(matrix.min()), int(matrix.max())) for matrix in matrices if matrix.size]
     low, high = min((low for low, _ in ends), default=0), max((high for _, high in ends), default=0)
     if not low and not high:  # netx fails on them
@@ -67,7 +67,7 @@ def load_dense(stored: tuple[IntArray, ...], where: str) -> Loaded:
     ones = int(np.bitwise_or.reduce([np.bitwise_or.reduce(matrix, axis=None) for matrix in matrices]))
     spare = min(8, (ones & -ones).bit_length() - 1)  # low bits that are 0 in all of them
     width = 8 - bits - (spare - signed)  # what netx calls num_weight_bits
-    back: list[IntArray] = []
+    back: list[Weights] = []
     for matrix in matrices:
         least, most = (int(matrix.min()), int(matrix.max())) if matrix.size else (0, 0)
         used, changed, became = matrix, 0, ""

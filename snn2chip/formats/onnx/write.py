@@ -165,7 +165,7 @@ def _digits(layer: ChainLayer, low: IntArray, high: IntArray) -> tuple[int, int]
         UnsupportedError: none are.
     """
     most = np.maximum(np.abs(low), np.abs(high))
-    weight = np.abs(layer.weight)
+    weight = np.abs(layer.weight.astype(np.int64))
     # as coarse as it gets: inputs whole or in digits first, as weights are already small
     for weight_bits, input_bits in product((31, 4, 2, 1), (31, 12, 8, 4, 2, 1)):
         cut = np.minimum(most, 2**input_bits - 1)
@@ -208,7 +208,7 @@ def weighted_sums(layer: ChainLayer, label: str, low: IntArray, high: IntArray) 
 
     def make(graph: Graph, given: list[str]) -> str:
         inputs = _input_digits(graph, label, given[0], input_bits, most)
-        digits = _weight_digits(layer.weight, weight_bits)
+        digits = _weight_digits(layer.weight.astype(np.int64), weight_bits)
         weights = [
             graph.constant(f"{label}/weight{number if len(digits) > 1 else ''}", digit.astype(np.float32))
             for number, digit in enumerate(digits)

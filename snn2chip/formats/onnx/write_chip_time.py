@@ -30,7 +30,7 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.onnx.graph import MOST_BYTES, Graph, Make, Port, model, write
 from snn2chip.formats.onnx.time import At, Step, timeline
 from snn2chip.formats.onnx.write import neurons, weighted_sums
-from snn2chip.ir import ChainLayer, IntArray, Shape
+from snn2chip.ir import ChainLayer, IntArray, Shape, Weights
 from snn2chip.ir.netlist import ChipLayer, Netlist
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _without_delays(layer: ChipLayer, shape: Shape, label: str) -> tuple[ChainLa
 
     With delays its weights are (O, pairs), and the pairs are numbers in (delays, inputs) flattened; None for all.
     """
-    weight = layer.weight if layer.weight.size else np.zeros((1, 1), np.int64)
+    weight = layer.weight.astype(np.int64) if layer.weight.size else np.zeros((1, 1), np.int64)
     delays, pairs = [0], None
     if layer.delay is not None and layer.delay.any():
         delays = np.unique(layer.delay).tolist()
@@ -226,12 +226,12 @@ def _resetting(step: Step, keeps: IntArray, state: Sequence[str]) -> Step:
     return start
 
 
-def _strongest(recurrent: IntArray) -> int:
+def _strongest(recurrent: Weights) -> int:
     """Largest |sum of w times s| of a layer's own spikes."""
-    return int(np.abs(recurrent).sum(1).max())
+    return int(np.abs(recurrent).sum(1, np.int64).max())
 
 
-def _recurrent(graph: Graph, step: Step, weight: IntArray, label: str) -> Step:
+def _recurrent(graph: Graph, step: Step, weight: Weights, label: str) -> Step:
     """`step` that adds what the layer's own spikes of the step before weigh."""
     dtype = np.float32 if _strongest(weight) < FLOAT32_EXACT else np.float64  # Gemm knows both
     own = graph.constant(f"{label}/weight_rec", weight.astype(dtype))

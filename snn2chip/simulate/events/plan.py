@@ -166,7 +166,7 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
             f"layer '{layer.name}': sums up to {bound} exceed 32 bits ({INT32_MAX}); choose --engine dense"
         )
     channels, in_h, in_w = shape if len(shape) == 3 else (shape[0], 1, 1)
-    weight, groups = layer.weight, layer.groups
+    weight, groups = layer.weight.astype(np.int64), layer.groups
     if layer.kind == "dense":
         weight = weight.reshape(len(weight), channels, in_h, in_w)
     weight, groups = merge_groups(weight, groups)
