@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx
+from snn2chip.formats.hdf5 import FREE, PER_BYTE
 from snn2chip.formats.netx import write
 
 
@@ -74,7 +75,8 @@ def example() -> ir.Chain:
 
 
 def test_relays_past_a_wide_dense_layer_are_read_back(tmp_path: Path) -> None:
-    """So many zeros that a compressed file would hold them in a few kilobytes, as only a damaged one does."""
+    """So many zeros that a compressed file would hold them in a few kilobytes, as only a damaged one does: part of them
+    is stored as it is, no more than a reader asks for."""
     side = 4100  # more values than a file of any size may claim
     weight = np.zeros((side, side), dtype=np.int64)
     np.fill_diagonal(weight, 90)
@@ -84,6 +86,7 @@ def test_relays_past_a_wide_dense_layer_are_read_back(tmp_path: Path) -> None:
     netx.save(tmp_path / "wide.net", ir.Chain(*port, 2, "membrane", ("a", "b"), (layer, last), {}))
     read = netx.load(tmp_path / "wide.net").layers[0].weight
     assert np.array_equal(np.flatnonzero(read), np.arange(side) * (side + 1)) and (read.diagonal() == 90).all()
+    assert side**2 - FREE < PER_BYTE * (tmp_path / "wide.net").stat().st_size < side**2
 
 
 @settings(max_examples=usually(120), deadline=None)
@@ -393,17 +396,19 @@ def test_a_file_cannot_be_written_where_it_has_no_place(tmp_path: Path, good: Pa
     st.tuples(st.integers(1, 30), st.integers(1, 30)),
     st.sampled_from([(), (1, 1), (3, 2)]),
     st.integers(1, 200),
+    st.sampled_from([-(2**40), 0, 2**40]),
     st.integers(0, 2**32 - 1),
 )
 def test_weights_deflated_in_pieces_are_those_of_the_filter(
-    sides: tuple[int, int], kernel: tuple[int, ...], chunk: int, seed: int
+    sides: tuple[int, int], kernel: tuple[int, ...], chunk: int, room: int, seed: int
 ) -> None:
-    """HDF5 reads them as written, whatever of the array a chunk holds; a reader need not look into a chunk."""
+    """HDF5 reads them as written, whatever of the array a chunk holds, deflated or as it is; a reader need not look
+    into a chunk."""
     weights = np.random.default_rng(seed).integers(-256, 255, (*sides, *kernel))
     memory = io.BytesIO()
     with pytest.MonkeyPatch.context() as patch, h5py.File(memory, "w") as file:
         patch.setattr(write, "_CHUNK", chunk)
-        made = write._deflated(file, "weight", weights)
+        made = write._deflated(file, "weight", weights, write._Room(room))
         assert made.compression == "gzip" and math.prod(made.chunks) <= max(chunk, math.prod(kernel))
     with h5py.File(memory, "r") as file:
         assert file["weight"].dtype == np.int32

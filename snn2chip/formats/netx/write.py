@@ -21,7 +21,7 @@ import json
 import math
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from snn2chip.formats.netx.fields import FORMAT_VERSION, STEPS
 from snn2chip.formats.netx.samples import load
 from snn2chip.formats.netx.weights import load_dense
 from snn2chip.hdf5 import FREE, PER_BYTE
-from snn2chip.ir import Chain, ChainLayer, IntArray
+from snn2chip.ir import Chain, ChainLayer, Weights
 from snn2chip.processors import threads
 
 _CHUNK = 2**16  # weights that are deflated together: in the file no chunk that a reader would have to look into
@@ -49,7 +49,7 @@ def save(path: str | Path, chain: Chain) -> None:
         UnsupportedError: dense weights that Lava would not compute with as they are.
     """
     # HDF5 crashes the process when a file it writes cannot grow (a full disk): it writes to memory instead
-    memory = io.BytesIO()
+    memory, room = io.BytesIO(), _Room()
     with h5py.File(memory, "w") as file:
         layers = file.create_group("layer")
         first = layers.create_group("0")
@@ -60,7 +60,7 @@ def save(path: str | Path, chain: Chain) -> None:
                 flat = layers.create_group(str(int(layer.name) - 1))
                 flat["type"] = np.array([b"flatten"])
                 flat["shape"] = np.array([layer.weight.shape[1]])
-            _write_layer(layers.create_group(layer.name), layer)
+            _write_layer(layers.create_group(layer.name), layer, room)
         own = file.create_group("snn2chip")
         own.attrs["format_version"] = FORMAT_VERSION
         own.attrs["stock_netx"] = chain.stock
@@ -78,6 +78,7 @@ def save(path: str | Path, chain: Chain) -> None:
         _write_json(own, "origin", {layer.name: layer.origin for layer in chain.layers})
     with atomic_path(path) as part:
         part.write_bytes(memory.getbuffer())
+        memory.close()  # of a large network gigabytes, and what is read back takes its own
         if different := _different(read_back(path, part, load), chain):
             raise InputError(f"'{path}' is not written, what was read back differs: {different}")
 
@@ -110,8 +111,20 @@ def _write_json(own: h5py.Group, name: str, value: Any) -> None:
         own[name] = text
 
 
-def _deflated(group: h5py.Group, name: str, values: IntArray) -> h5py.Dataset:
-    """Weights (O, I, ...) as 32-bit integers, as HDF5's gzip filter has them; that one would work on one processor."""
+@dataclass
+class _Room:
+    """How many values a file may still claim before a reader takes it for damaged (`hdf5.Budget`), half of those that
+    cost nothing left to what is not counted here."""
+
+    left: int = FREE // 2
+
+
+def _deflated(group: h5py.Group, name: str, values: Weights, room: _Room) -> h5py.Dataset:
+    """Weights (O, I, ...) as 32-bit integers, as HDF5's gzip filter has them; that one would work on one processor.
+
+    Relays past a wide layer are so many zeros in so few bytes that a reader would take them for damage: where there is
+    no room, chunks are stored as they are.
+    """
     inner = math.prod(values.shape[2:])
     inputs = min(values.shape[1], max(1, _CHUNK // inner))
     chunk = (min(len(values), max(1, _CHUNK // (inputs * inner))), inputs, *values.shape[2:])
@@ -122,19 +135,26 @@ def _deflated(group: h5py.Group, name: str, values: IntArray) -> h5py.Dataset:
         for first in range(0, values.shape[1], inputs)
     ]
 
-    def work(start: tuple[int, ...]) -> bytes:
-        part = values[start[0] : start[0] + chunk[0], start[1] : start[1] + inputs]
+    def part(start: tuple[int, ...]) -> Weights:
+        return values[start[0] : start[0] + chunk[0], start[1] : start[1] + inputs]
+
+    def whole(start: tuple[int, ...]) -> bytes:
+        given = part(start)
         full = np.zeros(chunk, "<i4")  # a chunk is whole, also where the array ends before it
-        full[: len(part), : part.shape[1]] = part
-        return zlib.compress(full.tobytes(), 1)
+        full[: len(given), : given.shape[1]] = given
+        return full.tobytes()
 
     with ThreadPoolExecutor(threads()) as pool:
-        for start, data in zip(starts, pool.map(work, starts), strict=True):
-            made.id.write_direct_chunk(start, data)
+        for start, data in zip(starts, pool.map(lambda start: zlib.compress(whole(start), 1), starts), strict=True):
+            room.left -= part(start).size
+            plain = room.left + PER_BYTE * len(data) < 0 and inner <= _CHUNK
+            stored = whole(start) if plain else data
+            room.left += PER_BYTE * len(stored)
+            made.id.write_direct_chunk(start, stored, filter_mask=int(plain))
     return made
 
 
-def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
+def _write_layer(group: h5py.Group, layer: ChainLayer, room: _Room) -> None:
     group["type"] = np.array([layer.kind.encode()])
     group["shape"] = np.array(layer.shape)
     if layer.kind == "dense":
@@ -143,14 +163,8 @@ def _write_layer(group: h5py.Group, layer: ChainLayer) -> None:
             raise UnsupportedError(f"{where}: {'; '.join(notes)}")
         if not layer.weight.any():
             raise UnsupportedError(f"{where}: every weight is 0, on which netx fails; train again")
-    weight = layer.weight
-    made = _deflated(group, "weight", weight)
-    if weight.size > FREE // 8:
-        group.file.flush()
-        if PER_BYTE * made.id.get_storage_size() < weight.size:
-            # relays past a wide dense layer: so many values in so few bytes are what a reader takes for damage
-            del group["weight"]
-            group["weight"] = weight.astype(np.int32)
+    room.left -= 2 * layer.bias.size  # stored, and spread over the neurons
+    _deflated(group, "weight", layer.weight, room)
     bias = layer.bias
     if layer.kind == "conv":
         per_channel = bias[:, 0, 0]
