@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats import netx
-from snn2chip.formats.hdf5 import FREE, PER_BYTE
 from snn2chip.formats.netx import write
+from snn2chip.hdf5 import FREE, PER_BYTE
 
 
 def example() -> ir.Chain:
