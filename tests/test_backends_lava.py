@@ -21,6 +21,7 @@ from snn2chip.backends import lava
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats import netx
 from snn2chip.places import CACHE_VARIABLE, deploy_file
+from snn2chip.report import doctor
 from snn2chip.simulate import reference
 
 T = 4
@@ -445,6 +446,14 @@ def test_names_on_path_that_do_not_run(bare: Path) -> None:
     assert lava.candidates(full=True)[0].problem == "Python 3.9.1; Lava needs 3.10"
     fake_python(bare / "python3.10", problem='"No module named ensurepip"')
     assert "install its venv package" in str(lava.candidates(full=True)[0].problem)
+
+
+def test_doctor_lists_what_runs(bare: Path) -> None:
+    """Of shims only those that lead to an interpreter."""
+    script(bare / "python3.10", "#!/bin/sh\nexit 127\n")
+    fake_python(bare / "python3.12", version="3.12.99", problem='"no pip"')
+    said = [line for line in doctor.examine() if str(bare) in line]
+    assert said and all("Python 3.12.99 at" in line and "python3.10" not in line for line in said)
 
 
 def test_order_of_preference(bare: Path) -> None:

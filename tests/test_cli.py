@@ -373,8 +373,11 @@ def test_doctor(cli: Command) -> None:
 
 def test_recipes_are_listed_and_printed(cli: Command) -> None:
     """`recipe` lists every shipped recipe, `recipe NAME` prints its file as it is."""
-    listed = [line.split()[0] for line in cli("recipe").ok().splitlines()]
+    lines = cli("recipe").ok().splitlines()
+    listed = [line.split()[0] for line in lines]
     assert listed == places.recipe_names()
+    wide = max(map(len, listed)) + 2
+    assert all(line[:wide].rstrip() == name and line[wide].strip() for line, name in zip(lines, listed, strict=True))
     assert "digits-tdbn" in listed
     text = (ROOT / "models" / "digits-tdbn" / "recipe.toml").read_text(encoding="utf-8")
     assert cli("recipe", "digits-tdbn").ok() == text

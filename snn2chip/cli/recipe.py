@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated
 
 import typer
@@ -44,8 +45,13 @@ def recipe(
     elif name is not None:
         print(places.recipe_file(name).read_text(encoding="utf-8"), end="")
     else:
-        for known in places.recipe_names():
-            console.print(f"{known:24} {recipes.load(known).description}")
+        names = places.recipe_names()
+        wide = max(map(len, names)) + 2
+        for known in names:
+            line = f"{known:<{wide}}{recipes.load(known).description}"
+            if console.is_terminal:  # elsewhere lines stay whole
+                line = textwrap.fill(line, console.width, subsequent_indent=wide * " ")
+            console.print(line)
 
 
 def _fit(name: str, chip: str, most: int | None, shape: str | None, classes: int | None) -> None:

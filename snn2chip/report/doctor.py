@@ -65,6 +65,8 @@ def examine() -> Iterator[str]:
             continue
         yield f"{label}{name}not set up; {kind.setup}"
         for candidate in interpreters.candidates(kind) if kind is not lava.FULL else ():
+            if candidate.version is None:
+                continue  # a shim of a version that is not installed, say: nothing runs there
             verdict = candidate.problem or "can be used"
             yield f"{label}Python {candidate.version or '?'} at {candidate.python} ({candidate.source}): {verdict}"
     for name, where in data.available():
