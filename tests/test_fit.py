@@ -353,6 +353,7 @@ def test_a_recipe_says_what_it_takes_before_training(cli: Command) -> None:
     assert "fits loihi2: 7 cores" in cli("recipe", "digits-tdbn", "--fit").ok()
     narrow = cli("recipe", "digits-tdbn", "--target-cores", 5)
     assert narrow.code == 0 and "on 5 cores: widths times 0." in narrow.out
+    assert "copies of relays" in cli("recipe", "cifar10-resnet19-tdbn-t2", "--fit").ok()
     wide = cli("recipe", "vgg9-bntt", "--fit")
     assert wide.code == 1 and "fan-in 16,384 exceeds 16,000 axons" in " ".join(wide.out.split())
     cli("recipe", "--fit").refused("name it")

@@ -49,9 +49,9 @@ def recipe(
         wide = max(map(len, names)) + 2
         for known in names:
             line = f"{known:<{wide}}{recipes.load(known).description}"
-            if console.is_terminal:  # elsewhere lines stay whole
-                line = textwrap.fill(line, console.width, subsequent_indent=wide * " ")
-            console.print(line)
+            room = console.width if console.is_terminal else len(line)  # elsewhere lines stay whole
+            for part in textwrap.wrap(line, room, subsequent_indent=wide * " "):
+                console.print(part)
 
 
 def _fit(name: str, chip: str, most: int | None, shape: str | None, classes: int | None) -> None:
@@ -71,6 +71,8 @@ def _fit(name: str, chip: str, most: int | None, shape: str | None, classes: int
     console.print(shown.table(found))
     for line in shown.lines(found):
         console.print(line)
+    if (unknown := takes.unknown(chosen)) is not None:
+        console.print(f"note: {unknown}")
     if most is not None:
         share, narrow = takes.for_cores(chosen, profile, most, given)
         widths = ", ".join(f"{each.layer.name} {each.layer.shape[0]:,}" for each in narrow.layers)

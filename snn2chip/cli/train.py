@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from snn2chip.nn import SpikingNetwork
+    from snn2chip.recipe import Recipe
     from snn2chip.train.loop import Trainer
 
 
@@ -132,7 +133,7 @@ def train(
     for note in trainer.notes:
         console.print(f"note: {note}")
     if is_leader() and chosen.model.neuron.kind != "relu":
-        console.print(_cores(trainer.network, len(training.classes)))
+        console.print(_cores(chosen, trainer.network, len(training.classes)))
     try:
         follow(trainer, console, watch, out / "tensorboard" if tensorboard else None)
     except KeyboardInterrupt:
@@ -148,7 +149,7 @@ def train(
         console.print(line)
 
 
-def _cores(network: SpikingNetwork, classes: int) -> str:
+def _cores(recipe: Recipe, network: SpikingNetwork, classes: int) -> str:
     """What the network will take on a chip: hours of training later is too late to hear that it does not fit."""
     from snn2chip import chip
     from snn2chip.fit import recipe as takes
@@ -158,4 +159,5 @@ def _cores(network: SpikingNetwork, classes: int) -> str:
         found = takes.of_network(network, classes, chip.load("loihi2"))
     except InputError as error:
         return f"on loihi2: not placed before it is trained: {error}"
-    return "; ".join((f"on loihi2: {shown.verdict(found)}", *found.problems))
+    unknown = takes.unknown(recipe)
+    return "; ".join((f"on loihi2: {shown.verdict(found)}", *found.problems, *([] if unknown is None else [unknown])))

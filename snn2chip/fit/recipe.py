@@ -78,6 +78,13 @@ def of_recipe(recipe: recipes.Recipe, chip: Chip, given: Given | None = None) ->
     return _of_alive(captured(recipe, given), chip)
 
 
+def unknown(recipe: recipes.Recipe) -> str | None:
+    """What the table of a recipe cannot say before its network is trained."""
+    if not any(layer.type == "residual" for layer in recipe.model.layers):
+        return None
+    return "how many copies of relays are read depends on the weights: trained, it may take more cores"
+
+
 def _random(recipe: recipes.Recipe, given: Given | None) -> tuple[SpikingNetwork, int]:
     """Its network before it is trained, and the number of classes."""
     given = given or KNOWN.get(recipe.data.name)
