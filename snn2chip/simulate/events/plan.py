@@ -62,14 +62,14 @@ def aligned(values: Arrays) -> Arrays:
     return placed
 
 
-def merge_groups(weight: IntArray, groups: int, most: int = 64) -> tuple[IntArray, int]:
+def merge_groups(weight: Arrays, groups: int, most: int = 64) -> tuple[Arrays, int]:
     """Narrow groups of a convolution together, with zeros between them, until a group fills a vector."""
     outputs = len(weight) // groups
     times = max(k for k in range(1, groups + 1) if groups % k == 0 and (k == 1 or k * outputs <= most))
     if times == 1:
         return weight, groups
     per_group = weight.shape[1]
-    merged = np.zeros((len(weight), times * per_group, *weight.shape[2:]), dtype=np.int64)
+    merged = np.zeros((len(weight), times * per_group, *weight.shape[2:]), dtype=weight.dtype)
     for part in range(times):
         rows = (np.arange(len(weight)) // outputs) % times == part
         merged[rows, part * per_group : (part + 1) * per_group] = weight[rows]
@@ -82,11 +82,11 @@ def block_lanes(outputs: int) -> tuple[int, int]:
     return min(choices, key=lambda choice: choice[1] * (choice[0] + 24))
 
 
-def _rows(weight: IntArray, groups: int, lanes: int, blocks: int, places: list[IntArray], count: int) -> IntArray:
+def _rows(weight: Arrays, groups: int, lanes: int, blocks: int, places: list[IntArray], count: int) -> Arrays:
     """Weights (O, I/groups, kH, kW) as rows (blocks, kH, kW, count, lanes); input i of group g is row places[g][i]."""
     outputs, _, high, wide = weight.shape
     per_out = outputs // groups
-    rows = np.zeros((groups, high, wide, count, blocks // groups * lanes), dtype=np.int64)
+    rows = np.zeros((groups, high, wide, count, blocks // groups * lanes), dtype=weight.dtype)
     for group in range(groups):
         mine = weight[group * per_out : (group + 1) * per_out].transpose(2, 3, 1, 0)
         rows[group][:, :, places[group], :per_out] = mine
@@ -94,14 +94,14 @@ def _rows(weight: IntArray, groups: int, lanes: int, blocks: int, places: list[I
     return np.ascontiguousarray(split.transpose(0, 4, 1, 2, 3, 5)).reshape(blocks, high, wide, count, lanes)
 
 
-def _bytes_of_pairs(rows: IntArray) -> Arrays:
+def _bytes_of_pairs(rows: Arrays) -> Arrays:
     """int8 rows as the engine adds them: of every 32, neuron i in the even bytes (plus 128), 16 + i in the odd."""
     pairs = rows.reshape(*rows.shape[:-1], -1, 2, 16)
     packed = np.stack([pairs[..., 0, :] + 128, pairs[..., 1, :] & 255], axis=-1).astype(np.uint8)
     return packed.reshape(rows.shape)
 
 
-def _events(weight: IntArray) -> tuple[int, int, int]:
+def _events(weight: Arrays) -> tuple[int, int, int]:
     """Kind, halvings and limit (entries between two moves to int32, 0 for none) of a layer that reads spikes."""
     scale = 0
     size = int(np.abs(weight).max(initial=0))
@@ -166,7 +166,7 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
             f"layer '{layer.name}': sums up to {bound} exceed 32 bits ({INT32_MAX}); choose --engine dense"
         )
     channels, in_h, in_w = shape if len(shape) == 3 else (shape[0], 1, 1)
-    weight, groups = layer.weight.astype(np.int64), layer.groups
+    weight, groups = layer.weight, layer.groups
     if layer.kind == "dense":
         weight = weight.reshape(len(weight), channels, in_h, in_w)
     weight, groups = merge_groups(weight, groups)

@@ -34,7 +34,7 @@ class Reads:
         blocks: (blocks + 1,): the reads of block i are blocks[i] to blocks[i + 1].
     """
 
-    weights: IntArray
+    weights: Arrays
     table: Arrays
     blocks: IntArray
 
@@ -68,7 +68,7 @@ def _joined(a: IntArray, b: IntArray) -> IntArray:
     return joined
 
 
-def ranges_of(rows: IntArray) -> list[tuple[int, int]]:
+def ranges_of(rows: Arrays) -> list[tuple[int, int]]:
     """Ranges of the slots of rows (blocks, kh, kw, slots, lanes): neighbours with the same windows are together."""
     slots = rows.shape[3]
     edges = [*range(0, slots, WORD), slots]
@@ -87,7 +87,7 @@ def ranges_of(rows: IntArray) -> list[tuple[int, int]]:
     return [(first, last) for first, last, _ in found]
 
 
-def reads_of(rows: IntArray, row_bytes: int, group_of: IntArray | None, ranges: list[tuple[int, int]]) -> Reads:
+def reads_of(rows: Arrays, row_bytes: int, group_of: IntArray | None, ranges: list[tuple[int, int]]) -> Reads:
     """The reads of rows (blocks, kh, kw, slots, lanes).
 
     Args:
