@@ -236,11 +236,14 @@ def assert_same(mine: Trace, theirs: Trace) -> None:
     np.testing.assert_array_equal(mine.scores, theirs.scores.reshape(mine.scores.shape))
 
 
-def run_in_lava(chain: ir.Chain, port: ir.IntArray, folder: Path, net: str = "model.net") -> Trace:
+def run_in_lava(
+    chain: ir.Chain, port: ir.IntArray, folder: Path, net: str = "model.net", *, fast_convolution: bool = False
+) -> Trace:
     """What Lava makes of a chain's file, which is written here."""
     netx.save(folder / net, chain)
     np.savez(folder / "input.npz", input=port)
-    lava.run(folder / net, folder / "input.npz", folder / "trace.npz", progress=False)
+    files = (folder / net, folder / "input.npz", folder / "trace.npz")
+    lava.run(*files, progress=False, fast_convolution=fast_convolution)
     return trace.load(folder / "trace.npz", chain)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import speed_networks
 import torch
+from helpers import assert_same, run_in_lava
 
-from snn2chip import chip
+from snn2chip import chip, ir
+from snn2chip.backends import lava
 from snn2chip.data import ImageSet
 from snn2chip.ir.encode import encoder_of
 from snn2chip.passes.capture import capture
@@ -61,18 +63,24 @@ SIDE = 224
 LARGEST = 8e9  # bytes: the target of docs/large.md for exporting this network
 
 
-@needs_library
-@pytest.mark.slow
-@pytest.mark.timeout(7200)
-def test_resnet34_at_224() -> None:
-    """The recipe in full, its normalizations set on noise: 20 images in integers, the first as the reference has it in
-    every spike and membrane; more images take no more memory."""
+@pytest.fixture(scope="module")
+def resnet34() -> tuple[ir.Chain, ImageSet]:
+    """The recipe in full, its normalizations set on noise, and 20 images of noise."""
     network, names = large.network_of("resnet34", SIDE, 1000), tuple(map(str, range(1000)))
     images = ImageSet("noise:test", large.noise(20, SIDE, 3), torch.zeros(20, dtype=torch.int64), names, 255, "noise")
     source = Source(capture(network, names), "resnet34")
     chain = export(source, chip.load("loihi2"), calibration=images.subset(2)).chain
-    del network, source
     assert chain.timesteps == 4 and chain.coding == "direct"
+    return chain, images
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_resnet34_at_224(resnet34: tuple[ir.Chain, ImageSet]) -> None:
+    """20 images in integers, the first as the reference has it in every spike and membrane; more images take no more
+    memory."""
+    chain, images = resnet34
     peaks, status = [], Path("/proc/self/status")
     for count in (4, 20):
         if status.exists():
@@ -89,6 +97,19 @@ def test_resnet34_at_224() -> None:
     wanted, got = reference.run(chain, port), EventEngine(chain).run(port)
     assert np.array_equal(wanted.scores, found.trace.scores[:1])
     assert (got.counts, got.largest) == (wanted.counts, wanted.largest)
-    for name, spikes in wanted.spikes.items():
-        assert np.array_equal(got.spikes[name], spikes), name
-        assert np.array_equal(got.voltage[name], wanted.voltage[name]), name
+    assert_same(got, wanted)
+
+
+@needs_library
+@pytest.mark.slow
+@pytest.mark.lava
+@pytest.mark.timeout(7200)
+def test_lava_runs_resnet34_at_224(
+    resnet34: tuple[ir.Chain, ImageSet], lava_environment: lava.Environment, tmp_path: Path
+) -> None:
+    """The first image and all of its steps, with exact products in the place of Lava's loop over pairs of channels."""
+    chain, images = resnet34
+    port = chain.port(encoder_of(chain)(images.images[:1]))
+    got = EventEngine(chain).run(port)
+    print(f"{sum(spikes.size for spikes in got.spikes.values()):,} steps of neurons")
+    assert_same(got, run_in_lava(chain, port, tmp_path, fast_convolution=True))
