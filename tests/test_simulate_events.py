@@ -512,7 +512,7 @@ def test_wrong_input_is_refused_by_name() -> None:
 def test_sums_over_32_bits_go_to_the_dense_engine() -> None:
     """A chain that the engine cannot hold is refused by name, and run densely by `make_engine`, with a note."""
     chain, _ = vgg()
-    heavy = replace(chain.layers[0], weight=chain.layers[0].weight * 2**15)
+    heavy = replace(chain.layers[0], weight=chain.layers[0].weight.astype(np.int64) * 2**15)
     chain = replace(chain, layers=(heavy, *chain.layers[1:]))
     with pytest.raises(UnsupportedError, match=r"layer '0': sums up to \d+ exceed 32 bits"):
         EventEngine(chain)
