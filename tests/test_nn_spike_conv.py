@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers import usually
@@ -75,6 +76,8 @@ def test_equal_to_the_dense_convolution(
     y = found.spike_conv(words, sizes, weight, bias)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y.double(), expected)
+    small = found.spike_conv(words, sizes, weight.to(torch.int16), None, 2)
+    assert torch.equal(small.double(), F.conv2d(x.double(), 2 * weight.double(), None, stride, padding))
     grad = integers(tuple(y.shape), seed + 3).contiguous(memory_format=torch.channels_last)
     got = found.spike_conv_weights(words, sizes, grad, weight)
     assert got.stride() == weight.stride()
@@ -251,3 +254,20 @@ def test_sums_of_booleans_are_those_of_the_dense_convolution(
         assert torch.equal(y, F.conv2d(x.float(), weight, None, stride, 1))
     assert spike_conv.sums_of(torch.ones_like(x), weight, (1, 1), (1, 1)) is None
     assert spike_conv.sums_of(x[:, :31], weight[:, :31], (1, 1), (1, 1)) is None
+
+
+@needs_kernels
+@given(st.integers(-(2**15), 2**15), st.integers(1, 4))
+@example(341, 3)  # 64 x 3 of them are 2^16 - 64: half of an even one would do, and this is odd
+@example(-340, 3)
+@example(-342, 3)
+@settings(max_examples=usually(60), deadline=None)
+def test_sums_of_int16_never_wrap(value: int, kernel: int) -> None:
+    """Of the largest weights that are taken, and spikes everywhere; refused are only those whose sums would wrap."""
+    found = spike_conv.as_int16(np.full((32, 64, 1, kernel), value))
+    if found is None:
+        assert abs(value) // (2 - value % 2) * 64 * kernel >= 2**15
+        return
+    x = torch.ones((1, 1, 6, 64), dtype=torch.bool).permute(0, 3, 1, 2)
+    y = spike_conv.sums_of(x, found[0], (1, 1), (0, 0), found[1])
+    assert y is not None and bool((y == 64 * kernel * value).all())

@@ -97,7 +97,7 @@ class Kernels:
         self._pack_pixels.argtypes = [_pointer, _int, _pointer, _long, _long, _int]
         self._pack_pixels.restype = _long
         self._conv, self._conv_weights = library.snn2chip_spike_conv, library.snn2chip_spike_conv_weights
-        self._conv.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _pointer, _int]
+        self._conv.argtypes = [_pointer, _pointer, _pointer, _pointer, _int, _float, _pointer, _pointer, _int]
         self._conv_weights.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _int]
         self._fire = library.snn2chip_fire
         self._fire.argtypes = [
@@ -168,13 +168,20 @@ class Kernels:
         )
         return None if count < 0 else (words, int(count))
 
-    def spike_conv(self, words: Tensor, sizes: ConvSizes, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution of spikes that `pack_pixels` packed, as `torch.nn.functional.conv2d`, channels last."""
+    def spike_conv(
+        self, words: Tensor, sizes: ConvSizes, weight: Tensor, bias: Tensor | None, factor: int = 1
+    ) -> Tensor:
+        """The convolution of spikes that `pack_pixels` packed, as `torch.nn.functional.conv2d`, channels last.
+
+        Weights are float32, or int16 that count `factor` times: no sum of those in a row of the kernel, over 64
+        channels, may leave int16.
+        """
         shape = (sizes.images, sizes.outputs, sizes.out_height, sizes.out_width)
         out = torch.empty(shape, memory_format=torch.channels_last)
         bias = None if bias is None else bias.contiguous()
         self._conv(
             *(_longs(sizes), words.data_ptr(), weight.data_ptr(), _longs(weight.stride())),
+            *(int(weight.dtype == torch.int16), factor),
             *(None if bias is None else bias.data_ptr(), out.data_ptr(), torch.get_num_threads()),
         )
         return out

@@ -3,11 +3,13 @@
 //
 // Compiled by snn2chip/native.py. Spikes are bits, a row of 64-bit words a pixel; other tensors are float32 with
 // channels last. Rows are blocks of output channels that stay in registers while the spikes pass by. In what order a
-// sum's terms come follows from the shapes alone: the same bits with any number of threads.
+// sum's terms come follows from the shapes alone: the same bits with any number of threads. Weights that are small
+// integers are added as int16, twice as many at a time, and half as many bytes of them want a place in the cache.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -27,13 +29,17 @@ constexpr int64_t MOST = 3;                // rows and columns of a kernel that 
 
 typedef float Row __attribute__((vector_size(LANES * sizeof(float))));
 
-inline Row load(const float* from) {
-    Row row;
+template <typename Vector = Row>
+inline Vector load(const void* from) {
+    Vector row;
     std::memcpy(&row, from, sizeof row);
     return row;
 }
 
-inline void store(float* to, Row row) { std::memcpy(to, &row, sizeof row); }
+template <typename Vector>
+inline void store(void* to, Vector row) {
+    std::memcpy(to, &row, sizeof row);
+}
 
 inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -54,20 +60,21 @@ int64_t vectors(int64_t outputs) {
 }
 
 // Weights (O, C, KY, KX) with strides, as [block of outputs][word][ky][kx][channel][outputs of the block].
-void block_weights(const Shape& s, const float* weights, const int64_t* strides, int64_t lanes, float* out,
+template <typename Weight>
+void block_weights(const Shape& s, const Weight* weights, const int64_t* strides, int64_t lanes, Weight* out,
                    int threads) {
     const int64_t blocks = over(s.outputs, lanes), words = s.words(), pixel = WORD * lanes;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t part = 0; part < blocks * words; part++) {
         const int64_t first = part / words * lanes, channel = part % words * WORD;
         const int64_t valid = std::min(lanes, s.outputs - first), here = std::min(WORD, s.channels - channel);
-        float* to = out + part * s.kernel_y * s.kernel_x * pixel;
+        Weight* to = out + part * s.kernel_y * s.kernel_x * pixel;
         for (int64_t ky = 0; ky < s.kernel_y; ky++)
             for (int64_t kx = 0; kx < s.kernel_x; kx++, to += pixel)
                 for (int64_t c = 0; c < here; c++) {
-                    const float* from =
+                    const Weight* from =
                         weights + first * strides[0] + (channel + c) * strides[1] + ky * strides[2] + kx * strides[3];
-                    for (int64_t o = 0; o < lanes; o++) to[c * lanes + o] = o < valid ? from[o * strides[0]] : 0.0f;
+                    for (int64_t o = 0; o < lanes; o++) to[c * lanes + o] = o < valid ? from[o * strides[0]] : Weight(0);
                 }
     }
 }
@@ -88,28 +95,42 @@ void list_rows(const Shape& s, const uint64_t* bits, int64_t lanes, uint32_t* en
         }
 }
 
-// One row of the kernel over the spikes of one row of pixels: added to the sums of a row of outputs.
-template <int64_t VECTORS>
-void add_row(const Shape& s, const float* weights, const uint32_t* entries, const uint32_t* starts, float* sums) {
-    constexpr int64_t lanes = VECTORS * LANES;
+// One row of the kernel over the spikes of one row of pixels: added, times `factor` if they are int16, to the sums of a
+// row of outputs.
+template <int64_t VECTORS, typename Weight>
+void add_row(const Shape& s, const Weight* weights, const uint32_t* entries, const uint32_t* starts, float factor,
+             float* sums) {
+    constexpr bool whole = std::is_same<Weight, int16_t>::value;
+    constexpr int64_t lanes = VECTORS * LANES, bytes = lanes * sizeof(Weight);
+    constexpr int64_t wide = std::min(bytes, LANES * int64_t(sizeof(float))), each = wide / sizeof(Weight);
+    constexpr int64_t parts = bytes / wide;
+    typedef Weight Part __attribute__((vector_size(wide)));
     for (int64_t ox = 0; ox < s.out_width; ox++, sums += lanes) {
         const int64_t left = ox * s.stride_x - s.pad_x;
         const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + s.kernel_x, s.width);
         if (first >= last) continue;
         const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
+        if (entry == end) continue;
         const int64_t origin = -left * WORD * lanes;
-        Row sum[VECTORS];
-        for (int64_t v = 0; v < VECTORS; v++) sum[v] = load(sums + v * LANES);
+        Part sum[parts];
+        for (int64_t p = 0; p < parts; p++) sum[p] = whole ? Part{} : load<Part>(sums + p * each);
         for (; entry < end; entry++) {
-            const float* row = weights + (origin + int64_t(*entry));
-            for (int64_t v = 0; v < VECTORS; v++) sum[v] += load(row + v * LANES);
+            const Weight* row = weights + (origin + int64_t(*entry));
+            for (int64_t p = 0; p < parts; p++) sum[p] += load<Part>(row + p * each);
         }
-        for (int64_t v = 0; v < VECTORS; v++) store(sums + v * LANES, sum[v]);
+        if (whole) {
+            Weight found[lanes];
+            for (int64_t p = 0; p < parts; p++) store(found + p * each, sum[p]);
+            for (int64_t lane = 0; lane < lanes; lane++) sums[lane] += factor * float(found[lane]);
+        } else {
+            for (int64_t p = 0; p < parts; p++) store(sums + p * each, sum[p]);
+        }
     }
 }
 
-template <int64_t VECTORS>
-void forward(const Shape& s, const uint64_t* bits, const float* weights, const float* bias, float* out, int threads) {
+template <int64_t VECTORS, typename Weight>
+void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const float* bias, float factor, float* out,
+             int threads) {
     constexpr int64_t lanes = VECTORS * LANES;
     const int64_t words = s.words(), blocks = over(s.outputs, lanes);
     const int64_t band = std::max<int64_t>(1, std::min(s.out_height, BAND / s.out_width));  // rows of outputs
@@ -141,7 +162,7 @@ void forward(const Shape& s, const uint64_t* bits, const float* weights, const f
                                     add_row<VECTORS>(
                                         s, weights + part * s.kernel_x * WORD * lanes, entries.data() + i * each_entry,
                                         starts.data() + i * each_start + (word * s.height + in) * (s.width + 1),
-                                        sums.data() + (i * rows + y) * row);
+                                        factor, sums.data() + (i * rows + y) * row);
                                 }
                         }
                     for (int64_t i = 0; i < count; i++)
@@ -151,6 +172,19 @@ void forward(const Shape& s, const uint64_t* bits, const float* weights, const f
                                         sums.data() + (i * rows * s.out_width + pixel) * lanes, valid * sizeof(float));
                 }
         }
+    }
+}
+
+template <typename Weight>
+void convolve(const Shape& s, const uint64_t* bits, const Weight* weights, const int64_t* strides, const float* bias,
+              float factor, float* out, int threads) {
+    const int64_t lanes = vectors(s.outputs) * LANES;
+    std::vector<Weight> blocked(over(s.outputs, lanes) * lanes * s.words() * WORD * s.kernel_y * s.kernel_x);
+    block_weights(s, weights, strides, lanes, blocked.data(), threads);
+    switch (lanes / LANES) {
+        case 4: return forward<4>(s, bits, blocked.data(), bias, factor, out, threads);
+        case 2: return forward<2>(s, bits, blocked.data(), bias, factor, out, threads);
+        default: return forward<1>(s, bits, blocked.data(), bias, factor, out, threads);
     }
 }
 
@@ -363,18 +397,15 @@ int64_t snn2chip_pack_pixels(const void* values, int bytes, uint64_t* words, int
                  : pack_pixels(static_cast<const float*>(values), words, pixels, channels, threads);
 }
 
-// Sums (images, out_height, out_width, outputs); weights (outputs, channels, ky, kx) with strides; bias may be null.
-void snn2chip_spike_conv(const int64_t* dims, const uint64_t* bits, const float* weights, const int64_t* strides,
-                         const float* bias, float* out, int threads) {
+// Sums (images, out_height, out_width, outputs); weights (outputs, channels, ky, kx) with strides, floats or, if `whole`,
+// int16 that count `factor` times: WORD * kernel_x of them must add up to an int16. The bias may be null.
+void snn2chip_spike_conv(const int64_t* dims, const uint64_t* bits, const void* weights, const int64_t* strides,
+                         int whole, float factor, const float* bias, float* out, int threads) {
     const Shape& s = *reinterpret_cast<const Shape*>(dims);
-    const int64_t lanes = vectors(s.outputs) * LANES;
-    std::vector<float> blocked(over(s.outputs, lanes) * lanes * s.words() * WORD * s.kernel_y * s.kernel_x);
-    block_weights(s, weights, strides, lanes, blocked.data(), threads);
-    switch (lanes / LANES) {
-        case 4: return forward<4>(s, bits, blocked.data(), bias, out, threads);
-        case 2: return forward<2>(s, bits, blocked.data(), bias, out, threads);
-        default: return forward<1>(s, bits, blocked.data(), bias, out, threads);
-    }
+    if (whole)
+        convolve(s, bits, static_cast<const int16_t*>(weights), strides, bias, factor, out, threads);
+    else
+        convolve(s, bits, static_cast<const float*>(weights), strides, bias, factor, out, threads);
 }
 
 // Gradient of the weights, written to `out` with strides, from the gradient of the sums.

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn2chip.nn import kernels
 
-# Where the dense convolution is as fast, measured: with fewer channels, or more spikes
+# Where the dense convolution is as fast, measured: with fewer channels, or more spikes (never, of int16)
 LEAST_CHANNELS = 32
 MOST_SPIKES = 1 / 3
+_WORD = 64  # channels whose spikes are added in a row, as in spike_conv.cpp
 
 
 class _SpikeConv(torch.autograd.Function):
@@ -99,13 +102,33 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor | None:
     return y
 
 
-def sums_of(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor | None:
-    """The convolution of spikes x (N, C, H, W), bool, by float32 weights (O, C, KY, KX), by their events and without
-    gradients; None where the dense one is the better."""
+def as_int16(weight: NDArray[np.int64]) -> tuple[Tensor, int] | None:
+    """Integer weights (O, C, KY, KX) as int16 and a factor for all, as `sums_of` takes them; None where the sum of
+    those that are added up before they are widened could leave int16."""
+    largest = max(-int(weight.min(initial=0)), int(weight.max(initial=0)))
+    if largest >= 2**15:
+        return None
+    small = weight.astype(np.int16)
+    shift = int(not (small & 1).any())
+    fits = _WORD * weight.shape[3] * (largest >> shift) < 2**15
+    return (torch.from_numpy(small >> shift), 1 << shift) if fits else None
+
+
+def sums_of(
+    x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], factor: int = 1
+) -> Tensor | None:
+    """The convolution of spikes x (N, C, H, W), bool, by weights (O, C, KY, KX), by their events and without gradients;
+    None where the dense one is the better.
+
+    Weights are float32, or int16 that count `factor` times, see `as_int16`; of those the sums, float32, are exact up
+    to 2^24.
+    """
     found = kernels.load()
     sizes = _sizes(x, weight, stride, padding) if isinstance(found, kernels.Kernels) else None
     if sizes is None or isinstance(found, str):
         return None
     packed = found.pack_pixels(x)
     assert packed is not None  # what is bool is 0 or 1
-    return found.spike_conv(packed[0], sizes, weight, None) if packed[1] <= MOST_SPIKES * x.numel() else None
+    if weight.dtype != torch.int16 and packed[1] > MOST_SPIKES * x.numel():
+        return None
+    return found.spike_conv(packed[0], sizes, weight, None, factor)

@@ -41,27 +41,42 @@ class Weighted:
 
     def __init__(self, synapses: Sequence[ir.Synapse], dtype: torch.dtype) -> None:
         self.synapses, self.dtype = synapses, dtype
-        self.weights = [torch.from_numpy(item.weight.copy()).to(dtype) for item in synapses]
+        self.kind = np.float32 if dtype == torch.float32 else np.float64
+        self.small = [_small(item) if dtype == torch.float32 else None for item in synapses]
+        self.floats: dict[int, Tensor] = {}
 
     def __call__(self, xs: Sequence[Tensor]) -> Tensor:
-        with exact_products():
-            parts = [self._of(*each) for each in zip(self.synapses, self.weights, xs, strict=True)]
+        parts = [self._of(number, x) for number, x in enumerate(xs)]
         return sum(parts[1:], parts[0])
 
-    def _of(self, synapse: ir.Synapse, weight: Tensor, x: Tensor) -> Tensor:
-        steps, spiking = x.shape[1], x.dtype == torch.bool
+    def _weight(self, number: int) -> Tensor:
+        if number not in self.floats:
+            self.floats[number] = torch.from_numpy(self.synapses[number].weight.astype(self.kind))
+        return self.floats[number]
+
+    def _of(self, number: int, x: Tensor) -> Tensor:
+        synapse, steps, spiking = self.synapses[number], x.shape[1], x.dtype == torch.bool
         x = x[:, :1] if x.stride(1) == 0 else x  # the same at every step
         flat = x.flatten(0, 1)
         y: Tensor | None = None
         if isinstance(synapse, ir.Dense):
-            y = F.linear(flat.flatten(1).to(self.dtype), weight)
+            with exact_products():
+                y = F.linear(flat.flatten(1).to(self.dtype), self._weight(number))
         elif spiking and synapse.groups == 1 and synapse.dilation == (1, 1) and self.dtype == torch.float32:
-            y = spike_conv.sums_of(flat, weight, synapse.stride, synapse.padding)
+            weight, factor = self.small[number] or (self._weight(number), 1)
+            y = spike_conv.sums_of(flat, weight, synapse.stride, synapse.padding, factor)
         if y is None:
-            flat = flat.to(self.dtype)
-            y = F.conv2d(flat, weight, None, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+            sizes = synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+            with exact_products():
+                y = F.conv2d(flat.to(self.dtype), self._weight(number), None, *sizes)
         y = y.view(*x.shape[:2], *y.shape[1:])
         return y.expand(-1, steps, *y.shape[2:])
+
+
+def _small(synapse: ir.Synapse) -> tuple[Tensor, int] | None:
+    """Integers of a convolution as spikes add them fastest; None where they are no integers, or too large."""
+    whole = isinstance(synapse, ir.Conv) and synapse.weight.dtype.kind == "i"
+    return spike_conv.as_int16(synapse.weight.astype(np.int64, copy=False)) if whole else None
 
 
 def spans(count: int, each: int) -> Iterator[slice]:
