@@ -288,7 +288,7 @@ MUTANTS = [
         "simulate/streaming.py",
         "test_simulate_streaming.py",
         ("self.window - self.steps", "self.window"),
-        ("self._spikes + x[0]", "x[0]"),
+        ("found.scores + self._spikes", "found.scores"),
     ),
     *of(
         "simulate/reference.py",
@@ -374,6 +374,13 @@ MUTANTS = [
         ("next > L.over[at] &&", "next >= L.over[at] &&"),
         ("current[part] = B.fresh ? (I32){} :", "current[part] = true ? (I32){} :"),
     ),
+    *of(
+        EVENTS + "engine.cpp",
+        "test_simulate_events.py -k same_state",
+        ("job.before = run.before, ", ""),
+        ("run.states[2 * i] + number * neurons(L)", "run.states[2 * i]"),
+    ),
+    *of(EVENTS + "engine.py", "test_simulate_events.py -k same_state", ("+= port.shape[1]", "+= 1")),
     *of(EVENTS + "neurons.h", "test_simulate_events.py -k bigger", ("drive[step] != drive[step - 1];", "false;")),
     *of(
         EVENTS + "sums.h",

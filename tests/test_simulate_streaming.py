@@ -54,7 +54,8 @@ def test_pieces_are_the_whole(
     assert {name: sum(stretch.counts[name] for stretch in found) for name in counts} == counts
 
 
-def test_a_window_ends_within_a_piece_and_tables_go_on_over_pieces() -> None:
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_window_ends_within_a_piece_and_tables_go_on_over_pieces(kind: EngineKind) -> None:
     """Counts by hand: a neuron that fires at the first and third step of its tables, started anew after each third."""
     tables = ir.StepTables(
         *(np.zeros((3, 1), dtype=np.int64), 12, np.zeros((3, 1), dtype=np.int64)),
@@ -64,11 +65,11 @@ def test_a_window_ends_within_a_piece_and_tables_go_on_over_pieces() -> None:
         *("1", "dense", np.ones((1, 1), dtype=np.int64), np.zeros(1, dtype=np.int64), (1,), 0, 0), steps=tables
     )  # fmt: skip
     chain = ir.Chain((1,), (1,), "events", 1, 0, 1, (0,), 3, "spike_count", ("a",), (layer,))
-    engine = StreamEngine(chain, 3)
+    engine = StreamEngine(chain, 3, kind)
     ones = np.ones((4, 1), dtype=np.int64)
     found = [engine.run(ones[:length]).scores[:, 0].tolist() for length in (1, 1, 4, 2)]
     assert found == [[1], [1], [2, 1, 1, 2], [1, 1]]
-    endless = StreamEngine(chain, None)
+    endless = StreamEngine(chain, None, kind)
     assert endless.run(ones[:3]).scores[:, 0].tolist() == [1, 1, 2]
     with pytest.raises(InputError, match="layer '1': 4 time steps of input, but tables of 3"):
         endless.run(ones[:1])
