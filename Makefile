@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := runs/quickstart
 
-.PHONY: quickstart test test-slow bench docs notebooks wheels lint format clean
+.PHONY: quickstart test test-slow bench docs pictures notebooks wheels lint format clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/snn2chip train digits-tdbn --out $(OUT) --overwrite
@@ -28,6 +28,19 @@ bench: $(VENV)/ready
 # The documentation as a site in build/site.
 docs: $(VENV)/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# docs/report.png and docs/explore.png, taken again in Chromium: make pictures DATA=CIFAR-10's folder
+PICTURES := build/pictures
+pictures: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	rm -rf $(PICTURES) && mkdir -p $(PICTURES) && cp models/cifar10-vgg-tdbn-t2/model.pt $(PICTURES)
+	$(BIN)/snn2chip fold-and-export $(PICTURES)/model.pt --data '$(DATA)'
+	$(BIN)/snn2chip report $(PICTURES) --data '$(DATA)' --samples 20
+	$(BIN)/python tools/screenshots.py report $(PICTURES)/report.html
+	mkdir $(PICTURES)/explored
+	$(BIN)/snn2chip fold-and-export models/digits-tdbn/model.pt -o $(PICTURES)/explored/digits.net
+	$(BIN)/snn2chip explore $(PICTURES)/explored/digits.net -o $(PICTURES)/explored/digits.html
+	$(BIN)/python tools/screenshots.py explore $(PICTURES)/explored/digits.html
 
 # The tutorials as Jupyter notebooks in build/notebooks, without outputs.
 notebooks: $(VENV)/ready
