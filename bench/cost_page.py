@@ -123,7 +123,9 @@ def beside(name: str, chain: ir.Chain, stream: ir.IntArray, python: Path, chip: 
         trace = ChipEngine(read.load(net)).run(stream)
         fired = [stream, *(trace.spikes[layer.name] for layer in chain.layers)]
         meter.add(
-            [tally(torch.from_numpy(x[None]), each.classes) for x, each in zip(fired, meter.stations, strict=True)]
+            meter.counting.of(
+                [tally(torch.from_numpy(x[None]), each.classes) for x, each in zip(fired, meter.stations, strict=True)]
+            )
         )
         given, made = Path(folder, "given.json"), Path(folder, "made.json")
         given.write_text(json.dumps(_given(chain, stream, meter)))
@@ -200,7 +202,8 @@ def pilotnet(net: Path, prices: str = "loihi2", steps: int = 64, first: int = 32
     trace = ChipEngine(read_net, reset_interval=16, reset_offset=3).run(silent)
     meter = Meter(found)
     fired = (trace.spikes[layer.name][None, first:] for layer in read_net.layers)
-    meter.add([tally(torch.from_numpy(x), each.classes) for x, each in zip(fired, meter.stations, strict=True)])
+    tallies = [tally(torch.from_numpy(x), each.classes) for x, each in zip(fired, meter.stations, strict=True)]
+    meter.add(meter.counting.of(tallies))
     return meter, meter.cost()
 
 
@@ -208,7 +211,7 @@ def counters(meter: Meter) -> list[tuple[str, float, float, float, float]]:
     """Of the layers in `COUNTED`: operations without weights of 0 in the first and the last core, beside the chip's."""
     (counts,) = meter.counts
     steps = counts.time.size
-    worked, _ = meter.cores([part / steps for part in counts.classes])
+    worked, _ = meter.cores(counts.classes / steps)
     rows = []
     for each, done in zip(meter.stations, worked, strict=True):
         if each.name in COUNTED and each.placed is not None:

@@ -163,7 +163,8 @@ EVENTS = Library(
     PACKAGE / "simulate" / "events",
     ("engine.cpp",),
     ("system.h", "kernels.h", "vectors.h", "sums.h", "neurons.h"),
-    ("-std=c++17", "-O3", "-fwrapv", "-fPIC", "-pthread", "-fvisibility=hidden"),
+    # without contraction every instruction set rounds alike
+    ("-std=c++17", "-O3", "-fwrapv", "-ffp-contract=off", "-fPIC", "-pthread", "-fvisibility=hidden"),
 )
 NN = Library(
     "nn",

@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 
 from snn2chip import ir, native
 from snn2chip.errors import InputError, UnsupportedError
+from snn2chip.fit.traffic import classes_of
+from snn2chip.ir.trace import MOST_SUMS, Classes, Counting, Group, tally
 from snn2chip.simulate import engines, reference
 from snn2chip.simulate.dense import DenseEngine
 from snn2chip.simulate.events import library, plan, windows
@@ -636,3 +638,61 @@ def test_stages_are_timed() -> None:
     assert list(spent) == [layer.name for layer in chain.layers]
     assert spent["0"][0] == 0
     assert all(lists > 0 and rest > 0 for name, (lists, rest) in spent.items() if name != "0")
+
+
+def drawn_counting(chain: ir.Chain, rng: np.random.Generator) -> Counting:
+    """Any classes, and sums of them in groups of any size; whole numbers, whose sums are exact."""
+    shapes = [chain.input_shape, *(layer.shape for layer in chain.layers)]
+    sides = [
+        [classes_of(rng.integers(0, rng.integers(1, n + 1), (1, n)).astype(np.float64))[1] for n in (*shape, 1, 1)[:3]]
+        for shape in shapes
+    ]
+    classes = tuple(Classes(*each) for each in sides)
+    sizes = [np.multiply.outer(np.multiply.outer(*map(np.bincount, each[:2])), np.bincount(each[2])) for each in sides]
+    size = np.concatenate([each.ravel() for each in sizes])
+    given, groups = int(rng.integers(1, 5)), []
+    for number in range(8):
+        first, last = sorted(rng.integers(0, len(size) + 1, 2))
+        columns = int(rng.integers(1, MOST_SUMS + 1))
+        adds = rng.integers(-3, 9, (1 + last - first, columns)).astype(np.float64)
+        bound = (adds[0] + size[first:last] @ np.maximum(adds[1:], 0)).max() if number > 3 else np.inf
+        to = rng.integers(-1, given, columns) if number < 4 else np.full(columns, -1)
+        groups.append(Group(int(first), adds, tuple(to.tolist()), float(bound)))
+    return Counting(classes, given, tuple(sorted(groups, key=lambda group: -group.bound)))
+
+
+@settings(max_examples=usually(60), deadline=None)
+@given(chains(), st.integers(0, 2**32 - 1), st.sampled_from([1, 2]), st.sampled_from([None, 1, 2]))
+def test_what_is_counted(chain: ir.Chain, seed: int, threads: int, chunk: int | None) -> None:
+    """Every sum of spikes by class, the largest of those not given, and all spikes by class: as the reference's spikes
+    come to, on every instruction set."""
+    port = port_input(chain, 3, seed)
+    counting = drawn_counting(chain, np.random.default_rng(seed))
+    spikes = reference.run(chain, port).spikes
+    values = [port, *(spikes[layer.name] for layer in chain.layers)]
+    wanted = counting.of([tally(torch.from_numpy(x), each) for x, each in zip(values, counting.classes, strict=True)])
+    for simd in SETS:
+        found = EventEngine(chain, threads, simd=simd, chunk=chunk).run(port, keep=False, counting=counting).tally
+        assert found is not None
+        np.testing.assert_array_equal(found.sums, wanted.sums)
+        np.testing.assert_array_equal(found.classes, wanted.classes)
+
+
+def test_counting_wide_and_high_layers() -> None:
+    """Rows of more words than are counted at once, and more rows of one class than bytes hold."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-60, 127, (40, 1, 3, 3))
+    layer = ir.ChainLayer(
+        "1", "conv", weight, np.zeros((40, 70, 140), np.int64), (40, 70, 140), 9, 4096, padding=(1, 1)
+    )
+    chain = ir.Chain((1, 70, 140), (1, 70, 140), "direct", 9, 0, 9, (0,), 2, "spike_count", ("a",), (layer,))
+    port = port_input(chain, 1, 0)
+    one = [Classes(*(np.zeros(n, np.int64) for n in shape)) for shape in (chain.input_shape, layer.shape)]
+    counting = Counting(tuple(one), 2, (Group(0, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), (0, 1)),))
+    spikes = reference.run(chain, port).spikes["1"]
+    for simd in SETS:
+        found = EventEngine(chain, simd=simd).run(port, keep=False, counting=counting).tally
+        assert found is not None
+        np.testing.assert_array_equal(found.sums[0, :, 0], np.count_nonzero(port[0], (1, 2, 3)))
+        np.testing.assert_array_equal(found.sums[0, :, 1], spikes[0].sum((1, 2, 3)))
+        assert found.classes[1] == spikes.sum() > 8 * 31 * 140

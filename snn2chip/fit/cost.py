@@ -22,20 +22,18 @@ for a stream of like samples. Static power is not in it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snn2chip.errors import InputError
 from snn2chip.fit.table import Fit
 from snn2chip.fit.traffic import Link, Station, classes_of, joined, network
-from snn2chip.ir import FloatArray
-
-TOGETHER = 2048  # steps of samples that are counted at once: fewer cost more in calls, more no longer lie near
+from snn2chip.ir import FloatArray, IntArray
+from snn2chip.ir.trace import MOST_SUMS, Counting, Group, Tally
 
 
 @dataclass(frozen=True)
@@ -111,32 +109,79 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Of some samples. `spikes`, `routed`, `operations`: (stations, N, T); `hops` E-W and N-S (2, N, T); `time` of the
-    core that takes longest (N, T), ns; `classes`: spikes of each station by class, summed."""
+    """Of some samples. `sums` (N, T, 3 stations + 3): spikes of each station, its spikes x cores, operations in its
+    cores; hops E-W and N-S; ns of the core that takes longest. `classes`: spikes by class, of all stations, summed."""
 
-    spikes: FloatArray
-    routed: FloatArray
-    operations: FloatArray
-    hops: FloatArray
-    time: FloatArray
-    classes: list[FloatArray]
+    sums: FloatArray
+    classes: IntArray
+
+    def _part(self, first: int, last: int) -> FloatArray:
+        return np.moveaxis(self.sums[..., first:last], 2, 0)
+
+    @property
+    def stations(self) -> int:
+        return int(self.sums.shape[2]) // 3 - 1
+
+    @property
+    def spikes(self) -> FloatArray:
+        """(stations, N, T), as `routed` and `operations`."""
+        return self._part(0, self.stations)
+
+    @property
+    def routed(self) -> FloatArray:
+        return self._part(self.stations, 2 * self.stations)
+
+    @property
+    def operations(self) -> FloatArray:
+        return self._part(2 * self.stations, 3 * self.stations)
+
+    @property
+    def hops(self) -> FloatArray:
+        """(2, N, T)."""
+        return self._part(3 * self.stations, 3 * self.stations + 2)
+
+    @property
+    def time(self) -> FloatArray:
+        """(N, T)."""
+        return self.sums[..., -1]
 
 
-@dataclass(eq=False)
-class _Flow:
-    """What one spike of each class of a station comes to over a link, (classes, ...): operations and ns in each core;
-    and routed, operations, hops E-W and N-S over all, then ns in the `distinct` cores, those that are not alike."""
+@dataclass(frozen=True, eq=False)
+class _Load:
+    """What comes to each core of a station at a step, linear in the spikes of some classes.
 
-    reader: int
-    worked: FloatArray
-    receiving: FloatArray
-    totals: FloatArray
+    first   of these classes, among those of all stations
+    each    what one spike of each comes to, (classes, cores)
+    always  without spikes, (cores,)
+    """
+
+    first: int
+    each: FloatArray
+    always: FloatArray
+
+    def of(self, classes: FloatArray) -> FloatArray:
+        """With these spikes of the classes of all, (cores,)."""
+        mine = classes[self.first : self.first + len(self.each)]
+        found: FloatArray = self.always + np.einsum("k,kc->c", mine, self.each)  # BLAS's threads would wait busily
+        return found
+
+    def groups(self, sizes: FloatArray) -> Iterator[Group]:
+        """Of which the largest is that of the core with most, for classes of all of these sizes."""
+        whole = np.vstack([self.always, self.each])
+        whole = whole[:, classes_of(whole)[0]]  # cores that are alike once
+        for start in range(0, whole.shape[1], MOST_SUMS):
+            always, each = np.split(whole[:, start : start + MOST_SUMS], [1])
+            bound = (always + sizes[self.first : self.first + len(each)] @ each).max()
+            some = np.flatnonzero(each.any(1))
+            low, high = (int(some[0]), int(some[-1]) + 1) if len(some) else (0, 0)
+            yield Group(self.first + low, np.vstack([always, each[low:high]]), (-1,) * each.shape[1], float(bound))
 
 
 class Meter:
     """Counts what spikes cost, batch after batch.
 
     stations  the port, unless neurons stand there, and the layers
+    counting  what an engine is to count for it
     counts    of some samples each; those of several meters of one network are those of one
 
     Raises:
@@ -151,105 +196,67 @@ class Meter:
             raise InputError(f"no cost on '{found.chip.name}': {missing}")
         self.found, self.prices = found, found.chip.prices
         self.stations, links = network([each.placed for each in found.layers if each.placed is not None])
-        self._counts: list[Counts] = []
-        self._waiting: list[Sequence[NDArray[np.int32]]] = []
-        flows = [self._flow(link) for link in links]
-        for number in range(len(self.stations)):
-            into = [flow for flow in flows if flow.reader == number]
-            if into:
-                distinct, _ = classes_of(np.concatenate([flow.receiving for flow in into]))
-                for flow in into:
-                    flow.totals = np.column_stack([flow.totals, flow.receiving[:, distinct]])
-        self._flows = [
-            [flow for flow, link in zip(flows, links, strict=True) if link.source is each] for each in self.stations
-        ]
-        self._updating, self._sending = [], []  # ns of each core at each step; that one spike of each class takes there
-        for each, out in zip(self.stations, self._flows, strict=True):
+        self.counts: list[Counts] = []
+        many, sizes = len(self.stations), [each.sizes.ravel() for each in self.stations]
+        first = np.cumsum([0, *map(len, sizes)]).tolist()
+        sums: list[dict[int, FloatArray]] = [{number: np.ones(len(size))} for number, size in enumerate(sizes)]
+        worked, receiving = ([[np.zeros((0, each.cores))] for each in self.stations] for _ in range(2))
+        self._dense = [0] * many
+        for link in links:
+            source, reader = self.stations.index(link.source), self.stations.index(link.reader)
+            did, reads = joined(link.synapses), joined(link.reads)
+            worked[reader].append(did)
+            receiving[reader].append(reads * self.prices.receive.time + did * self._synapse(link.reader)[1])
+            self._dense[reader] += int(sizes[source] @ did.sum(1))
+            columns = (reads.sum(1), did.sum(1), *self._hops(link, reads))
+            for to, column in zip((many + source, 2 * many + reader, 3 * many, 3 * many + 1), columns, strict=True):
+                sums[source][to] = sums[source].get(to, 0) + column
+        # a layer reads the station before it, and then, if it is recurrent, itself
+        self._worked, self._receiving = (
+            [_Load(first[max(number - 1, 0)], np.vstack(parts), np.zeros(parts[0].shape[1])) for number, parts in loads]
+            for loads in (enumerate(worked), enumerate(receiving))
+        )
+        self._sending = []
+        for number, each in enumerate(self.stations):
             own = joined(each.own)[:, : each.cores]
-            self._updating.append(each.sizes.ravel() @ own * self.prices.update.time)
-            sent = sum((flow.totals[:, :1] for flow in out), np.zeros((len(own), 1)))
-            self._sending.append(own * (self.prices.spike.time + self.prices.send.time * sent))
-        self._longest = [  # that sending can take, if all fire
-            (updating + each.sizes.ravel() @ sending).max(initial=0.0)
-            for each, updating, sending in zip(self.stations, self._updating, self._sending, strict=True)
-        ]
-        self._sums = [  # what to multiply the counts of each station with: one for spikes, then `totals` of its flows
-            np.column_stack([np.ones(each.sizes.size), *(flow.totals for flow in out)]).T.copy()
-            for each, out in zip(self.stations, self._flows, strict=True)
-        ]
+            sent = self.prices.spike.time + self.prices.send.time * sums[number].get(many + number, 0)
+            always = sizes[number] @ own * self.prices.update.time
+            self._sending.append(_Load(first[number], own * np.reshape(sent, (-1, 1)), always))
+        groups = (load.groups(np.concatenate(sizes)) for load in (*self._receiving, *self._sending) if load.always.size)
+        self.counting = Counting(
+            tuple(each.classes for each in self.stations),
+            3 * many + 2,
+            (
+                *(
+                    Group(first[number], np.vstack([np.zeros(len(each)), np.column_stack([*each.values()])]), (*each,))
+                    for number, each in enumerate(sums)
+                ),
+                *sorted(chain.from_iterable(groups), key=lambda group: -group.bound),
+            ),
+        )
 
-    def _flow(self, link: Link) -> _Flow:
-        worked, reads = joined(link.synapses), joined(link.reads)
-        receiving = reads * self.prices.receive.time + worked * self._synapse(link.reader)[1]
-        hops = np.zeros((len(reads), 2))
-        if link.source.placed is not None:
-            rows, cores = self.prices.tile_rows.value, self.prices.tile_cores.value
-            here = (link.source.start + joined(link.source.own).argmax(1)) // cores
-            there = (link.reader.start + np.arange(link.reader.cores)) // cores
-            hops[:, 0] = (np.abs(here[:, None] // rows - there // rows) * reads).sum(1)
-            hops[:, 1] = (np.abs(here[:, None] % rows - there % rows) * reads).sum(1)
-        totals = np.column_stack([reads.sum(1), worked.sum(1), hops])
-        return _Flow(self.stations.index(link.reader), worked, receiving, totals)
+    def _hops(self, link: Link, reads: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """E-W and N-S, of a spike of each class."""
+        if link.source.placed is None:
+            return np.zeros(len(reads)), np.zeros(len(reads))
+        rows, cores = self.prices.tile_rows.value, self.prices.tile_cores.value
+        here = (link.source.start + joined(link.source.own).argmax(1)) // cores
+        there = (link.reader.start + np.arange(link.reader.cores)) // cores
+        across = np.abs(here[:, None] // rows - there // rows) * reads
+        along = np.abs(here[:, None] % rows - there % rows) * reads
+        return across.sum(1), along.sum(1)
 
-    def add(self, tallies: Sequence[NDArray[np.int32]]) -> None:
-        """Spikes of some samples: of each station, as `snn2chip.ir.trace.tally` counts them by its classes."""
-        if self._waiting and self._waiting[0][0].shape[1] != tallies[0].shape[1]:
-            self._settle()
-        self._waiting.append(tallies)
-        if sum(math.prod(each[0].shape[:2]) for each in self._waiting) >= TOGETHER:
-            self._settle()
+    def add(self, tally: Tally) -> None:
+        """What an engine counted of some samples, or what `counting` makes of their spikes."""
+        self.counts.append(Counts(*tally))
 
-    @property
-    def counts(self) -> list[Counts]:
-        """Of the samples so far, in their order."""
-        self._settle()
-        return self._counts
-
-    def _settle(self) -> None:
-        """Count what waits, so many samples at a time."""
-        waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        whole = [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*waiting, strict=True)]
-        some = max(1, TOGETHER // whole[0].shape[1])
-        for start in range(0, len(whole[0]), some):
-            self._counts.append(self._count([each[start : start + some] for each in whole]))
-
-    def _count(self, tallies: Sequence[NDArray[np.int32]]) -> Counts:
-        n, steps = tallies[0].shape[:2]
-        counts = [each.reshape(n * steps, -1).astype(np.float64).T for each in tallies]
-        spikes = np.zeros((len(counts), n * steps))
-        routed, operations, hops = np.zeros_like(spikes), np.zeros_like(spikes), np.zeros((2, n * steps))
-        receiving: dict[int, FloatArray] = {}
-        for number, (factors, fired, flows) in enumerate(zip(self._sums, counts, self._flows, strict=True)):
-            sums = factors @ fired
-            spikes[number], at = sums[0], 1
-            for flow in flows:
-                end = at + flow.totals.shape[1]
-                routed[number] += sums[at]
-                operations[flow.reader] += sums[at + 1]
-                hops += sums[at + 2 : at + 4]
-                here = sums[at + 4 : end]
-                receiving[flow.reader] = receiving[flow.reader] + here if flow.reader in receiving else here
-                at = end
-        time = np.max([each.max(0) for each in receiving.values()], 0, initial=0.0)
-        for most, fired, updating, sending in zip(self._longest, counts, self._updating, self._sending, strict=True):
-            if most > time.min():
-                time = np.maximum(time, (updating[:, None] + sending.T @ fired).max(0))
-        sent, went, did, crossed = (values.reshape(-1, n, steps) for values in (spikes, routed, operations, hops))
-        return Counts(sent, went, did, crossed, time.reshape(n, steps), [each.sum(1) for each in counts])
-
-    def cores(self, classes: Sequence[FloatArray]) -> tuple[list[FloatArray], list[FloatArray]]:
-        """Of each station by core, for these counts of a step: operations; ns of what takes longer, sending or
-        receiving."""
-        worked = [np.zeros(each.cores) for each in self.stations]
-        receiving = [np.zeros(each.cores) for each in self.stations]
-        for flows, counts in zip(self._flows, classes, strict=True):
-            for flow in flows:
-                worked[flow.reader] += counts @ flow.worked
-                receiving[flow.reader] += counts @ flow.receiving
-        sent = (a + counts @ b for a, counts, b in zip(self._updating, classes, self._sending, strict=True))
-        return worked, [np.maximum(*both) for both in zip(sent, receiving, strict=True)]
+    def cores(self, classes: FloatArray) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Of each station by core, for these spikes of all classes in a step: operations; ns of what takes longer,
+        sending or receiving."""
+        worked, receiving, sending = (
+            [load.of(classes) for load in loads] for loads in (self._worked, self._receiving, self._sending)
+        )
+        return worked, [np.maximum(*both) for both in zip(sending, receiving, strict=True)]
 
     def _synapse(self, reader: Station) -> tuple[float, float]:
         """pJ and ns of an operation there, on average over the weights."""
@@ -265,77 +272,66 @@ class Meter:
         Raises:
             InputError: there are none.
         """
-        counted = self.counts
-        if not counted:
+        if not self.counts:
             raise InputError("no cost: no sample was counted")
-        spikes, routed, operations, hops, time = (
-            np.concatenate([getattr(part, name) for part in counted], axis)
-            for name, axis in (("spikes", 1), ("routed", 1), ("operations", 1), ("hops", 1), ("time", 0))
-        )
-        many, steps = time.shape
-        classes = [np.sum(parts, 0) / time.size for parts in zip(*(part.classes for part in counted), strict=True)]
-        worked, busy = self.cores(classes)
-        dense = [0] * len(self.stations)
-        for source, flows in zip(self.stations, self._flows, strict=True):
-            for flow in flows:
-                dense[flow.reader] += int(source.sizes.ravel() @ flow.totals[:, 1])
+        sums = np.concatenate([part.sums for part in self.counts])
+        samples, steps, _ = sums.shape
+        of_sample = sums[..., :-1].sum(1)
+        amounts = [Amount(*each) for each in zip(of_sample.mean(0).tolist(), of_sample.max(0).tolist(), strict=True)]
+        many = len(self.stations)
+        of_all = of_sample[:, : 3 * many].reshape(samples, 3, many).sum(2)
+        spikes, routed, operations = (Amount(float(each.mean()), float(each.max())) for each in of_all.T)
+        each_step = sums[..., 2 * many : 3 * many].mean(0).T.tolist()
+        worked, busy = self.cores(np.sum([part.classes for part in self.counts], 0) / (samples * steps))
         neurons = [0 if each.placed is None else each.placed.layer.neurons for each in self.stations]
-        energy = self._energy(spikes, routed, operations, hops) + sum(neurons) * steps * self.prices.update.energy
-        longest = max(range(len(busy)), key=lambda i: busy[i].max(initial=0))
-        whole = time + self._barrier()
+        energy = np.einsum("ns,s->n", of_sample, self._energy()) + sum(neurons) * steps * self.prices.update.energy
+        longest = max(range(many), key=lambda i: busy[i].max(initial=0))
+        time = sums[..., -1] + self._barrier()
         return Cost(
             self.found.chip.name,
             sum(each.cores for each in self.stations),
-            many,
+            samples,
             steps,
             tuple(
                 LayerCost(
                     each.name,
                     neurons[i],
                     each.cores,
-                    _amount(spikes[i]),
-                    _amount(routed[i]),
-                    _amount(operations[i]),
-                    tuple(operations[i].mean(0).tolist()),
-                    dense[i],
+                    amounts[i],
+                    amounts[many + i],
+                    amounts[2 * many + i],
+                    tuple(each_step[i]),
+                    self._dense[i],
                     float(worked[i].max(initial=0)),
                 )
                 for i, each in enumerate(self.stations)
             ),
-            _amount(spikes.sum(0)),
-            _amount(routed.sum(0)),
-            _amount(operations.sum(0)),
+            spikes,
+            routed,
+            operations,
             sum(neurons) * steps,
-            sum(dense),
+            sum(self._dense),
             (self.stations[longest].name, int(busy[longest].argmax()), float(busy[longest].max())),
             _range(energy.mean() / 1e6, self.prices.energy_within),
             float(energy.max() / 1e6),
-            _range(whole.mean() / 1e3, self.prices.time_within),
-            float(whole.max() / 1e3),
+            _range(time.mean() / 1e3, self.prices.time_within),
+            float(time.max() / 1e3),
         )
 
-    def _energy(self, spikes: FloatArray, routed: FloatArray, operations: FloatArray, hops: FloatArray) -> FloatArray:
-        """Of each sample without its updates, pJ."""
-        prices, spent = self.prices, np.zeros(spikes.shape[1])
-        for i, each in enumerate(self.stations):
-            spent += routed[i].sum(1) * prices.receive.energy
-            if each.placed is not None:
-                spent += operations[i].sum(1) * self._synapse(each)[0]
-                spent += spikes[i].sum(1) * prices.spike.energy + routed[i].sum(1) * prices.send.energy
-        for crossed, price in zip(hops, (prices.across, prices.along), strict=True):
-            spent += crossed.sum(1) * price.energy
-        return spent
+    def _energy(self) -> FloatArray:
+        """Of one of each of the sums that are given, pJ."""
+        prices = self.prices
+        each = np.zeros((3, len(self.stations)))
+        each[1] = prices.receive.energy
+        for number, station in enumerate(self.stations):
+            if station.placed is not None:
+                each[:, number] += prices.spike.energy, prices.send.energy, self._synapse(station)[0]
+        return np.array([*each.ravel(), prices.across.energy, prices.along.energy])
 
     def _barrier(self) -> float:
         """Ns on as many tiles as the cores take."""
         tiles = -(-sum(each.cores for each in self.stations) // self.prices.tile_cores.value)
         return next((ns for least, ns in reversed(self.prices.barrier) if least <= tiles), self.prices.barrier[0][1])
-
-
-def _amount(values: FloatArray) -> Amount:
-    """Of (N, T)."""
-    sums = values.sum(1)
-    return Amount(float(sums.mean()), float(sums.max()))
 
 
 def _range(value: float, within: float) -> Range:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from snn2chip.chip.products import State, check_steps, exact_products, runners_of
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray, require_integers
-from snn2chip.ir.trace import PORT, Classes, Trace, tally
+from snn2chip.ir.trace import Counting, Trace, tally
 
 
 class Engine:
@@ -24,11 +24,10 @@ class Engine:
         self.chain = chain
 
     def run(
-        self, port: IntArray, *, batch_size: int = 64, keep: bool = True, classes: Mapping[str, Classes] | None = None
+        self, port: IntArray, *, batch_size: int = 64, keep: bool = True, counting: Counting | None = None
     ) -> Trace:
         """Run port integers (samples, T, ...), so many samples at a time; `keep=False` leaves spikes and voltages out,
-        `classes` of each layer and the port, by name,
-        count spikes.
+        `counting` says what to count.
 
         Raises:
             InputError: another shape than the network's, no integers, or more steps than a time-varying neuron has
@@ -37,7 +36,7 @@ class Engine:
         self.check(port)
         starts = range(0, len(port), batch_size)
         kept = [layer.name for layer in self.chain.layers] if keep else []
-        return Trace.joined([self.batch(port[start : start + batch_size], kept, classes) for start in starts])
+        return Trace.joined([self.batch(port[start : start + batch_size], kept, counting) for start in starts])
 
     def check(self, port: IntArray, before: int = 0) -> None:
         """Refuse what `run` refuses, of samples that have run `before` steps already."""
@@ -55,7 +54,7 @@ class Engine:
         self,
         port: IntArray,
         keep: Collection[str],
-        classes: Mapping[str, Classes] | None = None,
+        counting: Counting | None = None,
         states: Sequence[State] | None = None,
     ) -> Trace:
         """Run some samples that were checked, and keep spikes and voltages of the layers named in `keep`.
@@ -90,23 +89,23 @@ class DenseEngine(Engine):
         self,
         port: IntArray,
         keep: Collection[str],
-        classes: Mapping[str, Classes] | None = None,
+        counting: Counting | None = None,
         states: Sequence[State] | None = None,
     ) -> Trace:
         """As `Engine.batch`."""
         found = Trace({}, {}, np.zeros(0, dtype=np.int64))
         x = torch.from_numpy(np.require(port, np.int64, ["C", "W"])).to(self.device)
-        if classes is not None:
-            found.tallies[PORT] = tally(x, classes[PORT])
+        tallies = [] if counting is None else [tally(x, counting.classes[0])]
         with exact_products():
             for index, runner in enumerate(self.runners):
                 name = runner.layer.name
                 x, volts, found.largest[name] = runner.run(x, states[index] if states else None)
                 found.counts[name] = int(x.sum())
-                if classes is not None:
-                    found.tallies[name] = tally(x, classes[name])
+                if counting is not None:
+                    tallies.append(tally(x, counting.classes[len(tallies)]))
                 if name in keep:
                     found.spikes[name] = x.cpu().numpy().astype(np.uint8)
                     found.voltage[name] = volts.cpu().numpy()
         scores = volts[:, -1].long() if self.chain.readout == "membrane" else x.long().sum(1)
-        return replace(found, scores=scores.flatten(1).cpu().numpy())
+        counted = None if counting is None else counting.of(tallies)
+        return replace(found, scores=scores.flatten(1).cpu().numpy(), tally=counted)

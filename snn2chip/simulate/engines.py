@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import get_args
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from snn2chip.choices import EngineKind as EngineKind
 from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.ir import Chain, IntArray
-from snn2chip.ir.trace import Classes, Trace
+from snn2chip.ir.trace import Counting, Trace
 from snn2chip.simulate.dense import DenseEngine as DenseEngine
 from snn2chip.simulate.dense import Engine as Engine
 from snn2chip.simulate.events.engine import EventEngine
@@ -38,13 +37,13 @@ class AutoEngine(Engine):
         return self._chosen.name
 
     def run(
-        self, port: IntArray, *, batch_size: int = 64, keep: bool = True, classes: Mapping[str, Classes] | None = None
+        self, port: IntArray, *, batch_size: int = 64, keep: bool = True, counting: Counting | None = None
     ) -> Trace:
         """As `Engine.run`."""
         if self._calls == 1 and not keep:
             self._settle(port[: min(TRIAL, batch_size)])
         self._calls += self._calls < 2 and not keep
-        return self._chosen.run(port, batch_size=batch_size, keep=keep, classes=classes)
+        return self._chosen.run(port, batch_size=batch_size, keep=keep, counting=counting)
 
     def _settle(self, port: IntArray) -> None:
         """Time both engines on these samples, both warm."""

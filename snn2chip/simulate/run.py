@@ -15,7 +15,7 @@ from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, FloatArray, IntArray
 from snn2chip.ir.encode import encoder_of
-from snn2chip.ir.trace import PORT, Trace
+from snn2chip.ir.trace import Trace
 from snn2chip.simulate.engines import Engine, EngineKind, make_engine
 from snn2chip.simulate.trace import check_input
 
@@ -148,11 +148,10 @@ def counted(engine: Engine, port: IntArray, meter: Meter | None, *, batch_size: 
     """What `engine` makes of these samples; a meter of the same chain counts what that costs."""
     if meter is None:
         return engine.run(port, batch_size=batch_size, keep=keep)
-    names = (PORT, *(layer.name for layer in engine.chain.layers))
-    classes = {name: each.classes for name, each in zip(names, meter.stations, strict=True)}
-    trace = engine.run(port, batch_size=batch_size, keep=keep, classes=classes)
-    meter.add([trace.tallies[name] for name in classes])
-    return replace(trace, tallies={})
+    trace = engine.run(port, batch_size=batch_size, keep=keep, counting=meter.counting)
+    assert trace.tally is not None  # it was asked for
+    meter.add(trace.tally)
+    return replace(trace, tally=None)
 
 
 def _of_all(parts: list[Trace], keep: bool) -> list[Trace]:

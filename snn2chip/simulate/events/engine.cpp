@@ -34,7 +34,7 @@
 namespace {
 
 const int32_t STATE_MAX = 1 << 23;
-enum { MOST_LANES = 128, MOST_STEPS = 16 };
+enum { MOST_LANES = 128, MOST_STEPS = 16, MOST_WORDS = 256, ROWS = 8 };
 enum Kind { GRADED16, GRADED32, EVENTS8, EVENTS16, EVENTS32 };
 enum Current { FITS, WRAPS, DECAYS, FREE };  // what u needs besides the new input; FREE: nor does v need clipping
 enum Decay { GONE, BY_SHIFT, BY_PRODUCT, BY_TABLE, BY_WIDE_TABLE };   // what v keeps
@@ -66,18 +66,37 @@ struct Layer {
     const Read *reads;
 };
 
-// Some of the bits of two words of a pixel: spikes of channels of one class.
-struct Piece {
-    uint64_t mask;
-    int32_t pair, channels;
+// Words of a row whose bits are counted at one place, up to the last.
+struct Words {
+    int32_t last, place;
 };
 
-// Where the spikes of one layer are counted by classes, (samples, T, channels, rows, columns), zeros before.
-struct Tally {
-    int32_t *counts;
-    const Piece *pieces;
-    const int32_t *row_class, *column_class;
-    int32_t size, channels, rows, columns;
+// How the spikes of one layer are counted by classes. All words of a row of pixels are gone through once a pass, masked to
+// the bits of one class each: masks (passes, words), and where those are counted, in pieces of MOST_WORDS words. The rows come by classes; `place` is how much further the bits of each are counted.
+struct Classes {
+    const uint32_t *masks;
+    const Words *places;
+    const int32_t *row, *place;
+    int32_t passes, words, high;
+};
+
+// ROWS sums over the counts of the classes from `first` to before `last`: adds (1 + classes, ROWS), the first row what
+// they begin with. Each is added where `to` says; of those with -1 only the largest counts, which `bound` is not less than.
+struct Group {
+    const double *adds;
+    const int32_t *to;
+    double bound;
+    int32_t first, last;
+};
+
+// What is counted of the port and each layer: of each step `given` sums and the largest of the others, in groups by
+// falling bounds; and spikes by class, all together.
+struct Counting {
+    const Classes *layers;
+    const Group *groups;
+    double *steps;   // (samples, T, given + 1)
+    int64_t *total;  // (classes,)
+    int32_t size, given, classes;
 };
 
 // Where a run reads and writes: port integers (samples, T, ...), and one pointer a layer, null for what is not kept.
@@ -89,8 +108,8 @@ struct Run {
     int32_t **voltage;
     int64_t *scores, *counts, *largest;
     int64_t *nanoseconds;  // null, or two a layer: making lists of its input, and the rest; of one thread
-    const Tally *tallies;  // null, or one for the port and one a layer
-    int64_t before;        // steps that these samples have run already, in earlier runs
+    const Counting *counting;  // null: nothing
+    int64_t before;            // steps that these samples have run already, in earlier runs
     int32_t *const *states;  // null, or two a layer: v and u of all samples (samples, pixels, slots), read and written
 };
 }
@@ -214,8 +233,9 @@ const Places PLACES;
 struct Kernels {
     void (*tile)(const Layer &, const Job &, int, int, int);
     void (*list_row)(const Layer &, const uint32_t *, const Lists &, int, int, int);
-    void (*count_step)(const uint32_t *, int, int, int, const Tally &, size_t, int);
-    void (*count_values)(const int64_t *, int, int, const Tally &, size_t);
+    void (*count)(const uint32_t *, const Classes &, int32_t *);
+    void (*weigh)(const Counting &, const int32_t *, double *, int64_t *);
+    void (*pack)(const int64_t *, int, int, uint32_t *);
 };
 
 enum Simd { PORTABLE, AVX2, AVX512 };
@@ -234,15 +254,15 @@ int best_simd() {
 
 Kernels kernels_of(int simd) {
 #ifdef X86
-    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count_step, avx512::count_values};
-    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count_step, avx2::count_values};
+    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count, avx512::weigh, avx512::pack};
+    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count, avx2::weigh, avx2::pack};
 #endif
-    return {portable::tile, portable::list_row, portable::count_step, portable::count_values};
+    return {portable::tile, portable::list_row, portable::count, portable::weigh, portable::pack};
 }
 
 // What one sample needs while it runs.
 struct Context {
-    Buffer bits, starts, entries, input, source;
+    Buffer bits, starts, entries, input, source, counts, total;
     std::vector<Buffer> voltage, current;
     std::vector<std::atomic<int>> next;
     explicit Context(size_t layers) : voltage(layers), current(layers), next(layers) {}
@@ -272,11 +292,11 @@ struct Engine {
     bool graded() const { return layers[0].kind == GRADED16 || layers[0].kind == GRADED32; }
 
     // All buffers before any thread starts: running out of memory is then said by one. They are kept for the next run.
-    void prepare(Context *context, int steps, bool carried) {
+    void prepare(Context *context, int steps, bool carried, const Counting *C) {
         size_t words = 1, starts = 1, entries = 1;
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer &L = layers[i];
-            words = std::max(words, std::max(neurons(L) / 32, (size_t)L.in_h * L.in_w * L.in_slots / 32));
+            words = std::max(words, std::max(neurons(L) / 32, (size_t)L.in_h * L.in_w * ((L.in_slots + 31) / 32)));
             if (i || !graded()) {
                 const size_t rows = (size_t)L.groups * L.in_h;
                 starts = std::max(starts, rows * (L.in_w + 1));
@@ -291,6 +311,8 @@ struct Engine {
         context->starts.get<uint32_t>(starts * steps);
         context->entries.get<uint32_t>(entries * steps);
         context->source.get<int32_t>(steps);
+        if (C) context->counts.get<int32_t>((size_t)steps * C->classes);
+        if (C) std::fill_n(context->total.get<int64_t>(C->classes), C->classes, 0);
         const Layer &L = layers[0];
         if (graded()) context->input.get<int32_t>((size_t)L.pad_h * L.pad_w * L.in_slots * steps + 64);
     }
@@ -301,9 +323,12 @@ struct Engine {
         const size_t pixels = (size_t)L.in_h * L.in_w;
         const int channels = L.in_channels;
         const int64_t *port = run.port + sample * run.sample_stride + start * run.step_stride;
+        const Counting *const C = run.counting;
+        uint32_t *const bits = context.bits.get<uint32_t>(1);
+        int32_t *counts = context.counts.get<int32_t>(1);
+        if (C) memset(counts, 0, sizeof(int32_t) * steps * C->classes);
         if (!graded()) {
             const int words = L.in_slots / 32;
-            uint32_t *bits = context.bits.get<uint32_t>(1);
             memset(bits, 0, sizeof(uint32_t) * steps * pixels * words);
             for (int step = 0; step < steps; ++step, port += run.step_stride)
                 for (int channel = 0; channel < channels; ++channel)
@@ -313,8 +338,8 @@ struct Engine {
                         bits[(step * pixels + pixel) * words + channel / 32] |=
                             (uint32_t)(value & 1) << channel % 32;
                     }
-            for (int step = 0; run.tallies && step < steps; ++step)
-                kernels.count_step(bits, L.in_h, L.in_w, words, run.tallies[0], sample * run.steps + start + step, step);
+            for (int step = 0; C && step < steps; ++step)
+                kernels.count(bits + step * pixels * words, C->layers[0], counts + (size_t)step * C->classes);
             return;
         }
         int32_t *source = context.source.get<int32_t>(1);
@@ -323,11 +348,10 @@ struct Engine {
             const bool same = step && (run.step_stride == 0 || !memcmp(port, port - run.step_stride,
                                                                        sizeof(int64_t) * channels * pixels));
             source[step] = step ? source[step - 1] + !same : 0;
-            if (run.tallies) {
-                const Tally &T = run.tallies[0];
-                const size_t size = (size_t)T.channels * T.rows * T.columns, at = sample * run.steps + start + step;
-                if (same) memcpy(T.counts + at * size, T.counts + (at - 1) * size, sizeof(int32_t) * size);
-                else kernels.count_values(port, L.in_h, L.in_w, T, at);
+            if (C) {
+                if (same) memcpy(counts, counts - C->classes, sizeof(int32_t) * C->classes);
+                else kernels.pack(port, channels, (int)pixels, bits), kernels.count(bits, C->layers[0], counts);
+                counts += C->classes;
             }
             if (same) continue;
             int64_t low = 0, high = 0;
@@ -407,11 +431,11 @@ struct Engine {
                     kernels.tile(L, job, tile / parts, y, std::min(y + high, L.out_h));
                 }
                 barrier.wait();
-                if (run.tallies) {
-                    const size_t first = (size_t)number * run.steps + start;
+                if (run.counting) {
+                    const size_t classes = run.counting->classes;
                     for (int step = rank; step < steps; step += team)
-                        kernels.count_step(job.bits, L.out_h, L.out_w, L.blocks * L.lanes / 32, run.tallies[i + 1],
-                                           first + step, step);
+                        kernels.count(job.bits + step * neurons(L) / 32, run.counting->layers[i + 1],
+                                      context.counts.get<int32_t>(1) + step * classes);
                     barrier.wait();
                 }
                 if (timed) {
@@ -420,7 +444,16 @@ struct Engine {
                     before = done;
                 }
             }
+            if (rank == 0 && run.counting) add_up(run, context, number * run.steps + start, steps);
         }
+    }
+
+    void add_up(const Run &run, Context &context, int64_t first, int steps) {
+        const Counting &C = *run.counting;
+        const int32_t *counts = context.counts.get<int32_t>(1);
+        int64_t *const total = context.total.get<int64_t>(1);
+        for (int step = 0; step < steps; ++step, counts += C.classes)
+            kernels.weigh(C, counts, C.steps + (first + step) * (C.given + 1), total);
     }
 
     // Whether all input was in range.
@@ -431,7 +464,8 @@ struct Engine {
         if (!pool) pool = new Pool(threads);
         while ((int)contexts.size() < most) contexts.push_back(new Context(layers.size()));
         for (Context *context : contexts)
-            prepare(context, (int)std::min<int64_t>(chunk, run_.steps), chunk < run_.steps && !run_.states);
+            prepare(context, (int)std::min<int64_t>(chunk, run_.steps), chunk < run_.steps && !run_.states,
+                    run_.counting);
         for (Figures &figure : figures) figure.spikes = 0, figure.largest = 0;
         const int64_t alone = run_.samples / threads * threads;  // these are spread, the rest shared
         std::atomic<int64_t> next{0};
@@ -446,6 +480,9 @@ struct Engine {
             run_.counts[i] = figures[i].spikes;
             run_.largest[i] = figures[i].largest;
         }
+        const Counting *const C = run_.counting;
+        for (Context *context : contexts)
+            for (int i = 0; C && i < C->classes; ++i) C->total[i] += context->total.get<int64_t>(1)[i];
         return !strange;
     }
 };

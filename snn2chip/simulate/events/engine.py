@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Collection, Mapping, Sequence
 from ctypes import POINTER, c_int32, c_uint8, c_void_p
 from threading import Lock
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 from snn2chip.chip.products import State
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, IntArray
-from snn2chip.ir.trace import PORT, Classes, Trace
+from snn2chip.ir.trace import Counting, Tally, Trace
 from snn2chip.simulate.dense import Engine
+from snn2chip.simulate.events import counting as countings
 from snn2chip.simulate.events import library
-from snn2chip.simulate.events.plan import DECAYS, Arrays, chunk_of, pieces, plan
+from snn2chip.simulate.events.plan import DECAYS, chunk_of, plan
 
 OUT_OF_RANGE = 2  # what the library answers
 
@@ -67,7 +67,7 @@ class EventEngine(Engine):
         if not self._engine:
             raise MemoryError("the events engine: out of memory")
         weakref.finalize(self, self._library.snn2chip_events_free, self._engine)
-        self._classes: dict[str, tuple[Classes, tuple[Arrays, ...]]] = {}  # the last ones, as the library reads them
+        self._counting: countings.Plan | None = None  # the last
         self._lock = Lock()
 
     def rest(self, samples: int) -> list[State]:
@@ -83,7 +83,7 @@ class EventEngine(Engine):
         self,
         port: IntArray,
         keep: Collection[str],
-        classes: Mapping[str, Classes] | None = None,
+        counting: Counting | None = None,
         states: Sequence[State] | None = None,
     ) -> Trace:
         """As `Engine.batch`.
@@ -96,14 +96,10 @@ class EventEngine(Engine):
         spikes = {name: np.empty(shape, dtype=np.uint8) for name, shape in shapes.items()}
         voltage = {name: np.empty(shape, dtype=np.int32) for name, shape in shapes.items()}
         scores = np.zeros((len(port), int(np.prod(self.chain.layers[-1].shape))), dtype=np.int64)
-        tallies: dict[str, NDArray[np.int32]] = {}
-        if classes is not None:
-            tallies = {
-                name: np.zeros((*port.shape[:2], *classes[name].counts), dtype=np.int32) for name in (PORT, *names)
-            }
-        found = self._batch(port, spikes, voltage, scores, None, tallies, classes or {}, states or ())
+        counted = None if counting is None else counting.empty(*port.shape[:2])
+        found = self._batch(port, spikes, voltage, scores, None, counting, counted, states or ())
         counts, largest = (dict(zip(names, numbers.tolist(), strict=True)) for numbers in found)
-        return Trace(spikes, voltage, scores, counts, largest, tallies)
+        return Trace(spikes, voltage, scores, counts, largest, counted)
 
     def stages(self, port: IntArray) -> dict[str, tuple[float, float]]:
         """Seconds that one thread spent, by layer: listing the spikes it reads, and sums and neurons together."""
@@ -121,8 +117,8 @@ class EventEngine(Engine):
         voltage: Mapping[str, NDArray[np.int32]],
         scores: IntArray,
         nanoseconds: IntArray | None = None,
-        tallies: Mapping[str, NDArray[np.int32]] = MappingProxyType({}),
-        classes: Mapping[str, Classes] = MappingProxyType({}),
+        counting: Counting | None = None,
+        counted: Tally | None = None,
         states: Sequence[State] = (),
     ) -> tuple[IntArray, IntArray]:
         """Run some samples into these arrays; gives spikes and largest |input| by layer."""
@@ -152,18 +148,11 @@ class EventEngine(Engine):
             kept_by = [array.data_ptr() or None for state in states for array in (state.voltage, state.current)]
             run.states = (c_void_p * len(kept_by))(*kept_by)
             run.before = states[0].steps
-        kept = []  # what the library reads while it runs
-        if tallies:
-            slots = [np.arange(len(classes[PORT].channels)), *(layer.slot_of for layer in self._plans)]
-            for where, (name, to) in zip(slots, tallies.items(), strict=True):
-                if self._classes.get(name, (None,))[0] is not classes[name]:
-                    sides = (each.astype(np.int32) for each in classes[name][1:])
-                    self._classes[name] = classes[name], (pieces(where, classes[name].channels), *sides)
-                parts = self._classes[name][1]
-                places = (each.ctypes.data for each in (to, *parts))
-                kept.append((library.Tally(*places, len(parts[0]), *to.shape[2:]), parts))
-            run.tallies = (library.Tally * len(kept))(*(made for made, _ in kept))
         with self._lock:
+            if counting is not None and counted is not None:
+                if self._counting is None or self._counting.counting is not counting:
+                    self._counting = countings.plan(counting, self._plans)
+                run.counting = ctypes.pointer(self._counting.into(counted))
             failed = self._library.snn2chip_events_run(self._engine, ctypes.byref(run))
         if failed == OUT_OF_RANGE:
             low, high = self._range

@@ -156,58 +156,80 @@ void list_row(const Layer &L, const uint32_t *bits, const Lists &lists, int step
     starts[L.in_w] = count;
 }
 
-// What is found in one step, counted by classes: `add(piece, y, x, some, to)` adds that of `some` places from x of row y
-// to as many sums. They are kept by columns for as long as the class of rows is the same.
-template <class Add> INLINE void count_with(int high, int wide, const Tally &T, size_t at, Add add) {
-    enum { SOME = 64 };
-    int32_t sums[SOME] = {};
-    for (int i = 0; i < T.size; ++i) {
-        int32_t *const counts = T.counts + (at * T.channels + T.pieces[i].channels) * T.rows * T.columns;
-        for (int x = 0; x < wide; x += SOME) {
-            const int some = std::min<int>(SOME, wide - x);
-            for (int y = 0; y < high; ++y) {
-                add(T.pieces[i], y, x, some, sums);
-                if (y + 1 < high && T.row_class[y + 1] == T.row_class[y]) continue;
-                int32_t *const to = counts + T.row_class[y] * T.columns;
-                for (int place = 0; place < some; ++place) {
-                    to[T.column_class[x + place]] += sums[place];
-                    sums[place] = 0;
+// ----------------------------------------------------------------------------------------------------- counting
+
+INLINE U32 ones_by_byte(U32 x) {
+    x -= x >> 1 & 0x55555555;
+    x = (x & 0x33333333) + (x >> 2 & 0x33333333);
+    return (x + (x >> 4)) & 0x0F0F0F0F;
+}
+
+// The spikes of one step by classes, added to `counts`. Rows of one class are added up in bytes, which hold 31 words.
+void count(const uint32_t *bits, const Classes &C, int32_t *counts) {
+    enum { MOST_ROWS = 31 };
+    int32_t found[MOST_WORDS];
+    const uint32_t *masks = C.masks;
+    const Words *places = C.places, *next;
+    for (int pass = 0; pass < C.passes; ++pass, masks += C.words) {
+        for (int word = 0; word < C.words; word += MOST_WORDS) {
+            const int some = std::min<int>(MOST_WORDS, C.words - word);
+            for (int row = 0, end; row < C.high; row = end) {
+                for (end = row + 1; end < C.high && end < row + MOST_ROWS && C.place[end] == C.place[row];) ++end;
+                for (int i = 0; i < some; i += LANES32) {
+                    const U32 mask = load<U32>(masks + word + i);
+                    U32 ones{};
+                    for (int y = row; y < end; ++y)
+                        ones += ones_by_byte(load<U32>(bits + (size_t)C.row[y] * C.words + word + i) & mask);
+                    ones = (ones & 0xFF00FF) + (ones >> 8 & 0xFF00FF);
+                    store(found + i, (ones & 0xFFFF) + (ones >> 16));
+                }
+                for (int i = 1; i < some; ++i) found[i] += found[i - 1];
+                next = places;
+                for (int last = -1, before = 0; last + 1 < some; ++next) {
+                    last = next->last;
+                    counts[next->place + C.place[row]] += found[last] - before;
+                    before = found[last];
                 }
             }
+            places = next;
         }
     }
 }
 
-// Spikes of the channels of one class at a pixel. Of an odd number of words, the mask leaves out what follows.
-INLINE int32_t spikes_of(const Piece &piece, const uint32_t *pair) {
-    return __builtin_popcountll(((uint64_t)pair[1] << 32 | pair[0]) & piece.mask);
-}
-
-// The spikes in one of the steps in `bits`; `at` is its number among all of the run.
-void count_step(const uint32_t *bits, int high, int wide, int words, const Tally &T, size_t at, int step) {
-    const size_t size = (size_t)T.channels * T.rows * T.columns;
-    for (size_t i = 0; i < size; i += 16) __builtin_prefetch(T.counts + at * size + i, 1);  // a run's are many: not near
-    bits += (size_t)step * high * wide * words;
-    if (high * wide == 1) {
-        for (int i = 0; i < T.size; ++i)
-            T.counts[at * T.channels + T.pieces[i].channels] += spikes_of(T.pieces[i], bits + 2 * T.pieces[i].pair);
-        return;
-    }
-    count_with(high, wide, T, at, [=](const Piece &piece, int y, int x, int some, int32_t *to) ALWAYS_INLINE {
-        const uint32_t *pair = bits + ((size_t)y * wide + x) * words + 2 * piece.pair;
-        for (int i = 0; i < some; ++i, pair += words) to[i] += spikes_of(piece, pair);
-    });
-}
-
-// The values of an image (C, H, W) that are not 0.
-void count_values(const int64_t *port, int high, int wide, const Tally &T, size_t at) {
-    count_with(high, wide, T, at, [=](const Piece &piece, int y, int x, int some, int32_t *to) ALWAYS_INLINE {
-        for (uint64_t left = piece.mask; left; left &= left - 1) {
-            const int64_t channel = 64 * (int64_t)piece.pair + __builtin_ctzll(left);
-            const int64_t *values = port + (channel * high + y) * wide + x;
-            for (int i = 0; i < some; ++i) to[i] += values[i] != 0;
+// What the counts of one step come to: the sums that are given, the largest of the others, and all steps together.
+void weigh(const Counting &C, const int32_t *counts, double *to, int64_t *total) {
+    double largest = 0;
+    std::fill_n(to, C.given, 0.0);
+    for (const Group *G = C.groups; G < C.groups + C.size; ++G) {
+        if (G->bound <= largest) break;  // nor can those that come exceed it
+        double sums[ROWS];
+        for (int r = 0; r < ROWS; r += LANES64) {
+            const double *adds = G->adds + r;
+            F64 even = load<F64>(adds), odd{};
+            int i = G->first;
+            for (adds += ROWS; i + 1 < G->last; i += 2, adds += 2 * ROWS) {
+                even += (double)counts[i] * load<F64>(adds);
+                odd += (double)counts[i + 1] * load<F64>(adds + ROWS);
+            }
+            if (i < G->last) even += (double)counts[i] * load<F64>(adds);
+            store(sums + r, even + odd);
         }
-    });
+        for (int r = 0; r < ROWS; ++r) {
+            if (G->to[r] < 0) largest = std::max(largest, sums[r]);
+            else to[G->to[r]] += sums[r];
+        }
+    }
+    to[C.given] = largest;
+    for (int i = 0; i < C.classes; ++i) total[i] += counts[i];
+}
+
+// Which values of an image (C, H, W) are not 0, as the bits of its pixels.
+void pack(const int64_t *port, int channels, int pixels, uint32_t *bits) {
+    const int words = (channels + 31) / 32;
+    memset(bits, 0, sizeof(uint32_t) * pixels * words);
+    for (int channel = 0; channel < channels; ++channel, port += pixels)
+        for (int pixel = 0; pixel < pixels; ++pixel)
+            bits[(size_t)pixel * words + channel / 32] |= (uint32_t)(port[pixel] != 0) << channel % 32;
 }
 
 }  // namespace ISA

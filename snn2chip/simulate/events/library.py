@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
+from ctypes import POINTER, c_double, c_int, c_int32, c_int64, c_uint8, c_uint32, c_void_p
 from functools import cache
 
 from snn2chip import native
@@ -41,12 +41,29 @@ class Layer(ctypes.Structure):
     )
 
 
-class Tally(ctypes.Structure):
-    """`struct Tally` of engine.cpp."""
+class Classes(ctypes.Structure):
+    """`struct Classes` of engine.cpp."""
 
     _fields_ = (
-        *((name, c_void_p) for name in ("counts", "pieces", "row_class", "column_class")),
-        *((name, c_int32) for name in ("size", "channels", "rows", "columns")),
+        *((name, c_void_p) for name in ("masks", "places", "row", "place")),
+        *((name, c_int32) for name in ("passes", "words", "high")),
+    )
+
+
+class Group(ctypes.Structure):
+    """`struct Group` of engine.cpp."""
+
+    _fields_ = (("adds", c_void_p), ("to", c_void_p), ("bound", c_double), ("first", c_int32), ("last", c_int32))
+
+
+class Counting(ctypes.Structure):
+    """`struct Counting` of engine.cpp."""
+
+    _fields_ = (
+        ("layers", POINTER(Classes)),
+        ("groups", POINTER(Group)),
+        *((name, c_void_p) for name in ("steps", "total")),
+        *((name, c_int32) for name in ("size", "given", "classes")),
     )
 
 
@@ -67,7 +84,7 @@ class Run(ctypes.Structure):
         ("counts", c_void_p),
         ("largest", c_void_p),
         ("nanoseconds", c_void_p),
-        ("tallies", POINTER(Tally)),
+        ("counting", POINTER(Counting)),
         ("before", c_int64),
         ("states", POINTER(c_void_p)),
     )

@@ -2,8 +2,10 @@
 
 typedef int16_t I16 __attribute__((vector_size(VEC), may_alias));
 typedef int32_t I32 __attribute__((vector_size(VEC), may_alias));
+typedef uint32_t U32 __attribute__((vector_size(VEC), may_alias));
+typedef double F64 __attribute__((vector_size(VEC), may_alias));
 
-enum { LANES16 = VEC / 2, LANES32 = VEC / 4 };
+enum { LANES16 = VEC / 2, LANES32 = VEC / 4, LANES64 = VEC / 8 };
 
 template <class V> INLINE V load(const void *from) {
     V value;
