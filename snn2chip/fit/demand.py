@@ -75,7 +75,7 @@ def stored_bits(weight: Weights, dense: bool) -> int:
     low, high = int(weight.min(initial=0)), int(weight.max(initial=0))
     bits = max(1, max(high, -low).bit_length())
     if low < 0 < high:
-        bits += 1 - (not bool(np.any(weight & 1)))
+        bits += int(np.bitwise_or.reduce(weight, axis=None)) & 1  # no array of their lowest bits
     bits = min(bits, 8)
     return 8 if dense and bits == 7 else bits
 
