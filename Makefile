@@ -49,12 +49,18 @@ notebooks: $(VENV)/ready
 	for file in docs/tutorials/*.py; do \
 	  $(BIN)/jupytext --quiet --to notebook --output build/notebooks/$$(basename $$file .py).ipynb $$file || exit 1; done
 
-# dist/: sdist and wheel of this machine, and a wheel for Linux on 64-bit Arm, its engine compiled by zig (glibc 2.17).
-ZIG := $(abspath $(BIN))/python -m ziglang c++ -s -target aarch64-linux-gnu.2.17
+# dist/, for PyPI: sdist, and wheels for Linux on x86-64 and 64-bit Arm whose engine zig compiles for glibc 2.17. What this
+# machine's compiler makes needs a libstdc++ as new as its own, and is tagged linux_x86_64, which PyPI refuses.
+ZIG := $(abspath $(BIN))/python -m ziglang c++ -s -target
 wheels: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ziglang
-	$(BIN)/python -m build
-	CXX='$(ZIG)' _PYTHON_HOST_PLATFORM=manylinux_2_17-aarch64 $(BIN)/python -m build --wheel --no-isolation
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ziglang auditwheel
+	rm -rf dist
+	$(BIN)/python -m build --sdist --no-isolation
+	for machine in x86_64 aarch64; do \
+	  CXX="$(ZIG) $$machine-linux-gnu.2.17" _PYTHON_HOST_PLATFORM=manylinux_2_17-$$machine \
+	    $(BIN)/python -m build --wheel --no-isolation && \
+	  $(BIN)/auditwheel show dist/*-py3-none-manylinux_2_17_$$machine.whl | tr '\n' ' ' | \
+	    grep -E "consistent with the following platform tag: +\"manylinux_2_(5|12|17)_$$machine" || exit 1; done
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import platform
 import re
 import signal
 import threading
@@ -295,6 +296,15 @@ def test_wide_chains_reach_every_path() -> None:
     others = {(name, value) for name in ("scale", "limited", "groups", "bias of its own") for value in (0, 1)}
     others |= {("reads", count) for count in (0, 1, 2)} | {("window", whole) for whole in (0, 1)}
     assert kinds | neurons | others | {("lanes", lanes) for lanes in (32, 64, 128)} <= seen
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instruction sets of x86")
+def test_the_best_instruction_set_is_what_the_system_says_of_the_processor() -> None:
+    (flags, *_) = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    has = set(flags.split()).issuperset
+    avx2 = has({"avx2", "bmi1", "bmi2", "popcnt"})
+    best = 2 if avx2 and has({"avx512f", "avx512bw", "avx512dq", "avx512vl"}) else int(avx2)
+    assert library.load().snn2chip_events_simd() == best
 
 
 @pytest.mark.parametrize("simd", SETS)

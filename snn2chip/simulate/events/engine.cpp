@@ -11,10 +11,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #if defined(__x86_64__) || defined(__i386__)
 #define X86 1
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -240,16 +242,22 @@ struct Kernels {
 
 enum Simd { PORTABLE, AVX2, AVX512 };
 
+// What processor and system have, from cpuid and xgetbv (Intel's manual, volume 2A, CPUID, and volume 1, 13.2 and 15.2):
+// `__builtin_cpu_supports` says no to everything where zig compiles, whose run-time library has a stub for it.
 int best_simd() {
 #ifdef X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2"))
-        return AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt"))
-        return AVX2;
-#endif
+    unsigned a, b, c, d, kept, high;
+    const auto has = [](unsigned word, std::initializer_list<int> bits) {
+        return std::all_of(bits.begin(), bits.end(), [word](int bit) { return word >> bit & 1; });
+    };
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !has(c, {23, 27})) return PORTABLE;  // popcnt, osxsave
+    __asm__ volatile("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));  // registers that the system keeps
+    if (!has(kept, {1, 2}) || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !has(b, {3, 5, 8})) return PORTABLE;
+    // of the last: bmi, avx2, bmi2; now masks and 512 bits, and avx512 f, dq, bw, vl
+    return has(kept, {5, 6, 7}) && has(b, {16, 17, 30, 31}) ? AVX512 : AVX2;
+#else
     return PORTABLE;
+#endif
 }
 
 Kernels kernels_of(int simd) {
