@@ -51,7 +51,7 @@ def networks(data: Path, target: Path, names: Iterable[str], limit: int | None) 
     for name in names:
         path = Path(name)
         model = model_file.load(path if path.suffix == ".pt" else ROOT / "models" / name / "model.pt")
-        chain = export(model, load_chip("loihi2"), calibration=train.subset(256)).chain
+        chain = export(model, load_chip("loihi2"), calibration=train.subset(64)).chain
         netx.save(target / f"{path.stem}.net", chain)
         found = simulate(chain, images=test.subset(limit))
         np.savez_compressed(target / f"{path.stem}.npz", scores=found.trace.scores, accuracy=found.accuracy)
