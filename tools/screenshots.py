@@ -23,7 +23,7 @@ from snn2chip.cli.common import guarded
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import atomic_path
 
-COLORS = 128  # a quarter of the bytes of a picture of all colours, and no difference to see
+COLORS = 256  # a third of the bytes of all colours
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -35,7 +35,7 @@ def report(
     picture: Annotated[Path, typer.Argument(help="What is written.")] = Path("docs/report.png"),
 ) -> None:
     """The top of the page of a run: its figures, the network, where accuracy is lost."""
-    with opened(page, 980) as tab:
+    with opened(page, 1100) as tab:
         if tab.locator("#accuracy .confusion").count() == 0:
             raise InputError(f"'{page}' says nothing of samples; run snn2chip report {page.parent} --samples 20")
         save(tab, picture, tab.locator("#accuracy"))
