@@ -226,14 +226,23 @@ class Heaps:
         return found
 
 
+def require_file(path: Path) -> None:
+    """Refuse a path that is no file before it is opened: opening a pipe would wait.
+
+    Raises:
+        InputError: it is a folder, or not there.
+    """
+    if not path.is_file():
+        raise InputError(f"cannot read '{path}': {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
+
+
 def checked(path: Path) -> io.BytesIO:
     """The bytes of an HDF5 file whose arrays are what they claim: no links elsewhere, no loops, no claimed terabytes.
 
     Raises:
         InputError: unreadable, truncated, damaged, or larger than any network.
     """
-    if not path.is_file():
-        raise InputError(f"cannot read '{path}': {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
+    require_file(path)
     with reading(path, "not an HDF5 file"):
         content = path.read_bytes()
         memory = io.BytesIO(content)

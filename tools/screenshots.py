@@ -23,6 +23,7 @@ from snn2chip.cli.common import guarded
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import atomic_path
 
+WIDTH = 1100  # of the window, pixels
 COLORS = 256  # a third of the bytes of all colours
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -35,7 +36,7 @@ def report(
     picture: Annotated[Path, typer.Argument(help="What is written.")] = Path("docs/report.png"),
 ) -> None:
     """The top of the page of a run: its figures, the network, where accuracy is lost."""
-    with opened(page, 1100) as tab:
+    with opened(page) as tab:
         if tab.locator("#accuracy .confusion").count() == 0:
             raise InputError(f"'{page}' says nothing of samples; run snn2chip report {page.parent} --samples 20")
         save(tab, picture, tab.locator("#accuracy"))
@@ -48,7 +49,7 @@ def explore(
     picture: Annotated[Path, typer.Argument(help="What is written.")] = Path("docs/explore.png"),
 ) -> None:
     """A network in the browser at its second step, looked at in its second layer, a neuron in the third channel."""
-    with opened(page, 1100) as tab:
+    with opened(page) as tab:
         tab.locator("#main").wait_for(state="visible")
         tab.click("#forward")
         tab.locator("#layers > *").nth(1).click()
@@ -59,7 +60,7 @@ def explore(
 
 
 @contextmanager
-def opened(page: Path, width: int) -> Iterator[Any]:
+def opened(page: Path) -> Iterator[Any]:
     """A tab with the page, without a network.
 
     Raises:
@@ -77,7 +78,7 @@ def opened(page: Path, width: int) -> Iterator[Any]:
         raise SetupError("no Chromium; apt install chromium, or name it in $CHROMIUM")
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        tab = browser.new_page(viewport={"width": width, "height": 900}, offline=True, color_scheme="light")
+        tab = browser.new_page(viewport={"width": WIDTH, "height": 900}, offline=True, color_scheme="light")
         tab.goto(page.resolve().as_uri())
         yield tab
         browser.close()

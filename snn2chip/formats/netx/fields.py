@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snn2chip import files
 from snn2chip.errors import InputError, reading
-from snn2chip.hdf5 import Budget, check, variable_text
+from snn2chip.hdf5 import Budget, check, require_file, variable_text
 from snn2chip.ir import Shape, Weights, narrow
 from snn2chip.text import one_line
 
@@ -32,8 +32,7 @@ def opened(path: str | Path, read: Callable[[Reader], T]) -> T:
         InputError: no such file, damaged, or what `read` raises.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"cannot read '{path}': {'a folder; name a file in it' if path.is_dir() else 'no such file'}")
+    require_file(path)
     remedy = "" if files.is_hdf5(path) else "`snn2chip fold-and-export MODEL` makes a .net file of a trained model"
     with reading(path, "not an HDF5 file", remedy=remedy), h5py.File(path, "r") as file:
         return read(Reader(file, str(path), Budget(path.stat().st_size)))

@@ -43,16 +43,6 @@ class LayerPlan:
         return self.numbers["blocks"] * self.numbers["lanes"]
 
 
-def pieces(slots: IntArray, classes: IntArray) -> Arrays:
-    """`struct Piece` of engine.cpp for the slot and the class of each channel: rows of (mask, pair of words, class)."""
-    pairs, bits = np.divmod(slots, 64)
-    found, where = np.unique(np.stack([pairs, classes], 1), axis=0, return_inverse=True)
-    made = np.zeros(len(found), dtype=[("mask", np.uint64), ("pair", np.int32), ("class", np.int32)])
-    np.bitwise_or.at(made["mask"], where.ravel(), np.uint64(1) << bits.astype(np.uint64))
-    made["pair"], made["class"] = found.T
-    return made
-
-
 def aligned(values: Arrays) -> Arrays:
     """The same values, contiguous, on a cache line."""
     memory = np.empty(values.nbytes + 64, dtype=np.uint8)
