@@ -276,15 +276,15 @@ class Meter:
             raise InputError("no cost: no sample was counted")
         sums = np.concatenate([part.sums for part in self.counts])
         samples, steps, _ = sums.shape
-        of_sample = sums[..., :-1].sum(1)
-        amounts = [Amount(*each) for each in zip(of_sample.mean(0).tolist(), of_sample.max(0).tolist(), strict=True)]
+        of_sample = np.einsum("nts->sn", sums[..., :-1])
+        amounts = [Amount(*each) for each in zip(of_sample.mean(1).tolist(), of_sample.max(1).tolist(), strict=True)]
         many = len(self.stations)
-        of_all = of_sample[:, : 3 * many].reshape(samples, 3, many).sum(2)
-        spikes, routed, operations = (Amount(float(each.mean()), float(each.max())) for each in of_all.T)
-        each_step = sums[..., 2 * many : 3 * many].mean(0).T.tolist()
+        of_all = of_sample[: 3 * many].reshape(3, many, samples).sum(1)
+        spikes, routed, operations = (Amount(float(each.mean()), float(each.max())) for each in of_all)
+        each_step = (sums.sum(0)[:, 2 * many : 3 * many] / samples).T.tolist()
         worked, busy = self.cores(np.sum([part.classes for part in self.counts], 0) / (samples * steps))
         neurons = [0 if each.placed is None else each.placed.layer.neurons for each in self.stations]
-        energy = np.einsum("ns,s->n", of_sample, self._energy()) + sum(neurons) * steps * self.prices.update.energy
+        energy = np.einsum("sn,s->n", of_sample, self._energy()) + sum(neurons) * steps * self.prices.update.energy
         longest = max(range(many), key=lambda i: busy[i].max(initial=0))
         time = sums[..., -1] + self._barrier()
         return Cost(

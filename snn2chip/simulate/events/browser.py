@@ -8,6 +8,7 @@ with the compiler of ``pip install 'snn2chip[explore]'``, it is made anew, byte 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import subprocess
@@ -94,17 +95,9 @@ def module() -> bytes:
 def image(plans: list[LayerPlan]) -> bytes:
     """A chain's plan as it lies in the module's memory: `struct Layer` of each, then their arrays; a pointer is an
     offset from the beginning, 0 for none."""
-    names = [name for name, _ in library.Layer._fields_]  # type: ignore[misc]
-    numbers = [name for name in names if name in plans[0].numbers and name != "block_bytes"]
-    pointers = names[names.index("weights") :]
-    struct = np.dtype(
-        [
-            *((name, "<i4") for name in numbers),
-            ("block_bytes", "<i8"),
-            *((name, "<u4") for name in pointers),
-        ],
-        align=True,
-    )
+    here = {ctypes.c_int32: "<i4", ctypes.c_int64: "<i8"}  # all others are pointers
+    fields = [(name, here.get(kind, "<u4")) for name, kind in library.Layer._fields_]  # type: ignore[misc]
+    struct = np.dtype(fields, align=True)
     heads = np.zeros(len(plans), dtype=struct)
     parts, end = [], _padded(heads.nbytes)
     for head, plan in zip(heads, plans, strict=True):

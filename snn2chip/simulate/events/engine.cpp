@@ -59,7 +59,7 @@ struct Layer {
     int32_t kind, row_shift, limit, scale;
     int32_t current, decay, current_keep, voltage_keep, voltage_shift, threshold, leak_shift, bias_stride;
     int32_t segments, length, pad_h, pad_w;
-    int64_t block_bytes;
+    int64_t block_bytes, nothing;  // `nothing`: where a row of zeros begins
     const void *weights;
     const int32_t *bias, *leak, *lift, *over;
     const int32_t *block_group, *group_first, *group_last, *slot_channel;
@@ -74,7 +74,8 @@ struct Words {
 };
 
 // How the spikes of one layer are counted by classes. All words of a row of pixels are gone through once a pass, masked to
-// the bits of one class each: masks (passes, words), and where those are counted, in pieces of MOST_WORDS words. The rows come by classes; `place` is how much further the bits of each are counted.
+// the bits of one class each: masks (passes, words), and where those are counted, in pieces of MOST_WORDS words. The rows
+// come by classes; `place` is how much further the bits of each are counted.
 struct Classes {
     const uint32_t *masks;
     const Words *places;
@@ -237,6 +238,7 @@ struct Kernels {
     void (*list_row)(const Layer &, const uint32_t *, const Lists &, int, int, int);
     void (*count)(const uint32_t *, const Classes &, int32_t *);
     void (*weigh)(const Counting &, const int32_t *, double *, int64_t *);
+    bool (*within)(const int64_t *, size_t, int64_t, int64_t);
     void (*pack)(const int64_t *, int, int, uint32_t *);
 };
 
@@ -262,10 +264,10 @@ int best_simd() {
 
 Kernels kernels_of(int simd) {
 #ifdef X86
-    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count, avx512::weigh, avx512::pack};
-    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count, avx2::weigh, avx2::pack};
+    if (simd == AVX512) return {avx512::tile, avx512::list_row, avx512::count, avx512::weigh, avx512::within, avx512::pack};
+    if (simd == AVX2) return {avx2::tile, avx2::list_row, avx2::count, avx2::weigh, avx2::within, avx2::pack};
 #endif
-    return {portable::tile, portable::list_row, portable::count, portable::weigh, portable::pack};
+    return {portable::tile, portable::list_row, portable::count, portable::weigh, portable::within, portable::pack};
 }
 
 // What one sample needs while it runs.
@@ -295,7 +297,7 @@ struct Engine {
         for (Context *context : contexts) delete context;
     }
 
-    static size_t capacity(const Layer &L) { return (size_t)L.in_w * L.rows + 32; }
+    static size_t capacity(const Layer &L) { return (size_t)L.in_w * L.rows + 64; }
     static size_t neurons(const Layer &L) { return (size_t)L.out_h * L.out_w * L.blocks * L.lanes; }
     bool graded() const { return layers[0].kind == GRADED16 || layers[0].kind == GRADED32; }
 
@@ -328,47 +330,28 @@ struct Engine {
     // The port's integers of some steps: padded images, channels last, one for steps that show the same; or bits.
     void read(const Run &run, Context &context, int64_t sample, int start, int steps) {
         const Layer &L = layers[0];
-        const size_t pixels = (size_t)L.in_h * L.in_w;
-        const int channels = L.in_channels;
+        const size_t pixels = (size_t)L.in_h * L.in_w, values = L.in_channels * pixels;
+        const size_t image = (size_t)L.pad_h * L.pad_w * L.in_slots, words = pixels * ((L.in_channels + 31) / 32);
         const int64_t *port = run.port + sample * run.sample_stride + start * run.step_stride;
+        const int64_t low = graded() ? std::min<int64_t>(run.low, 0) : run.low;
+        const int64_t high = graded() ? std::max<int64_t>(run.high, 0) : run.high;
         const Counting *const C = run.counting;
-        uint32_t *const bits = context.bits.get<uint32_t>(1);
-        int32_t *counts = context.counts.get<int32_t>(1);
+        uint32_t *bits = context.bits.get<uint32_t>(1);
+        int32_t *counts = context.counts.get<int32_t>(1), *const source = context.source.get<int32_t>(1);
         if (C) memset(counts, 0, sizeof(int32_t) * steps * C->classes);
-        if (!graded()) {
-            const int words = L.in_slots / 32;
-            memset(bits, 0, sizeof(uint32_t) * steps * pixels * words);
-            for (int step = 0; step < steps; ++step, port += run.step_stride)
-                for (int channel = 0; channel < channels; ++channel)
-                    for (size_t pixel = 0; pixel < pixels; ++pixel) {
-                        const int64_t value = port[channel * pixels + pixel];
-                        if (value < run.low || value > run.high) strange = true;
-                        bits[(step * pixels + pixel) * words + channel / 32] |=
-                            (uint32_t)(value & 1) << channel % 32;
-                    }
-            for (int step = 0; C && step < steps; ++step)
-                kernels.count(bits + step * pixels * words, C->layers[0], counts + (size_t)step * C->classes);
-            return;
-        }
-        int32_t *source = context.source.get<int32_t>(1);
-        const size_t image = (size_t)L.pad_h * L.pad_w * L.in_slots;
-        for (int step = 0; step < steps; ++step, port += run.step_stride) {
-            const bool same = step && (run.step_stride == 0 || !memcmp(port, port - run.step_stride,
-                                                                       sizeof(int64_t) * channels * pixels));
+        for (int step = 0; step < steps; ++step, port += run.step_stride, counts += C ? C->classes : 0) {
+            const bool same = step && (!run.step_stride || !memcmp(port, port - run.step_stride, sizeof(int64_t) * values));
             source[step] = step ? source[step - 1] + !same : 0;
-            if (C) {
-                if (same) memcpy(counts, counts - C->classes, sizeof(int32_t) * C->classes);
-                else kernels.pack(port, channels, (int)pixels, bits), kernels.count(bits, C->layers[0], counts);
-                counts += C->classes;
+            if (same) {
+                if (C) memcpy(counts, counts - C->classes, sizeof(int32_t) * C->classes);
+                if (!graded()) memcpy(bits, bits - words, sizeof(uint32_t) * words), bits += words;
+                continue;
             }
-            if (same) continue;
-            int64_t low = 0, high = 0;
-            for (size_t i = 0; i < channels * pixels; ++i) {
-                low = std::min(low, port[i]);
-                high = std::max(high, port[i]);
-            }
-            if (low < std::min<int64_t>(run.low, 0) || high > std::max<int64_t>(run.high, 0)) strange = true;
-            if (L.kind == GRADED16) pad(L, port, context.input.get<int16_t>(1) + source[step] * image, image);
+            if (!kernels.within(port, values, low, high)) strange = true;
+            if (C || !graded()) kernels.pack(port, L.in_channels, (int)pixels, bits);
+            if (C) kernels.count(bits, C->layers[0], counts);
+            if (!graded()) bits += words;
+            else if (L.kind == GRADED16) pad(L, port, context.input.get<int16_t>(1) + source[step] * image, image);
             else pad(L, port, context.input.get<int32_t>(1) + source[step] * image, image);
         }
     }

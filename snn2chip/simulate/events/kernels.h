@@ -223,13 +223,28 @@ void weigh(const Counting &C, const int32_t *counts, double *to, int64_t *total)
     for (int i = 0; i < C.classes; ++i) total[i] += counts[i];
 }
 
+// Whether all values are in a range.
+bool within(const int64_t *values, size_t count, int64_t low, int64_t high) {
+    uint64_t beyond = 0;
+    for (size_t i = 0; i < count; ++i) beyond |= (values[i] < low) | (values[i] > high);
+    return !beyond;
+}
+
+// Which of some values are not 0, as bits.
+INLINE uint32_t nonzero(const int64_t *values, int some, size_t apart) {
+    uint32_t bits = 0;
+    for (int i = 0; i < some; ++i) bits |= (uint32_t)(values[i * apart] != 0) << i;
+    return bits;
+}
+
 // Which values of an image (C, H, W) are not 0, as the bits of its pixels.
 void pack(const int64_t *port, int channels, int pixels, uint32_t *bits) {
     const int words = (channels + 31) / 32;
-    memset(bits, 0, sizeof(uint32_t) * pixels * words);
-    for (int channel = 0; channel < channels; ++channel, port += pixels)
-        for (int pixel = 0; pixel < pixels; ++pixel)
-            bits[(size_t)pixel * words + channel / 32] |= (uint32_t)(port[pixel] != 0) << channel % 32;
+    for (int word = 0; word < words; ++word, port += (size_t)32 * pixels) {
+        const int some = std::min(32, channels - word * 32);
+        for (int pixel = 0; pixel < pixels; ++pixel)  // one pixel: without steps between, which the compiler is to know
+            bits[(size_t)pixel * words + word] = pixels == 1 ? nonzero(port, some, 1) : nonzero(port + pixel, some, pixels);
+    }
 }
 
 }  // namespace ISA

@@ -34,6 +34,7 @@ class Layer(ctypes.Structure):
     _fields_ = (
         *((name, c_int32) for name in _INTEGERS),
         ("block_bytes", c_int64),
+        ("nothing", c_int64),
         ("weights", c_void_p),
         *((name, POINTER(c_int32)) for name in _ARRAYS),
         ("valid", POINTER(c_uint32)),

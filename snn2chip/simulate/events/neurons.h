@@ -41,7 +41,7 @@ template <int CURRENT, int DECAY> void neurons(const Layer &L, const Block &B, c
             const int32_t *sums = drive[step] + word * 32;
             const bool fresh = CURRENT == DECAYS || !step || drive[step] != drive[step - 1];  // else as before
             const size_t next = step + 1 < steps ? table + B.table_stride : table;
-            uint32_t fired = 0;
+            uint32_t quiet = 0;
             for (int part = 0; part < PARTS; ++part) {
                 const int i = part * LANES32;
                 I32 u = input[part], threshold = fixed;
@@ -64,19 +64,18 @@ template <int CURRENT, int DECAY> void neurons(const Layer &L, const Block &B, c
                 if (CURRENT != FREE) u = least(most(u, bottom), top);
                 I32 after = kept_of<DECAY>(L, u, keep, round, next + i);
 #if VEC == 64
-                __mmask16 over = _mm512_cmpgt_epi32_mask((__m512i)u, (__m512i)threshold);
                 __mmask16 rest = _mm512_cmple_epi32_mask((__m512i)u, (__m512i)threshold);
-                fired |= (uint32_t)over << i;
+                quiet |= (uint32_t)rest << i;
                 v[part] = (I32)_mm512_maskz_mov_epi32(rest, (__m512i)u);
                 kept[part] = (I32)_mm512_maskz_mov_epi32(rest, (__m512i)after);
 #else
-                I32 over = u > threshold;
-                fired |= bits_of(over) << i;
-                v[part] = u & ~over;
-                kept[part] = after & ~over;
+                I32 rest = u <= threshold;
+                quiet |= bits_of(rest) << i;
+                v[part] = u & rest;
+                kept[part] = after & rest;
 #endif
             }
-            fired &= valid;
+            const uint32_t fired = ~quiet & valid;
             *bits = fired;
             bits += B.bits_stride;
             table = next;

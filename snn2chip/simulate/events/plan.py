@@ -194,8 +194,11 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
         ranges = windows.ranges_of(rows)
         count = max(last - first for first, last in ranges)
     row_bytes = lanes * {EVENTS8: 1, EVENTS16: 2}.get(kind, 4)
-    if in_w * count * row_bytes >= 2**32:
-        raise UnsupportedError(f"layer '{layer.name}': a row of {in_w} x {count} inputs is too long for 32-bit offsets")
+    if max(in_w * count, rows.size // lanes + 1) * row_bytes >= 2**32:
+        raise UnsupportedError(
+            f"layer '{layer.name}': {in_w} x {count} inputs a row and {rows.size // lanes} rows of {row_bytes} bytes "
+            "are too many for 32-bit offsets; choose --engine dense"
+        )
     together = dx == 1 and groups == 1
     segments, length = (kh, kw * channels) if together else (kh * kw, per_group)
     if graded:
@@ -243,6 +246,7 @@ def _layer(layer: ChainLayer, shape: Shape, before: LayerPlan | None, low: IntAr
         "pad_h": (out_h - 1) * sy + (kh - 1) * dy + 1,
         "pad_w": (out_w - 1) * sx + (kw - 1) * dx + 1,
         "block_bytes": rows.nbytes // blocks,
+        "nothing": rows.nbytes - row_bytes,
     }
     return LayerPlan(numbers, {name: aligned(array) for name, array in arrays.items()}, slot_of)
 

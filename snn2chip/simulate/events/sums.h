@@ -104,69 +104,88 @@ template <int UNITS> struct Rows32 {
     }
 };
 
-template <class Rows> INLINE void add_rows(Rows &rows, const uint8_t *base, const uint32_t *entry, const uint32_t *end) {
-    for (; end - entry >= 4; entry += 4) {
-        rows.add(base + entry[0]);
-        rows.add(base + entry[1]);
-        rows.add(base + entry[2]);
-        rows.add(base + entry[3]);
-    }
-    for (; entry < end; ++entry) rows.add(base + *entry);
-}
+// The sums of one block of neurons at one pixel and step while the spikes under the kernel are gone through. Spikes are
+// collected first, as offsets of their rows, and added eight at a time, with rows of zeros to fill up: a loop for every
+// row of the kernel would end where no processor foresees it.
+template <class Rows, bool LIMIT> struct Sums {
+    enum { ROOM = 512, AT_ONCE = 64, FEW = 8 };
+    const Layer &L;
+    int32_t *sums;
+    Seen &seen;
+    Rows rows;
+    int count = 0, held = 0;
+    alignas(64) uint32_t entries[ROOM + AT_ONCE];
 
-// Adds to rows what the spikes under one window of the kernel are worth, for a block at one pixel and step.
-template <class Rows, bool LIMIT>
-INLINE void add_read(const Layer &L, const Lists &lists, const Read &R, int step, int y, int x, Rows &rows, int &count,
-                     int32_t *sums, Seen &seen) {
-    const int left = x * L.sx - L.px + R.kx * L.dx, top = y * L.sy - L.py + R.ky * L.dy;
-    const int runs = L.dx == 1 ? 1 : R.kw, wide = L.dx == 1 ? R.kw : 1;
-    const size_t list = ((size_t)step * L.groups + R.group) * L.in_h;
-    const int64_t pixel_bytes = R.pixel_bytes, row_bytes = R.kw * pixel_bytes;
-    const uint8_t *weights = (const uint8_t *)L.weights + R.offset - left * pixel_bytes;
-    for (int ky = 0, iy = top; ky < R.kh; ++ky, iy += L.dy, weights += row_bytes) {
-        if (iy < 0 || iy >= L.in_h) continue;
-        const uint32_t *starts = lists.starts + (list + iy) * (L.in_w + 1);
-        const uint32_t *entries = lists.entries + (list + iy) * lists.capacity;
-        for (int run = 0; run < runs; ++run) {
-            int first = left + run * L.dx, last = first + wide;
-            const int64_t origin = (run - run * L.dx) * pixel_bytes;
-            if (first < 0) first = 0;
-            if (last > L.in_w) last = L.in_w;
-            if (first >= last) continue;
-            const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
-            if (!LIMIT) {
-                count += (int)(end - entry);
-                add_rows(rows, weights + origin, entry, end);
-                continue;
-            }
-            while (entry < end) {
-                int some = (int)(end - entry);
-                if (some > L.limit - count) some = L.limit - count;
-                add_rows(rows, weights + origin, entry, entry + some);
-                entry += some;
-                count += some;
-                if (count == L.limit) {
-                    rows.template flush<true>(count, sums, seen);
-                    rows.clear();
-                    count = 0;
-                }
+    MEMBER Sums(const Layer &layer, int32_t *to, Seen &seen_) : L(layer), sums(to), seen(seen_) {
+        rows.clear();
+        if (LIMIT) memset(sums, 0, sizeof(int32_t) * L.lanes);
+    }
+    MEMBER void add_held() {
+        for (int i = 0; i < FEW; i += LANES32) store(entries + held + i, all32((int32_t)L.nothing));
+        const uint8_t *const base = (const uint8_t *)L.weights;
+        const uint32_t *entry = entries, *const end = entries + held;
+        held = 0;
+        while (entry < end) {
+            const uint32_t *stop = end;
+            if (LIMIT) stop = std::min(end, entry + (L.limit - count) / FEW * FEW);
+            const uint32_t *const first = entry;
+            for (; entry < stop; entry += FEW)
+                for (int i = 0; i < FEW; ++i) rows.add(base + entry[i]);
+            count += (int)(entry - first);
+            if (LIMIT && L.limit - count < FEW) {
+                rows.template flush<true>(count, sums, seen);
+                rows.clear();
+                count = 0;
             }
         }
     }
-}
+    // Entries of one run, whose rows begin `origin` bytes after the weights; up to AT_ONCE may be read beyond the last.
+    MEMBER void collect(const uint32_t *entry, int some, uint32_t origin) {
+        while (some > AT_ONCE) {
+            if (held > ROOM - AT_ONCE) add_held();
+            hold<AT_ONCE>(entry, origin);
+            held += AT_ONCE, entry += AT_ONCE, some -= AT_ONCE;
+        }
+        if (held > ROOM - AT_ONCE) add_held();
+        hold<AT_ONCE / 2>(entry, origin);
+        if (some > AT_ONCE / 2) hold<AT_ONCE>(entry, origin);
+        held += some;
+    }
+    template <int MANY> MEMBER void hold(const uint32_t *entry, uint32_t origin) {
+        for (int i = 0; i < MANY; i += LANES32) store(entries + held + i, load<U32>(entry + i) + origin);
+    }
+    MEMBER void finish() {
+        add_held();
+        rows.template flush<LIMIT>(count, sums, seen);
+        if (LIMIT) seen.look(sums, L.lanes);
+    }
+};
 
 // Sums of one block of neurons at one pixel and step, over all spikes under the kernel.
 template <class Rows, bool LIMIT>
-INLINE void gather(const Layer &L, const Lists &lists, int step, int block, int y, int x, int32_t *sums,
-                   Seen &seen) {
-    Rows rows;
-    rows.clear();
-    int count = 0;
-    if (LIMIT) memset(sums, 0, sizeof(int32_t) * L.lanes);
+INLINE void gather(const Layer &L, const Lists &lists, int step, int block, int y, int x, int32_t *to, Seen &seen) {
+    Sums<Rows, LIMIT> sums(L, to, seen);
     const Read *read = L.reads + L.block_reads[block], *const end = L.reads + L.block_reads[block + 1];
-    for (; read < end; ++read) add_read<Rows, LIMIT>(L, lists, *read, step, y, x, rows, count, sums, seen);
-    rows.template flush<LIMIT>(count, sums, seen);
-    if (LIMIT) seen.look(sums, L.lanes);
+    for (; read < end; ++read) {
+        const Read &R = *read;
+        const int left = x * L.sx - L.px + R.kx * L.dx, top = y * L.sy - L.py + R.ky * L.dy;
+        const int runs = L.dx == 1 ? 1 : R.kw, wide = L.dx == 1 ? R.kw : 1;
+        const size_t list = ((size_t)step * L.groups + R.group) * L.in_h;
+        const uint32_t pixel_bytes = R.pixel_bytes, row_bytes = R.kw * pixel_bytes;
+        uint32_t origin = (uint32_t)R.offset - left * pixel_bytes;
+        for (int ky = 0, iy = top; ky < R.kh; ++ky, iy += L.dy, origin += row_bytes) {
+            if (iy < 0 || iy >= L.in_h) continue;
+            const uint32_t *starts = lists.starts + (list + iy) * (L.in_w + 1);
+            const uint32_t *entries = lists.entries + (list + iy) * lists.capacity;
+            for (int run = 0; run < runs; ++run) {
+                const int at = left + run * L.dx, first = std::max(at, 0), last = std::min(at + wide, L.in_w);
+                if (first >= last) continue;
+                sums.collect(entries + starts[first], (int)(starts[last] - starts[first]),
+                             origin + (run - run * L.dx) * pixel_bytes);
+            }
+        }
+    }
+    sums.finish();
 }
 
 // Sums of graded integers: every input under the kernel, zeros included. `input` is padded, channels last.

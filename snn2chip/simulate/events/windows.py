@@ -29,7 +29,8 @@ class Reads:
     """What every block reads.
 
     Attributes:
-        weights: the rows (pixels of windows one after the other, slots of the range, lanes) of all reads.
+        weights: the rows (pixels of windows one after the other, slots of the range, lanes) of all reads, and one of
+            zeros at the end.
         table: READ each; a pixel of a window and an offset into the weights take so many bytes.
         blocks: (blocks + 1,): the reads of block i are blocks[i] to blocks[i + 1].
     """
@@ -109,5 +110,5 @@ def reads_of(rows: Arrays, row_bytes: int, group_of: IntArray | None, ranges: li
             parts.append(mine[ky:end_y, kx:end_x].reshape(-1, lanes))
             offset += len(parts[-1])
         blocks.append(len(table))
-    whole: Any = np.concatenate(parts) if parts else np.zeros((1, lanes), dtype=np.int64)
-    return Reads(whole, np.array(table, dtype=READ), np.array(blocks, dtype=np.int64))
+    parts.append(np.zeros((1, lanes), dtype=rows.dtype))
+    return Reads(np.concatenate(parts), np.array(table, dtype=READ), np.array(blocks, dtype=np.int64))
