@@ -93,7 +93,7 @@ def _at(array: Array) -> ctypes.c_void_p:
 def add_rate(table_bytes: int, lanes: int, threads: int = 1) -> float:
     """Most additions of an int8 weight a second, rows of `lanes` from a table of so many bytes.
 
-    Rows of a tenth of the places, as spikes of 10 % come, another tenth each of a hundred times: the whole table is read.
+    A tenth of the rows, as spikes of 10 % come, another tenth each of a hundred times: the whole table is read.
     """
     count = max(64, table_bytes // lanes)
     rng = np.random.default_rng(0)
