@@ -67,6 +67,7 @@ def _library() -> ctypes.CDLL:
 def _rate(work: Callable[[int], Any], each: float, threads: int) -> float:
     """How many a second, all threads together: `work(repeats)` does `repeats * each` of them."""
     repeats = 1
+    work(repeats)  # the first call compiles
     while True:
         started = time.perf_counter()
         work(repeats)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,7 +151,7 @@ def counted(engine: Engine, port: IntArray, meter: Meter | None, *, batch_size: 
     trace = engine.run(port, batch_size=batch_size, keep=keep, counting=meter.counting)
     assert trace.tally is not None  # it was asked for
     meter.add(trace.tally)
-    return replace(trace, tally=None)
+    return Trace(trace.spikes, trace.voltage, trace.scores, trace.counts, trace.largest)
 
 
 def _of_all(parts: list[Trace], keep: bool) -> list[Trace]:

@@ -96,7 +96,7 @@ def image(plans: list[LayerPlan]) -> bytes:
     """A chain's plan as it lies in the module's memory: `struct Layer` of each, then their arrays; a pointer is an
     offset from the beginning, 0 for none."""
     here = {ctypes.c_int32: "<i4", ctypes.c_int64: "<i8"}  # all others are pointers
-    fields = [(name, here.get(kind, "<u4")) for name, kind in library.Layer._fields_]  # type: ignore[misc]
+    fields = [(name, here.get(kind, "<u4")) for name, kind in library.Layer._fields_]  # type: ignore[arg-type, misc]
     struct = np.dtype(fields, align=True)
     heads = np.zeros(len(plans), dtype=struct)
     parts, end = [], _padded(heads.nbytes)
