@@ -87,9 +87,7 @@ def of_command(net: Path, data: Path) -> Callable[[bool], float]:
     return run
 
 
-def runs(
-    options: argparse.Namespace, clock: Callable[[], float]
-) -> Iterator[tuple[str, int, Callable[[bool], float]]]:
+def runs(options: argparse.Namespace, clock: Callable[[], float]) -> Iterator[tuple[str, int, Callable[[bool], float]]]:
     """Name, samples and what runs once."""
     if options.net is not None:
         samples = len(dataset.test_set(netx.load(options.net).made, None, options.data).labels)
