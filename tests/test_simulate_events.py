@@ -380,6 +380,19 @@ def test_at_the_limits_of_every_layout(name: str, simd: str) -> None:
 
 
 @pytest.mark.parametrize("simd", SETS)
+@pytest.mark.parametrize("largest", [20, 127, 2000, 40_000])
+def test_any_number_of_spikes(largest: int, simd: str) -> None:
+    """None to all of 700 inputs, around every number that the engine adds or collects at once; the same input at all
+    steps, in memory once or at each. int8 within 16 bits and beyond, int16 and int32."""
+    chain = of_dense(rng_of(largest).integers(1, largest + 1, (3, 700)).tolist(), steps=3)
+    many = np.array([*range(82), *range(126, 131), *range(254, 259), *range(446, 451), *range(504, 522), 699, 700])
+    port = np.broadcast_to((np.arange(700) < many[:, None]).astype(np.int64)[:, None], (len(many), 3, 700))
+    wanted = reference.run(chain, port)
+    for given in (port, port.copy()):
+        assert_same(EventEngine(chain, 1, simd=simd).run(given), wanted)
+
+
+@pytest.mark.parametrize("simd", SETS)
 @pytest.mark.parametrize("shift", [8, 12])
 def test_tables_exactly_at_threshold(simd: str, shift: int) -> None:
     """A membrane at its step's threshold does not fire, one above it does; in 64 bits (a shift of 8) as in 32."""
@@ -515,6 +528,9 @@ def test_wrong_input_is_refused_by_name() -> None:
     ):
         with pytest.raises(InputError, match=says):
             engine.run(wrong)
+    for value in (-1, 2):
+        with pytest.raises(InputError, match=re.escape("exceed the port's 0..1")):
+            EventEngine(of_dense([[1, 2]]), 1).run(np.array([[[1, 0], [0, value]]]))
     spikes = replace(chain.layers[0], steps=None)
     steps = ir.StepTables(*(np.ones((2, 32), int), 12, np.ones((2, 32), int), np.ones((2, 32), int), np.ones(32)))
     varying = replace(chain, layers=(replace(spikes, steps=steps), *chain.layers[1:]))
