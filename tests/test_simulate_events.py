@@ -388,8 +388,8 @@ def test_any_number_of_spikes(largest: int, simd: str) -> None:
     many = np.array([*range(82), *range(126, 131), *range(254, 259), *range(446, 451), *range(504, 522), 699, 700])
     port = np.broadcast_to((np.arange(700) < many[:, None]).astype(np.int64)[:, None], (len(many), 3, 700))
     wanted = reference.run(chain, port)
-    for given in (port, port.copy()):
-        assert_same(EventEngine(chain, 1, simd=simd).run(given), wanted)
+    for each in (port, port.copy()):
+        assert_same(EventEngine(chain, 1, simd=simd).run(each), wanted)
 
 
 @pytest.mark.parametrize("simd", SETS)
