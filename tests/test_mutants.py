@@ -157,7 +157,7 @@ MUTANTS = [
         ("[True] if large else [False] if odd else [False, True]", "[True] if large else [False, True]"),
         ("> copies * self.chip.weight_odd_max", "> self.chip.weight_odd_max"),
         ("left = left - part", "left = left + 0"),
-        ("= weight_bias[1]", "= 0"),
+        ("= relay_bias\n", "= 0"),
         ("copies.get(source, 1)", "1"),
         ("[: level.copies]", "[:1]"),
         ("range(least, least + stride", "range(0, stride"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,19 +66,19 @@ class Outline:
     """A chain layer without most of its numbers: the room that it takes on a chip.
 
     weights  some of its weights: the smallest and the largest are among them, and an odd one if there is one
-    kernel   of a convolution, else (1, 1)
     steps    its neurons' constants change with time
+    kernel   of a convolution, else (1, 1)
     """
 
     kind: ir.Kind
     shape: ir.Shape
     weights: ir.Weights
-    kernel: ir.Pair
-    stride: ir.Pair
-    padding: ir.Pair
-    dilation: ir.Pair
-    groups: int
     steps: bool
+    kernel: ir.Pair = (1, 1)
+    stride: ir.Pair = (1, 1)
+    padding: ir.Pair = (0, 0)
+    dilation: ir.Pair = (1, 1)
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,26 @@ class _Block:
         channel = c * len(self.phases) + order[y % sy, x % sx]
         places: ir.IntArray = self.start + ((channel * rows + y // sy) * columns + x // sx)
         return places.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What stands side by side in the layer that a level becomes.
+
+    name, flatten, origin  as in `ir.Layer`
+    shape                  of the neurons alone; with all that is beside them they are `channels`
+    blocks                 neurons, copies and relays by the source whose spikes they hold
+    relay                  weight and bias of its relays
+    """
+
+    name: str
+    unit: ir.CubaNeuron
+    shape: ir.Shape
+    channels: int
+    blocks: dict[str, list[_Block]]
+    relay: tuple[int, int]
+    flatten: bool
+    origin: dict[str, tuple[int, int]]
 
 
 def fit(size_in: int, size_out: int, stride: int, places: list[int]) -> tuple[int, int, int]:
@@ -145,7 +166,7 @@ class _Lowering:
 
     def _source_block(self, name: str, start: int) -> _Block:
         shape = self.network.shape(name)
-        return _Block(start, (1, 1), ((0, 0),), shape, _grid(shape))
+        return _Block(start, (1, 1), ((0, 0),), shape, (shape[1], shape[2]) if len(shape) == 3 else (1, 1))
 
     def level(self, level: Level, copies: dict[str, int]) -> None:
         """Add one layer; `copies` says how many copies of its blocks the next level reads."""
@@ -154,8 +175,6 @@ class _Lowering:
         flatten = level.stride is None and len(self.shape) == 3
         if flatten and self.number > 1:  # netx has no process before the first layer that could flatten
             self.number += 1
-        name = str(self.number)
-        weight_bias = self._relay_numbers(level, unit) if level.relays else (0, 0)
         blocks: dict[str, list[_Block]] = {}
         origin: dict[str, tuple[int, int]] = {}
         start = 0
@@ -176,16 +195,18 @@ class _Lowering:
                 blocks.setdefault(source, []).append(made)
                 what = "relay" if item is not None else "neurons" if copy == 0 else "copy"
                 neurons = int(np.prod(block_shape))
-                self.placed.append(Placed(name, shown, what, start, stop, neurons, item))
+                self.placed.append(Placed(str(self.number), shown, what, start, stop, neurons, item))
                 start = stop
+        relays = self._relay_numbers(level, unit) if level.relays else (0, 0)
         flatten = flatten and self.number > 1
+        parts = _Parts(str(self.number), unit, shape, start, blocks, relays, flatten, origin)
         synapses = network.synapses_of(driven(network, level))
         alone = start == shape[0] and self.shape == network.shape(network.source_of(synapses[0]).name)
         if alone and len(synapses) == 1:  # as trained, groups and all
-            self.shape = self._alone(name, synapses[0], unit, shape, flatten, origin)
+            self._alone(parts, synapses[0])
         else:
-            self.shape = self._joined(name, level, unit, shape, start, blocks, weight_bias, flatten, origin)
-        self.blocks = blocks
+            self._joined(parts, level)
+        self.blocks, self.shape = blocks, (start, *shape[1:])
         self.number += 1
 
     def _unit(self, level: Level) -> ir.CubaNeuron:
@@ -197,19 +218,10 @@ class _Lowering:
         """Weights of the synapses of a level's neurons."""
         return [synapse.weight for synapse in self.network.synapses_of(driven(self.network, level))]
 
-    def _alone(
-        self,
-        name: str,
-        synapse: ir.Synapse,
-        unit: ir.CubaNeuron,
-        shape: ir.Shape,
-        flatten: bool,
-        origin: dict[str, tuple[int, int]],
-    ) -> ir.Shape:
+    def _alone(self, parts: _Parts, synapse: ir.Synapse) -> None:
         """Neurons with nothing beside them."""
-        layer = ir.chain_layer(name, synapse, unit, shape, flatten=flatten)
-        self.layers.append(replace(layer, origin=origin))
-        return shape
+        layer = ir.chain_layer(parts.name, synapse, parts.unit, parts.shape, flatten=parts.flatten)
+        self.layers.append(replace(layer, origin=parts.origin))
 
     def _relay_numbers(self, level: Level, unit: ir.CubaNeuron) -> tuple[int, int]:
         if unit.steps is not None:
@@ -241,7 +253,7 @@ class _Lowering:
         )
         return odd, large
 
-    def _geometry(self, level: Level) -> dict[str, ir.Pair]:
+    def _geometry(self, level: Level) -> dict[str, Any]:
         """Kernel, stride, padding and dilation of a level's one convolution; nothing of a dense level."""
         if level.stride is None or level.grid is None:
             return {}
@@ -258,28 +270,18 @@ class _Lowering:
         even = relay_weight > self.chip.weight_odd_max or self._parity(level)[1]
         return self.chip.weight_max if even else self.chip.weight_odd_max
 
-    def _joined(
-        self,
-        name: str,
-        level: Level,
-        unit: ir.CubaNeuron,
-        shape: ir.Shape,
-        channels: int,
-        blocks: dict[str, list[_Block]],
-        weight_bias: tuple[int, int],
-        flatten: bool,
-        origin: dict[str, tuple[int, int]],
-    ) -> ir.Shape:
+    def _joined(self, parts: _Parts, level: Level) -> None:
         """Neurons, copies and relays in one layer."""
+        unit, blocks, (value, relay_bias) = parts.unit, parts.blocks, parts.relay
         geometry = self._geometry(level)
         inputs = (self.shape[0], *geometry["kernel"]) if geometry else (int(np.prod(self.shape)),)
-        synapses, most = self.network.synapses_of(unit), self._most(level, weight_bias[0])
+        synapses, most = self.network.synapses_of(unit), self._most(level, value)
         reach = len(synapses) * most  # of a weight, where synapses read the same
-        weight = np.zeros((channels, *inputs), ir.weight_type(-reach, reach))
-        bias = np.zeros((channels, *(level.grid or ())), dtype=np.int64)
+        weight = np.zeros((parts.channels, *inputs), ir.weight_type(-reach, reach))
+        bias = np.zeros((parts.channels, *parts.shape[1:]), dtype=np.int64)
         fill = self._conv if geometry else self._dense
         for block in blocks[unit.name]:
-            rows = slice(block.start, block.start + shape[0])
+            rows = slice(block.start, block.start + parts.shape[0])
             for synapse, copies in zip(synapses, level.reads, strict=True):
                 if not synapse.weight.any():  # what it reads nothing of may have no relay, and so no block
                     continue
@@ -287,34 +289,31 @@ class _Lowering:
                 for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
                     if part.any():
                         fill(weight[rows], synapse, part, before, geometry)
-            bias[rows] = ir.neuron_bias(synapses, shape)
+            bias[rows] = ir.neuron_bias(synapses, parts.shape)
         for item in level.relays:
             for block in blocks[item.source]:
                 for before in self.blocks[item.source][: level.copies]:
-                    self._pass_on(weight, before, block, item, weight_bias[0], geometry)
-                bias[block.start : block.start + item.shape[0]] = weight_bias[1]
-        one = (1, 1)
+                    self._pass_on(weight, before, block, item, value, geometry)
+                bias[block.start : block.start + item.shape[0]] = relay_bias
         starts = [block.start for block in blocks[unit.name]]
-        steps = None if unit.steps is None else _beside_relays(unit.steps, starts, channels)
+        steps = None if unit.steps is None else _beside_relays(unit.steps, starts, parts.channels)
+        geometry.pop("kernel", None)
         self.layers.append(
             ir.ChainLayer(
-                name,
-                "dense" if level.stride is None else "conv",
+                parts.name,
+                "conv" if geometry else "dense",
                 weight,
                 bias,
                 bias.shape,
                 unit.threshold,
                 unit.voltage_decay,
                 unit.current_decay,
-                geometry.get("stride", one),
-                geometry.get("padding", (0, 0)),
-                geometry.get("dilation", one),
-                flatten=flatten,
-                origin=origin,
+                **geometry,
+                flatten=parts.flatten,
+                origin=parts.origin,
                 steps=steps,
             )
         )
-        return (channels, *(level.grid or ()))
 
     def _reads(self, conv: ir.Conv, block: _Block) -> Iterator[tuple[int, int, ir.Pair, ir.Pair]]:
         """(tap row, tap column, phase, place in the level's pixels) of every tap that has weights."""
@@ -386,7 +385,7 @@ def outline_of(layer: ir.ChainLayer) -> Outline:
     """A chain layer's outline, all of its weights in it."""
     kernel = (layer.weight.shape[2], layer.weight.shape[3]) if layer.kind == "conv" else (1, 1)
     geometry = kernel, layer.stride, layer.padding, layer.dilation, layer.groups
-    return Outline(layer.kind, layer.shape, layer.weight, *geometry, layer.steps is not None)
+    return Outline(layer.kind, layer.shape, layer.weight, layer.steps is not None, *geometry)
 
 
 class _Outlining(_Lowering):
@@ -410,53 +409,22 @@ class _Outlining(_Lowering):
     def _integers(self, level: Level) -> list[ir.Array]:
         return [self.weights[synapse.name] for synapse in self.network.synapses_of(driven(self.network, level))]
 
-    def _alone(
-        self,
-        name: str,
-        synapse: ir.Synapse,
-        unit: ir.CubaNeuron,
-        shape: ir.Shape,
-        flatten: bool,
-        origin: dict[str, tuple[int, int]],
-    ) -> ir.Shape:
+    def _alone(self, parts: _Parts, synapse: ir.Synapse) -> None:
         conv = isinstance(synapse, ir.Conv)
         kernel = (synapse.weight.shape[2], synapse.weight.shape[3]) if conv else (1, 1)
         geometry = kernel, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
         kind: ir.Kind = "conv" if conv else "dense"
-        self.outlines.append(Outline(kind, shape, self.weights[synapse.name], *geometry, unit.steps is not None))
-        return shape
+        steps = parts.unit.steps is not None
+        self.outlines.append(Outline(kind, parts.shape, self.weights[synapse.name], steps, *geometry))
 
-    def _joined(
-        self,
-        name: str,
-        level: Level,
-        unit: ir.CubaNeuron,
-        shape: ir.Shape,
-        channels: int,
-        blocks: dict[str, list[_Block]],
-        weight_bias: tuple[int, int],
-        flatten: bool,
-        origin: dict[str, tuple[int, int]],
-    ) -> ir.Shape:
-        geometry, most = self._geometry(level), self._most(level, weight_bias[0])
-        parts = [np.array([0, weight_bias[0]])]
+    def _joined(self, parts: _Parts, level: Level) -> None:
+        geometry, most = self._geometry(level), self._most(level, parts.relay[0])
+        held = [np.array([0, parts.relay[0]])]
         for weight, copies in zip(self._integers(level), level.reads, strict=True):
-            parts += [part.ravel() for part in _share(weight, copies, most)]
-        one, wide = (1, 1), (channels, *(level.grid or ()))
-        self.outlines.append(
-            Outline(
-                "conv" if geometry else "dense",
-                wide,
-                np.concatenate(parts),
-                geometry.get("kernel", one),
-                geometry.get("stride", one),
-                geometry.get("padding", (0, 0)),
-                geometry.get("dilation", one),
-                1,
-                unit.steps is not None,
-            )
-        )
-        return wide
+            held += [part.ravel() for part in _share(weight, copies, most)]
+        kind: ir.Kind = "conv" if geometry else "dense"
+        shape, steps = (parts.channels, *parts.shape[1:]), parts.unit.steps is not None
+        self.outlines.append(Outline(kind, shape, np.concatenate(held), steps, **geometry))
 
 
 def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> ir.StepTables:
@@ -483,10 +451,6 @@ def _share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:
         part = np.clip(left, -most, most)
         left = left - part
         yield part
-
-
-def _grid(shape: ir.Shape) -> ir.Pair:
-    return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
 
 
 def _step(phase: ir.Pair, before: _Block) -> ir.Pair:
