@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from snn2chip import chip, data
 from snn2chip.nn import BNTT, LIF, TDBatchNorm, gpu, model_file
 from snn2chip.nn.neuron import fuse_neurons, lif_backward, lif_forward
+from snn2chip.nn.surrogate import Gradient
 from snn2chip.passes import pipeline
 from snn2chip.recipe import Recipe, SurrogateName
 from snn2chip.simulate.run import simulate
@@ -78,14 +79,13 @@ def test_the_kernel_is_the_loop_here_and_on_the_cpu(
     kernels = gpu.of(x.to(GPU))
     assert kernels is not None
     spikes = kernels.lif_forward(x.to(GPU), tau.to(GPU), threshold.to(GPU), whole)
-    grad, sums = kernels.lif_backward(
-        above.to(GPU), x.to(GPU), tau.to(GPU), threshold.to(GPU), surrogate, width, False, True, whole
-    )
+    way = Gradient(surrogate, width, False)
+    grad, sums = kernels.lif_backward(above.to(GPU), x.to(GPU), tau.to(GPU), threshold.to(GPU), way, True, whole)
     assert sums is not None and spikes.stride() == x.stride()
     for device in ("cpu", "cuda"):
         here = tau.to(device), threshold.to(device)
         wanted, membranes = lif_forward(x.to(device), *here, whole)
-        wanted_grad, *constants = lif_backward(above.to(device), membranes, *here, surrogate, width, False)
+        wanted_grad, *constants = lif_backward(above.to(device), membranes, *here, way)
         assert torch.equal(spikes.to(device), wanted)
         assert torch.equal(grad.to(device), wanted_grad.to(dtype)), device
         assert torch.allclose(sums.to(device).float(), torch.stack(constants), rtol=1e-3, atol=1e-2)

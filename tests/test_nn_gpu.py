@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from snn2chip.nn import LIF, TDBatchNorm, gpu
 from snn2chip.nn.kernels import KINDS, new_like
 from snn2chip.nn.neuron import fuse_neurons, lif_backward, lif_forward
+from snn2chip.nn.surrogate import Gradient
 from snn2chip.recipe import SurrogateName
 
 needs_triton = pytest.mark.skipif(
@@ -85,8 +86,9 @@ def test_the_kernel_is_the_loop(
     spikes = interpreted.lif_forward(x, tau, threshold, whole, given)
     assert torch.equal(spikes, wanted) and spikes.stride() == new_like(x).stride()
     above = torch.randn(x.shape).to(dtype)
-    grad, of_tau, of_threshold = lif_backward(above, membranes, tau, threshold, surrogate, width, detach)
-    options = above, x, tau, threshold, surrogate, width, detach
+    way = Gradient(surrogate, width, detach)
+    grad, of_tau, of_threshold = lif_backward(above, membranes, tau, threshold, way)
+    options = above, x, tau, threshold, way
     found, sums = interpreted.lif_backward(*options, True, whole, given)
     assert torch.equal(found, grad.to(dtype))
     assert sums is not None

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from snn2chip import native
 from snn2chip.nn import BNTT, LIF, Conv2d, DirectInput, Flatten, Linear, MaxPool2d, TDBatchNorm, kernels
 from snn2chip.nn.kernels import is_marked, mark_spikes
-from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.nn.surrogate import SURROGATES, Gradient
 from snn2chip.recipe import SurrogateName
 
 NAMES: tuple[SurrogateName, ...] = ("rectangular", "triangular", "arctan")
@@ -213,7 +213,7 @@ def test_exactly_at_threshold(name: SurrogateName, detach: bool) -> None:
     assert isinstance(made, kernels.Kernels)
     constants = torch.tensor(tau), torch.tensor(threshold)
     assert made.lif_forward(current, *constants).tolist() == [[0, 1], [1, 0], [0, 1]]
-    grad, sums = made.lif_backward(above, current, *constants, name, 1.0, detach, True)
+    grad, sums = made.lif_backward(above, current, *constants, Gradient(name, 1.0, detach), True)
     membranes = torch.tensor([[0.75, 1.0], [0.875, 0.25], [0.25, 0.875]])
     slope = SURROGATES[name](membranes - threshold, 1.0)
     later = above[2] * slope[2]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn2chip.nn.kernels import new_like
-from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.nn.surrogate import SURROGATES, Gradient
 from snn2chip.recipe import SurrogateName
 
 BLOCK = 1 << 16  # neurons
@@ -76,9 +76,7 @@ def backward(
     current: Tensor,
     tau: Tensor,
     threshold: Tensor,
-    surrogate: SurrogateName,
-    width: float,
-    detach_reset: bool,
+    way: Gradient,
     constants: bool,
     whole: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
@@ -96,9 +94,9 @@ def backward(
         after: Tensor | None = None  # dL/du[t+1]
         for step in range(len(us) - 1, -1, -1):
             u, g = us[step], above[step, here].to(membranes.dtype)
-            if later is not None and not detach_reset:
+            if later is not None and not way.detach_reset:
                 g = g - later * u
-            du = _derivative(u - membranes.threshold, surrogate, width).mul_(g)
+            du = _derivative(u - membranes.threshold, way.surrogate, way.width).mul_(g)
             if constants:
                 sums[1] -= du.sum(dtype=torch.float64)
             if later is not None:

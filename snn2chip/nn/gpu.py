@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snn2chip import parallel
 from snn2chip.nn.kernels import KINDS, in_order, new_like
-from snn2chip.recipe import SurrogateName
+from snn2chip.nn.surrogate import Gradient
 
 BLOCK = 512  # neurons a program
 MOST_STEPS = 16  # membranes of all steps stay in registers
@@ -61,9 +61,7 @@ class TritonKernels:
         current: Tensor,
         tau: Tensor,
         threshold: Tensor,
-        surrogate: SurrogateName,
-        width: float,
-        detach_reset: bool,
+        way: Gradient,
         constants: bool,
         whole: bool = False,
         norm: Norm | None = None,
@@ -76,12 +74,12 @@ class TritonKernels:
         sums = torch.empty((programs if constants else 1, 2), device=current.device)
         self._backward[(programs,)](
             *(*self._read(current, tau, threshold, norm), grad_spikes, out, sums, each),
-            *(width, width / 2, math.pi / width),
+            *(way.width, way.width / 2, math.pi / way.width),
             STEPS=len(current),
             NORM=norm is not None,
             WHOLE=whole,
-            KIND=KINDS[surrogate],
-            DETACH=detach_reset,
+            KIND=KINDS[way.surrogate],
+            DETACH=way.detach_reset,
             CONSTANTS=constants,
             BLOCK=BLOCK,
             enable_fp_fusion=False,
@@ -139,16 +137,14 @@ class NormLIF(torch.autograd.Function):
         invstd: Tensor,
         tau: Tensor,
         threshold: Tensor,
-        surrogate: SurrogateName,
-        width: float,
-        detach_reset: bool,
+        way: Gradient,
         steps: int,
         fast: TritonKernels,
     ) -> Tensor:
         scale = gamma * invstd
         shift = beta - mean * scale
         ctx.save_for_backward(x, gamma, mean, invstd, tau, threshold, scale, shift)
-        ctx.options, ctx.steps, ctx.fast = (surrogate, width, detach_reset), steps, fast
+        ctx.way, ctx.steps, ctx.fast = way, steps, fast
         return fast.lif_forward(x.expand(steps, *x.shape[1:]), tau, threshold, False, (scale, shift))
 
     @staticmethod
@@ -157,7 +153,7 @@ class NormLIF(torch.autograd.Function):
         constants = bool(ctx.needs_input_grad[5] or ctx.needs_input_grad[6])
         current = x.expand(ctx.steps, *x.shape[1:])
         grad, sums = ctx.fast.lif_backward(
-            grad_outputs[0], current, tau, threshold, *ctx.options, constants, norm=(scale, shift)
+            grad_outputs[0], current, tau, threshold, ctx.way, constants, norm=(scale, shift)
         )
         if len(x) < ctx.steps:  # copies do not change the statistics, and their gradients add up
             grad = grad.sum(0, keepdim=True)
@@ -165,4 +161,4 @@ class NormLIF(torch.autograd.Function):
             *(grad.flatten(0, 1), x.flatten(0, 1), gamma, None, None, mean, invstd, True, 0.0, [True, True, True])
         )
         of_tau, of_threshold = (None, None) if sums is None else (sums[0].to(tau), sums[1].to(threshold))
-        return of_x.view_as(x), of_gamma, of_beta, None, None, of_tau, of_threshold, *(None,) * 5
+        return of_x.view_as(x), of_gamma, of_beta, None, None, of_tau, of_threshold, *(None,) * 3

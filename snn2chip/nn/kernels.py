@@ -19,6 +19,7 @@ from torch import Tensor
 
 from snn2chip import native
 from snn2chip.errors import InputError
+from snn2chip.nn.surrogate import Gradient
 from snn2chip.recipe import SurrogateName
 
 KINDS: dict[SurrogateName, int] = {"rectangular": 0, "triangular": 1, "arctan": 2}
@@ -124,9 +125,7 @@ class Kernels:
         current: Tensor,
         tau: Tensor,
         threshold: Tensor,
-        surrogate: SurrogateName,
-        width: float,
-        detach_reset: bool,
+        way: Gradient,
         constants: bool,
         whole: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -139,8 +138,8 @@ class Kernels:
         self._backward(
             *(current.data_ptr(), current.stride(0), grad_spikes.data_ptr(), out.data_ptr()),
             *(None if sums is None else sums.data_ptr(), steps, each),
-            *(float(tau), float(threshold), width, math.pi / width),
-            *(KINDS[surrogate], int(detach_reset), int(whole), _threads(current.numel())),
+            *(float(tau), float(threshold), way.width, math.pi / way.width),
+            *(KINDS[way.surrogate], int(way.detach_reset), int(whole), _threads(current.numel())),
         )
         return out, None if sums is None else sums.sum(0)
 

@@ -26,7 +26,7 @@ from snn2chip.ir.nodes import loses
 from snn2chip.nn import blocks, gpu, kernels
 from snn2chip.nn.constants import number
 from snn2chip.nn.norm import TDBatchNorm
-from snn2chip.nn.surrogate import SURROGATES
+from snn2chip.nn.surrogate import SURROGATES, Gradient
 from snn2chip.recipe import SurrogateName
 
 
@@ -63,13 +63,7 @@ def kept_current(current: Tensor, tau: float) -> Tensor:
 
 
 def lif_backward(
-    grad_spikes: Tensor,
-    membranes: Tensor,
-    tau: Tensor,
-    threshold: Tensor,
-    surrogate: SurrogateName,
-    width: float,
-    detach_reset: bool,
+    grad_spikes: Tensor, membranes: Tensor, tau: Tensor, threshold: Tensor, way: Gradient
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of a LIF layer with respect to its currents (T, ...), to tau and to Vth (scalars).
 
@@ -85,7 +79,7 @@ def lif_backward(
     """
     dtype = membranes.dtype
     tau, threshold = tau.to(dtype), threshold.to(dtype)
-    derivative = SURROGATES[surrogate]
+    derivative = SURROGATES[way.surrogate]
     grad_tau = torch.zeros_like(tau)
     grad_threshold = torch.zeros_like(threshold)
     grad_current: list[Tensor] = []
@@ -93,9 +87,9 @@ def lif_backward(
     for step in range(membranes.shape[0] - 1, -1, -1):
         membrane = membranes[step]
         grad = grad_spikes[step].to(dtype)
-        if later is not None and not detach_reset:
+        if later is not None and not way.detach_reset:
             grad = grad - later * membrane
-        here = grad * derivative(membrane - threshold, width)
+        here = grad * derivative(membrane - threshold, way.width)
         grad_threshold = grad_threshold - here.sum()
         if later is not None:
             kept = membrane <= threshold
@@ -120,20 +114,12 @@ class _LIFSteps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        current: Tensor,
-        tau: Tensor,
-        threshold: Tensor,
-        surrogate: SurrogateName,
-        width: float,
-        detach_reset: bool,
-        whole: bool,
-        fuse: bool,
+        ctx: Any, current: Tensor, tau: Tensor, threshold: Tensor, way: Gradient, whole: bool, fuse: bool
     ) -> Tensor:
         if fuse and not kernels.in_order(current):
             current = current.contiguous()
         ctx.save_for_backward(current, tau, threshold)
-        ctx.options, ctx.whole, ctx.fuse = (surrogate, width, detach_reset), whole, fuse
+        ctx.way, ctx.whole, ctx.fuse = way, whole, fuse
         spikes: Tensor
         if fuse and (compiled := _kernels_of(current)) is not None:
             spikes = compiled.lif_forward(current, tau, threshold, whole)
@@ -153,16 +139,16 @@ class _LIFSteps(torch.autograd.Function):
         compiled = _kernels_of(current) if ctx.fuse else None
         if compiled is not None or (ctx.fuse and current.device.type == "cpu"):
             run: Callable[..., Any] = blocks.backward if compiled is None else compiled.lif_backward
-            grad, sums = run(above, current, tau, threshold, *ctx.options, constants, ctx.whole)
+            grad, sums = run(above, current, tau, threshold, ctx.way, constants, ctx.whole)
             grad_tau, grad_threshold = (None, None) if sums is None else (sums[0], sums[1])
         else:
             _, membranes = lif_forward(current, tau, threshold, ctx.whole)  # anew, which costs less than keeping them
-            grad, grad_tau, grad_threshold = lif_backward(above, membranes, tau, threshold, *ctx.options)
+            grad, grad_tau, grad_threshold = lif_backward(above, membranes, tau, threshold, ctx.way)
         return (
             grad.to(current.dtype),
             grad_tau.to(tau.dtype) if ctx.needs_input_grad[1] and grad_tau is not None else None,
             grad_threshold.to(threshold.dtype) if ctx.needs_input_grad[2] and grad_threshold is not None else None,
-            *(None,) * 5,
+            *(None,) * 3,
         )
 
 
@@ -240,11 +226,11 @@ class LIF(nn.Module):
         return self.get_buffer("fixed_threshold") if self.log_threshold is None else self.log_threshold.exp()
 
     def forward(self, current: Tensor) -> Tensor:
+        way = Gradient(self.surrogate, self.width, self.detach_reset)
         if self.before is not None:
             (norm,), self.before = self.before, None
-            options = self.tau, self.threshold, self.surrogate, self.width, self.detach_reset, len(current)
             found: Tensor = gpu.NormLIF.apply(  # type: ignore[no-untyped-call]
-                *norm.first_pass(current), *options, gpu.of(current)
+                *(*norm.first_pass(current), self.tau, self.threshold, way, len(current), gpu.of(current))
             )
             return found
         if self.current_tau:
@@ -252,7 +238,7 @@ class LIF(nn.Module):
         if self.fuse and current.device.type == "cpu":
             current = current.to(self.threshold.dtype)  # what the compiled kernels take, and spikes convolved after it
         spikes: Tensor = _LIFSteps.apply(  # type: ignore[no-untyped-call]
-            *(current, self.tau, self.threshold, self.surrogate, self.width, self.detach_reset),
+            *(current, self.tau, self.threshold, way),
             self.whole and loses(float(self.tau.detach()), current.shape[0], 1 / UNIT),
             self.fuse,
         )

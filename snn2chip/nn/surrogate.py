@@ -12,11 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from snn2chip.recipe import SurrogateName
+
+
+class Gradient(NamedTuple):
+    """How gradients pass a layer of neurons: the surrogate and its width; `detach_reset` leaves the reset out."""
+
+    surrogate: SurrogateName
+    width: float
+    detach_reset: bool
 
 
 def rectangular(x: Tensor, width: float) -> Tensor:
