@@ -58,9 +58,8 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class Listing:
-    """The recordings of a split, classes in turn, where they are, and how one is read."""
+    """The recordings of a split, classes in turn, and how one is read."""
 
-    home: Path
     items: Sequence[Item]
     classes: tuple[str, ...]
     read: Callable[[Item], Events]
@@ -74,14 +73,13 @@ def read_events(name: str, split: str, data: Path | None, download: bool, settin
         SetupError: a format or the download needs the optional extra `events`.
     """
     root = root_folder(data)
-    find = _FINDERS[name]
-    home = find(root, split)
+    home = _find(name, root, split)
     if home is None:
         absent = f"{name} not found in '{root}': no {_LAYOUTS[name]}"
         if not download or name not in _TONIC:
             raise DataError(f"{absent}; put it there, or name a folder that holds it with --data")
         _download(name, root, split, absent)
-        home = find(root, split)
+        home = _find(name, root, split)
         if home is None:
             raise DataError(f"{absent}, also after Tonic's download; unpack it there by hand")
     listing = _LISTERS[name](home, split, settings)
@@ -98,60 +96,44 @@ def read_events(name: str, split: str, data: Path | None, download: bool, settin
 def find_events(name: str, data: Path | None) -> Path | None:
     """Where both splits of a set are, without downloading, or None."""
     root = root_folder(data)
-    found = [_FINDERS[name](root, split) for split in ("train", "test")]
+    found = [_find(name, root, split) for split in ("train", "test")]
     return found[0] if all(found) else None
 
 
 # ------------------------------------------------------------------------------------------------- finding
 
 
-def _first(places: Sequence[Path]) -> Path | None:
-    return next((place for place in places if is_folder(place)), None)
-
-
-def _find_nmnist(root: Path, split: str) -> Path | None:
-    part = split.capitalize()
-    return _first([root / "NMNIST" / part, root / "N-MNIST" / part, root / part])
-
-
-def _find_gesture(root: Path, split: str) -> Path | None:
-    cut = f"ibmGesture{split.capitalize()}"
-    homes = [root / "DvsGesture", root]
-    raw = next((home for home in homes if is_file(home / f"trials_to_{split}.txt")), None)
-    return raw or _first([root / "DVSGesture" / cut, root / cut])
-
-
-def _find_cifar(root: Path, _split: str) -> Path | None:
-    return next((home for home in (root / "CIFAR10DVS", root) if is_folder(home / "airplane")), None)
-
-
-def _find_letters(root: Path, _split: str) -> Path | None:
-    return next((home for home in (root / "letters", root) if is_file(home / "events.npz")), None)
-
-
 def _spoken_file(name: str, split: str) -> str:
     return f"{name}_{'valid' if split == 'val' else split}.h5"
 
 
-def _find_spoken(name: str, root: Path, split: str) -> Path | None:
-    own = root / name.upper()
-    homes = (own / own.name, own, root)  # Tonic makes a folder within the folder for one of them
-    return next((home for home in homes if is_file(home / _spoken_file(name, split))), None)
+def _find(name: str, root: Path, split: str) -> Path | None:
+    """The first folder that holds a split, told by what is in it."""
+    part, own = split.capitalize(), root / name.upper()
+    cut, trials, words = f"ibmGesture{part}", f"trials_to_{split}.txt", _spoken_file(name, split)
+    places: dict[str, list[tuple[Path, str]]] = {
+        "nmnist": [(root / "NMNIST" / part, ""), (root / "N-MNIST" / part, ""), (root / part, "")],
+        "dvs-gesture": [
+            (root / "DvsGesture", trials),
+            (root, trials),
+            (root / "DVSGesture" / cut, ""),
+            (root / cut, ""),
+        ],
+        "cifar10-dvs": [(root / "CIFAR10DVS", "airplane"), (root, "airplane")],
+        "letters": [(root / "letters", "events.npz"), (root, "events.npz")],
+        "event-folder": [(root, "")],  # which folder is missing, its listing says
+    }
+    spoken = [
+        (own / own.name, words),
+        (own, words),
+        (root, words),
+    ]  # Tonic makes a folder in the folder for one of them
+    for home, held in places.get(name, spoken):
+        if is_file(home / held) if "." in held else is_folder(home / held):
+            return home
+    return None
 
 
-def _find_folder(root: Path, split: str) -> Path | None:
-    return root if is_folder(root) else None  # which folder is missing, its listing says
-
-
-_FINDERS: dict[str, Callable[[Path, str], Path | None]] = {
-    "nmnist": _find_nmnist,
-    "dvs-gesture": _find_gesture,
-    "cifar10-dvs": _find_cifar,
-    "letters": _find_letters,
-    "shd": partial(_find_spoken, "shd"),
-    "ssc": partial(_find_spoken, "ssc"),
-    "event-folder": _find_folder,
-}
 _LAYOUTS = {
     "nmnist": "NMNIST/Train/0/*.bin",
     "dvs-gesture": "DvsGesture/trials_to_train.txt or DVSGesture/ibmGestureTrain",
@@ -200,7 +182,7 @@ def _plain(sensor: Sensor | None) -> Callable[[Item], Events]:
 
 def _list_nmnist(home: Path, _split: str, _settings: BinSettings) -> Listing:
     by_class = [[Item(path, digit) for path in sorted((home / str(digit)).glob("*.bin"))] for digit in range(10)]
-    return Listing(home, in_turn(by_class), tuple(str(digit) for digit in range(10)), _plain(NMNIST_SENSOR))
+    return Listing(in_turn(by_class), tuple(str(digit) for digit in range(10)), _plain(NMNIST_SENSOR))
 
 
 def _list_gesture(home: Path, split: str, _settings: BinSettings) -> Listing:
@@ -210,12 +192,12 @@ def _list_gesture(home: Path, split: str, _settings: BinSettings) -> Listing:
             if not path.stem.isdigit() or int(path.stem) >= len(GESTURES):
                 raise DataError(f"'{path}': a gesture's file is named 0.npy to {len(GESTURES) - 1}.npy; remove it")
             by_class[int(path.stem)].append(Item(path, int(path.stem)))
-        return Listing(home, in_turn(by_class), GESTURES, _read_cut_gesture)
+        return Listing(in_turn(by_class), GESTURES, _read_cut_gesture)
     for line in (home / f"trials_to_{split}.txt").read_text(encoding="utf-8").split():
         path = home / line
         for label, start, stop in _trials(path.with_name(f"{path.stem}_labels.csv")):
             by_class[label].append(Item(path, label, stretch=(start, stop)))
-    return Listing(home, in_turn(by_class), GESTURES, _read_stretch)
+    return Listing(in_turn(by_class), GESTURES, _read_stretch)
 
 
 def _trials(path: Path) -> list[tuple[int, int, int]]:
@@ -261,7 +243,7 @@ def _list_cifar(home: Path, split: str, _settings: BinSettings) -> Listing:
         files = sorted((path for path in (home / name).glob("*") if path.suffix in (".aedat4", ".aedat")), key=_number)
         cut = round(0.9 * len(files))
         by_class.append([Item(path, label) for path in (files[:cut] if split == "train" else files[cut:])])
-    return Listing(home, in_turn(by_class), CIFAR10, _plain(DVS128))
+    return Listing(in_turn(by_class), CIFAR10, _plain(DVS128))
 
 
 @lru_cache(maxsize=1)
@@ -304,7 +286,7 @@ def _list_letters(home: Path, split: str, _settings: BinSettings) -> Listing:
         x, y, p, t = (arrays[name][part] for name in ("x", "y", "p", "t_us"))
         return make_events(x, y, p, t, LETTERS_SENSOR, item.name, period=period)
 
-    return Listing(home, in_turn(by_class), classes, read)
+    return Listing(in_turn(by_class), classes, read)
 
 
 def _list_spoken(name: str, home: Path, split: str, settings: BinSettings) -> Listing:
@@ -322,7 +304,7 @@ def _list_spoken(name: str, home: Path, split: str, settings: BinSettings) -> Li
         assert item.part is not None
         return file.recording(item.part, item.name)
 
-    return Listing(home, in_turn(by_class), file.classes, read)
+    return Listing(in_turn(by_class), file.classes, read)
 
 
 def _list_folder(home: Path, split: str, settings: BinSettings) -> Listing:
@@ -332,7 +314,7 @@ def _list_folder(home: Path, split: str, settings: BinSettings) -> Listing:
         [Item(path, label) for path in sorted((base / name).rglob("*")) if path.suffix.lower() in SUFFIXES]
         for label, name in enumerate(classes)
     ]
-    return Listing(base, in_turn(by_class), classes, _plain(settings.sensor))
+    return Listing(in_turn(by_class), classes, _plain(settings.sensor))
 
 
 _LISTERS: dict[str, Callable[[Path, str, BinSettings], Listing]] = {
