@@ -126,6 +126,10 @@ MUTANTS = [
         "passes/schedule.py",
         "test_verify_prove.py -k gaps",
         ("min(pixel, shape[1 + axis] - 1)", "pixel"),
+    ),
+    *of(
+        "ir/nodes.py",
+        "test_verify_prove.py -k gaps",
         ("conv.dilation[axis] * tap - conv.padding[axis]", "tap - conv.padding[axis]"),
     ),
     *of(

@@ -50,5 +50,6 @@ from snn2chip.ir.nodes import narrow as narrow
 from snn2chip.ir.nodes import neuron_bias as neuron_bias
 from snn2chip.ir.nodes import out_size as out_size
 from snn2chip.ir.nodes import require_integers as require_integers
+from snn2chip.ir.nodes import taps as taps
 from snn2chip.ir.nodes import total_bias as total_bias
 from snn2chip.ir.nodes import weight_type as weight_type

@@ -301,6 +301,11 @@ def input_channels(weight: Array, groups: int) -> IntArray:
     return channels
 
 
+def taps(conv: Conv, axis: int) -> list[int]:
+    """Pixels that the taps of a convolution read along one axis, relative to stride times the output's place."""
+    return [conv.dilation[axis] * tap - conv.padding[axis] for tap in range(conv.weight.shape[2 + axis])]
+
+
 def total_bias(synapses: Sequence[Synapse]) -> FloatArray | None:
     """The sum of what synapses add: one value a channel while all have that, else one a neuron; None for nothing."""
     biases = [synapse.bias.astype(np.float64) for synapse in synapses if synapse.bias is not None]

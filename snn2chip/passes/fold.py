@@ -33,6 +33,7 @@ Everything else keeps its value: without BNTT, tau and thresholds are not touche
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -75,12 +76,8 @@ def _pool_before_conv(conv: ir.Conv, pool: ir.AvgPool, shape: ir.Shape) -> ir.Co
             f"use dilation 1 there, or a stride instead of the pooling"
         )
     for axis, k in enumerate(pool.kernel):
-        size, kernel, stride, padding = (
-            shape[1 + axis],
-            conv.weight.shape[2 + axis],
-            conv.stride[axis],
-            conv.padding[axis],
-        )
+        size, kernel = shape[1 + axis], conv.weight.shape[2 + axis]
+        stride, padding = conv.stride[axis], conv.padding[axis]
         pooled = size // k
         reach = (ir.out_size(pooled, kernel, stride, padding, 1) - 1) * stride + kernel - padding
         if size % k and reach > pooled:
@@ -196,26 +193,18 @@ def _sum_synapses(first: ir.Synapse, other: ir.Synapse) -> ir.Synapse | None:
         return None
     # the one that is padded more begins first, so that the other's taps are all at or after its own; the kernel that
     # then reaches to the last tap of both makes as many pixels as each of them does
-    padding, reach = (
-        (side(0), side(1))
-        for side in (
-            lambda axis: max(conv.padding[axis] for conv in (first, other)),
-            lambda axis: max(
-                conv.dilation[axis] * (conv.weight.shape[2 + axis] - 1) - conv.padding[axis] for conv in (first, other)
-            ),
-        )
-    )
+    py, px = (max(conv.padding[axis] for conv in (first, other)) for axis in range(2))
+    ry, rx = (max(ir.taps(conv, axis)[-1] for conv in (first, other)) for axis in range(2))
     groups = first.groups if first.groups == other.groups else 1
     inputs = first.weight.shape[1] * first.groups // groups
     outputs = len(first.weight)
-    weight = np.zeros((outputs, inputs, padding[0] + reach[0] + 1, padding[1] + reach[1] + 1))
+    weight = np.zeros((outputs, inputs, py + ry + 1, px + rx + 1))
     rows = np.arange(outputs)[:, None]
     for conv in (first, other):
         columns = ir.input_channels(conv.weight, conv.groups) if groups == 1 else np.arange(inputs)[None]
-        for i, j in np.ndindex(*conv.weight.shape[2:]):
-            y, x = (conv.dilation[n] * tap + padding[n] - conv.padding[n] for n, tap in enumerate((i, j)))
-            weight[rows, columns, y, x] += conv.weight[:, :, i, j]
-    return replace(first, weight=weight, bias=bias, padding=padding, dilation=(1, 1), groups=groups)
+        for (i, y), (j, x) in product(enumerate(ir.taps(conv, 0)), enumerate(ir.taps(conv, 1))):
+            weight[rows, columns, py + y, px + x] += conv.weight[:, :, i, j]
+    return replace(first, weight=weight, bias=bias, padding=(py, px), dilation=(1, 1), groups=groups)
 
 
 def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
@@ -234,7 +223,7 @@ def _as_dense(conv: ir.Conv, shape: ir.Shape) -> ir.Dense:
     for tap in np.ndindex(*conv.weight.shape[2:]):
         to, reads = [], []
         for axis in range(2):
-            place = np.arange(made[1 + axis]) * conv.stride[axis] + tap[axis] * conv.dilation[axis] - conv.padding[axis]
+            place = np.arange(made[1 + axis]) * conv.stride[axis] + ir.taps(conv, axis)[tap[axis]]
             inside = (place >= 0) & (place < shape[1 + axis])
             to.append(np.flatnonzero(inside))
             reads.append(place[inside])
@@ -262,14 +251,8 @@ class _Fold:
             # the integer nearest to what normalization calls 0, so that weights see small signed numbers
             nearest = np.clip(np.rint(-self.source.shift / self.source.scale), self.source.low, self.source.high)
             self.center = nearest.astype(np.int64)
-        self.nodes: list[ir.Node] = [
-            replace(
-                self.source,
-                center=self.center,
-                scale=np.ones_like(self.source.scale),
-                shift=np.zeros_like(self.source.shift),
-            )
-        ]
+        ones, zeros = np.ones_like(self.source.scale), np.zeros_like(self.source.shift)
+        self.nodes: list[ir.Node] = [replace(self.source, center=self.center, scale=ones, shift=zeros)]
         self.steps: list[tuple[str, str]] = []
         self.taken = {node.name for node in network.nodes if isinstance(node, (ir.Input, *_ENDS))}
         self.flattened: dict[str, str] = {}  # source -> its Flatten

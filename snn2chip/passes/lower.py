@@ -23,7 +23,7 @@ from snn2chip import ir
 from snn2chip.chip import relay
 from snn2chip.chip.profile import Chip
 from snn2chip.errors import ChipLimitError
-from snn2chip.passes.schedule import Level, Relay, Schedule, copies_after, driven, taps
+from snn2chip.passes.schedule import Level, Relay, Schedule, copies_after, driven
 
 
 @dataclass(frozen=True)
@@ -319,8 +319,8 @@ class _Lowering:
         """(tap row, tap column, phase, place in the level's pixels) of every tap that has weights."""
         whole = block.stride == (1, 1)
         used = np.ones(conv.weight.shape[2:], dtype=bool) if whole else np.abs(conv.weight).sum((0, 1)) > 0
-        for i, y in enumerate(taps(conv, 0)):
-            for j, x in enumerate(taps(conv, 1)):
+        for i, y in enumerate(ir.taps(conv, 0)):
+            for j, x in enumerate(ir.taps(conv, 1)):
                 phase = (y % block.stride[0], x % block.stride[1])
                 if used[i, j]:
                     yield i, j, phase, ((y - phase[0]) // block.stride[0], (x - phase[1]) // block.stride[1])

@@ -107,11 +107,6 @@ class Schedule:
         return self.relays != "plain"
 
 
-def taps(conv: ir.Conv, axis: int) -> list[int]:
-    """Pixels that the taps of a convolution read along one axis, relative to stride times the output's place."""
-    return [conv.dilation[axis] * tap - conv.padding[axis] for tap in range(conv.weight.shape[2 + axis])]
-
-
 class _Grids:
     """Strides and sizes of the levels so far; what a source's pixels have become at each."""
 
@@ -178,7 +173,7 @@ def _pixels(synapse: ir.Synapse, shape: ir.Shape, out: ir.Shape) -> tuple[set[ir
         height, width = shape[1:] if len(shape) == 3 else (1, 1)
         return {(y, x) for y in range(height) for x in range(width)}, (height - 1, width - 1)
     used = np.argwhere(np.abs(synapse.weight).sum((0, 1)) > 0)
-    rows, columns = taps(synapse, 0), taps(synapse, 1)
+    rows, columns = ir.taps(synapse, 0), ir.taps(synapse, 1)
     places = {(rows[i], columns[j]) for i, j in used.tolist()}
     last = []
     for axis in range(2):
