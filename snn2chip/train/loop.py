@@ -358,15 +358,7 @@ class Trainer:
 
     def _event(self, metrics: dict[str, float] | None = None) -> Event:
         p = self.progress
-        return Event(
-            epoch=p.epoch,
-            epochs=self.recipe.train.epochs,
-            step=p.step,
-            steps=self.steps_per_epoch,
-            loss=self._shown[0],
-            accuracy=self._shown[1],
-            metrics=metrics,
-        )
+        return Event(p.epoch, self.recipe.train.epochs, p.step, self.steps_per_epoch, *self._shown, metrics)
 
     def _finish_epoch(self) -> None:
         p = self.progress
@@ -420,16 +412,13 @@ class Trainer:
         lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
         write_text(self.out / "metrics.jsonl", lines)
 
-    def _processor(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return processor_name()
-
     def _finish(self) -> None:
         network, recipe = self._kept.eval(), self.recipe
         if self.quantized is not None:
             recipe = self.quantized.recipe
         accuracy = evaluate(network, self.test_set)
+        gpu = self.device.type == "cuda"
+        processor = torch.cuda.get_device_name(self.device) if gpu else processor_name()
         metrics: dict[str, Any] = {
             "dataset": self.test_set.name,
             "source": self.test_set.edition,
@@ -443,7 +432,7 @@ class Trainer:
             "init": None if self.init is None else self.init.parent.name,
             "teacher": None if self.teacher_file is None else self.teacher_file.parent.name,
             "training_seconds": round(sum(row["seconds"] for row in self.progress.history), 1),
-            "hardware": f"{self._processor()}, {torch.get_num_threads()} threads"
+            "hardware": f"{processor}, {torch.get_num_threads()} threads"
             + (f", {parallel.size()} processes" if parallel.size() > 1 else ""),
         }
         if self.quantized is not None:
