@@ -22,6 +22,7 @@ from PIL import Image
 from snn2chip.cli.common import guarded
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import atomic_path
+from snn2chip.text import first_line
 
 WIDTH = 1100  # of the window, pixels
 COLORS = 256  # a third of the bytes of all colours
@@ -64,23 +65,27 @@ def opened(page: Path) -> Iterator[Any]:
     """A tab with the page, without a network.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or something that is looked for in the page is not there.
         SetupError: Playwright or Chromium is missing.
     """
     if not page.is_file():
         raise InputError(f"cannot read '{page}': no such file")
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import Error, sync_playwright
     except ImportError:
         raise SetupError("pictures are taken with Playwright; install it: pip install 'snn2chip[browser]'") from None
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    program = shutil.which(os.environ.get("CHROMIUM") or "chromium")
     if program is None:
         raise SetupError("no Chromium; apt install chromium, or name it in $CHROMIUM")
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else [])
         tab = browser.new_page(viewport={"width": WIDTH, "height": 900}, offline=True, color_scheme="light")
+        tab.set_default_timeout(10_000)
         tab.goto(page.resolve().as_uri())
-        yield tab
+        try:
+            yield tab
+        except Error as error:
+            raise InputError(f"'{page}' does not show what the picture is of: {first_line(error)}") from None
         browser.close()
 
 
