@@ -100,6 +100,24 @@ def shown(tab: Any, path: Path) -> Any:
     return tab
 
 
+@pytest.mark.browser
+def test_maps_leave_no_place_free_where_they_can(tab: Any, tmp_path: Path) -> None:
+    """32 maps are 8 by 4, not 7 by 5; about three wide to two high; and each value is found again under its place."""
+    chain, raw = NETWORKS["direct"]()
+    path = tmp_path / "a.html"
+    explore.write(path, explore.page([chain], ["direct"], samples_of(raw)))
+    page = shown(tab, path)
+    assert page.evaluate("[1, 2, 31, 32, 64, 252].map((n) => tiling([n, 8, 8]).across)") == [1, 2, 8, 8, 8, 18]
+    assert page.evaluate("[[2, 1, 700], [6, 1, 1], [3, 5, 5]].map((shape) => tiling(shape).across)") == [1, 3, 3]
+    places = """Array.from({ length: 300 }, (_, i) => i + 1).every((n) => {
+      const { across, width, height } = tiling([n, 3, 3]), found = new Set();
+      for (let y = 0; y < height; ++y) for (let x = 0; x < width; ++x) found.add(valueAt([n, 3, 3], x, y));
+      found.delete(null);
+      return found.size === 9 * n && Math.max(...found) === 9 * n - 1 && across * Math.ceil(n / across) - n < across;
+    })"""
+    assert page.evaluate(places)
+
+
 def number(text: str) -> int:
     return int(text.replace(",", ""))
 

@@ -15,6 +15,7 @@ from conftest import ROOT, Command, Quickstart
 from PIL import Image
 
 from snn2chip.report.chart import ticks
+from snn2chip.report.graph import draw
 from snn2chip.report.page import render
 
 ODD = "<img src=x onerror='document.title=1'>[/red]</script><script>document.title=2</script>"
@@ -72,6 +73,18 @@ def test_ticks_are_round_numbers_within(low: float, high: float) -> None:
     assert all(len(f"{tick / 10 ** np.floor(np.log10(abs(tick))):.4g}") <= 5 for tick in found if tick)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 8, 9, 16, 17, 23])
+def test_rows_of_the_drawing_are_as_long_as_each_other(layers: int) -> None:
+    """Nine layers are five and four, not eight and one; no row holds more than eight."""
+    nodes = [{"name": f"lif{i}", "shape": [4, 2, 2], "driven": [], "inputs": [], "parameters": 0, "fires": True}
+             for i in range(layers)]  # fmt: skip
+    drawing = draw(nodes, {}, 8)
+    rows = [[block for block in drawing.blocks if block.below == below] for below in {b.below for b in drawing.blocks}]
+    assert len(rows) == -(-layers // 8) and sum(map(len, rows)) == layers
+    assert max(map(len, rows)) - min(map(len, rows)) < max(2, len(rows)), "no more than one missing for each other row"
+    assert all(0 < block.middle < drawing.width for block in drawing.blocks)
+
+
 def test_foreign_text_is_escaped(made: Path) -> None:
     """Names of classes, layers and files, and whatever else a file may say."""
     page = render(odd(entries(made)))
@@ -114,6 +127,11 @@ def test_how_it_looks(width: int, dark: bool, made: Path, tab: Any) -> None:
     assert (np.median(pixels) < 60) == dark and pixels.std() > 10
     drawings = {kind: tab.is_visible(f".network.{kind}") for kind in ("wide", "narrow")}
     assert drawings == {"wide": width > 900, "narrow": width < 900}
+    last = tab.locator(".box div:last-child")
+    while many := tab.locator(".box div").count():  # as many figures as there may be: nothing is empty after the last
+        right = "(it) => it.getBoundingClientRect().right"
+        assert abs(last.evaluate(right) - tab.locator(".box").evaluate(right)) < 3, many
+        last.evaluate("(it) => it.remove()")
 
 
 def opens_in_two_seconds(path: Path, tab: Any) -> None:

@@ -57,6 +57,7 @@ def explore(
         for name, value in (("channel", 2), ("row", 3), ("column", 3)):
             tab.fill(f"#{name}", str(value))
             tab.press(f"#{name}", "Enter")
+            tab.locator(f"#{name}").blur()
         save(tab, picture, None)
 
 

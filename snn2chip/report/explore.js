@@ -177,12 +177,16 @@ function colours() {
 
 const mixed = (a, b, share) => a.map((value, i) => value + (b[i] - value) * Math.min(1, Math.max(0, share)));
 
-// How channels of (H, W) lie beside each other: columns of maps, and a line between them.
+// How channels of (H, W) lie beside each other: columns of maps, and a line between them. Three wide to two high, or as
+// near to it as leaves the fewest places free.
 function tiling([channels, high, wide]) {
   const gap = high * wide > 1 && channels > 1 ? 1 : 0;
-  let across = Math.max(1, Math.min(channels, Math.round(Math.sqrt((1.5 * channels * high) / wide))));
+  const wanted = Math.max(1, Math.min(channels, Math.sqrt((1.5 * channels * high) / wide)));
+  const cost = (columns) => columns * Math.ceil(channels / columns) - channels + Math.abs(columns - wanted) / channels;
+  let across = Math.round(wanted);
+  for (let columns = Math.ceil(wanted / 1.5); columns <= Math.min(channels, 1.5 * wanted); ++columns)
+    if (cost(columns) < cost(across)) across = columns;
   const down = Math.ceil(channels / across);
-  across = Math.ceil(channels / down);
   return { gap, across, width: across * (wide + gap) - gap, height: down * (high + gap) - gap };
 }
 
@@ -410,7 +414,7 @@ class Explorer {
       paint($("input"), [1, high, wide], (i) => mixed(mixed(back, blue, level(values[i])), red, level(values[plane + i])), back);
       said += "; channel 0 is blue, channel 1 red";
     } else paint($("input"), shape, (i) => grey(values[i]), back, { size });
-    enlarge($("input"), 260);
+    enlarge($("input"), 260, 260, 32);
     const truth = page.samples.labels && page.classes[page.samples.labels[this.sample]];
     $("input").setAttribute("aria-label", `${page.samples.names[this.sample]}, step ${step + 1}`);
     $("input-said").textContent = `${truth ? `${truth}: ` : ""}${said}`;
@@ -482,7 +486,7 @@ class Explorer {
       }
       const shape = flat(layer.shape), spot = (i) => (i === neuron ? ink : null);
       paint(canvas, shape, colour, line, { size: layer.size, spot, scale: SPOT });
-      enlarge(canvas, 640, 8);
+      enlarge(canvas, 960, 640, 8);
       said.textContent = `${this.networks.length > 1 ? `${network.name}: ` : ""}${words}`;
       canvas.setAttribute("aria-label", `${said.textContent}, layer ${layer.name}`);
     }
@@ -510,7 +514,7 @@ class Explorer {
       const at = (i) => used[Math.floor(i / (kh * kw))] * kh * kw + (i % (kh * kw)), shape = flat([used.length, kh, kw]);
       const weight = (i) => synapses.weights[at(i)] ?? 0;
       paint(weights, shape, (i) => mixed(back, weight(i) < 0 ? blue : red, Math.abs(weight(i)) / most), line, { size: used.length * kh * kw, scale: SPOT, spot: (i) => (lit.has(at(i)) ? ink : null) });
-      enlarge(weights, 420, 5);
+      enlarge(weights, 420, 420, 5);
     }
     const after = [
       element("h3", {}, `Inputs: ${count(active.length)} of ${count(synapses.found.length)} in this step`),
@@ -539,8 +543,8 @@ function placeOf([, high, wide], neuron) {
 }
 
 // Shown as large as there is room, in whole pixels.
-function enlarge(canvas, most, largest = 24) {
-  const scale = Math.max(1, Math.min(largest, Math.floor(most / canvas.width), Math.floor(most / canvas.height)));
+function enlarge(canvas, wide, high, largest) {
+  const scale = Math.max(1, Math.min(largest, Math.floor(wide / canvas.width), Math.floor(high / canvas.height)));
   canvas.style.width = `${canvas.width * scale}px`;
 }
 

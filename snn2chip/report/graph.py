@@ -117,8 +117,9 @@ class Drawing:
 
 
 def draw(nodes: Sequence[Mapping[str, Any]], rates: Mapping[str, float], columns: int) -> Drawing:
-    """Rows of at most `columns` blocks: faces as large as the layers' images, depths as they have channels."""
-    columns = min(columns, len(nodes))
+    """At most `columns` blocks a row, alike in all: faces as large as the layers' images, depths as many channels."""
+    rows = -(-len(nodes) // columns)
+    columns = -(-len(nodes) // rows)
     shapes = [node["shape"] if len(node["shape"]) == 3 else [node["shape"][0], 1, 1] for node in nodes]
     side, channels = (
         max(2, *(max(values) for values in each)) for each in zip(*((s[1:], s[:1]) for s in shapes), strict=True)
@@ -157,7 +158,6 @@ def draw(nodes: Sequence[Mapping[str, Any]], rates: Mapping[str, float], columns
             start = places.get(source)
             if start is not None:
                 edges.append((_edge(blocks[start], blocks[index], index - start), index - start > 1))
-    rows = -(-len(nodes) // columns)
     return Drawing(_CELL * columns, _HEAD + _ROW * rows, tuple(blocks), tuple(edges))
 
 
