@@ -14,7 +14,7 @@ from snn2chip.errors import InputError, UnsupportedError
 from snn2chip.formats.netx.fields import STEPS
 from snn2chip.formats.netx.look import COMPUTING, Entry, look
 from snn2chip.ir import Chain, Pair, Shape, Weights, out_size
-from snn2chip.passes.lower import Outline, outline_of
+from snn2chip.passes.outline import Outline, outline_of
 from snn2chip.text import one_line
 
 

@@ -13,7 +13,7 @@ Nothing is rounded or rescaled here: the numbers of the quantized network move, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,26 +61,6 @@ class LowerReport:
         return sum(item.neurons for item in self.placed)
 
 
-@dataclass(frozen=True, eq=False)
-class Outline:
-    """A chain layer without most of its numbers: the room that it takes on a chip.
-
-    weights  some of its weights: the smallest and the largest are among them, and an odd one if there is one
-    steps    its neurons' constants change with time
-    kernel   of a convolution, else (1, 1)
-    """
-
-    kind: ir.Kind
-    shape: ir.Shape
-    weights: ir.Weights
-    steps: bool
-    kernel: ir.Pair = (1, 1)
-    stride: ir.Pair = (1, 1)
-    padding: ir.Pair = (0, 0)
-    dilation: ir.Pair = (1, 1)
-    groups: int = 1
-
-
 @dataclass(frozen=True)
 class _Block:
     """A source's spikes in the level that is read: where, and which pixels (see `snn2chip.passes.schedule`)."""
@@ -110,7 +90,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """What stands side by side in the layer that a level becomes.
 
     name, flatten, origin  as in `ir.Layer`
@@ -152,7 +132,7 @@ def fit(size_in: int, size_out: int, stride: int, places: list[int]) -> tuple[in
     return best[1:]
 
 
-class _Lowering:
+class Lowering:
     """The chain as it grows: the blocks of the level before, and the layers so far."""
 
     def __init__(self, network: ir.Network, chip: Chip, plan: Schedule) -> None:
@@ -167,6 +147,11 @@ class _Lowering:
     def _source_block(self, name: str, start: int) -> _Block:
         shape = self.network.shape(name)
         return _Block(start, (1, 1), ((0, 0),), shape, (shape[1], shape[2]) if len(shape) == 3 else (1, 1))
+
+    def run(self) -> None:
+        """Every level in turn."""
+        for index, level in enumerate(self.plan.levels):
+            self.level(level, copies_after(self.network, self.plan, index))
 
     def level(self, level: Level, copies: dict[str, int]) -> None:
         """Add one layer; `copies` says how many copies of its blocks the next level reads."""
@@ -199,7 +184,7 @@ class _Lowering:
                 start = stop
         relays = self._relay_numbers(level, unit) if level.relays else (0, 0)
         flatten = flatten and self.number > 1
-        parts = _Parts(str(self.number), unit, shape, start, blocks, relays, flatten, origin)
+        parts = Parts(str(self.number), unit, shape, start, blocks, relays, flatten, origin)
         synapses = network.synapses_of(driven(network, level))
         alone = start == shape[0] and self.shape == network.shape(network.source_of(synapses[0]).name)
         if alone and len(synapses) == 1:  # as trained, groups and all
@@ -218,7 +203,7 @@ class _Lowering:
         """Weights of the synapses of a level's neurons."""
         return [synapse.weight for synapse in self.network.synapses_of(driven(self.network, level))]
 
-    def _alone(self, parts: _Parts, synapse: ir.Synapse) -> None:
+    def _alone(self, parts: Parts, synapse: ir.Synapse) -> None:
         """Neurons with nothing beside them."""
         layer = ir.chain_layer(parts.name, synapse, parts.unit, parts.shape, flatten=parts.flatten)
         self.layers.append(replace(layer, origin=parts.origin))
@@ -270,7 +255,7 @@ class _Lowering:
         even = relay_weight > self.chip.weight_odd_max or self._parity(level)[1]
         return self.chip.weight_max if even else self.chip.weight_odd_max
 
-    def _joined(self, parts: _Parts, level: Level) -> None:
+    def _joined(self, parts: Parts, level: Level) -> None:
         """Neurons, copies and relays in one layer."""
         unit, blocks, (value, relay_bias) = parts.unit, parts.blocks, parts.relay
         geometry = self._geometry(level)
@@ -286,7 +271,7 @@ class _Lowering:
                 if not synapse.weight.any():  # what it reads nothing of may have no relay, and so no block
                     continue
                 source = self.network.source_of(synapse).name
-                for before, part in zip(self.blocks[source], _share(synapse.weight, copies, most), strict=False):
+                for before, part in zip(self.blocks[source], share(synapse.weight, copies, most), strict=False):
                     if part.any():
                         fill(weight[rows], synapse, part, before, geometry)
             bias[rows] = ir.neuron_bias(synapses, parts.shape)
@@ -381,52 +366,6 @@ class _Lowering:
             weight[block.channel(channels, phase), before.channel(channels, earlier), ky, kx] = value
 
 
-def outline_of(layer: ir.ChainLayer) -> Outline:
-    """A chain layer's outline, all of its weights in it."""
-    kernel = (layer.weight.shape[2], layer.weight.shape[3]) if layer.kind == "conv" else (1, 1)
-    geometry = kernel, layer.stride, layer.padding, layer.dilation, layer.groups
-    return Outline(layer.kind, layer.shape, layer.weight, layer.steps is not None, *geometry)
-
-
-class _Outlining(_Lowering):
-    """The same of a folded network, of which but some integers are known: see `outline`."""
-
-    def __init__(
-        self,
-        network: ir.Network,
-        chip: Chip,
-        plan: Schedule,
-        units: Mapping[str, ir.CubaNeuron],
-        weights: Mapping[str, ir.IntArray],
-    ) -> None:
-        super().__init__(network, chip, plan)
-        self.units, self.weights = units, weights
-        self.outlines: list[Outline] = []
-
-    def _unit(self, level: Level) -> ir.CubaNeuron:
-        return replace(self.units[level.neuron], name=driven(self.network, level).name)
-
-    def _integers(self, level: Level) -> list[ir.Array]:
-        return [self.weights[synapse.name] for synapse in self.network.synapses_of(driven(self.network, level))]
-
-    def _alone(self, parts: _Parts, synapse: ir.Synapse) -> None:
-        conv = isinstance(synapse, ir.Conv)
-        kernel = (synapse.weight.shape[2], synapse.weight.shape[3]) if conv else (1, 1)
-        geometry = kernel, synapse.stride, synapse.padding, synapse.dilation, synapse.groups
-        kind: ir.Kind = "conv" if conv else "dense"
-        steps = parts.unit.steps is not None
-        self.outlines.append(Outline(kind, parts.shape, self.weights[synapse.name], steps, *geometry))
-
-    def _joined(self, parts: _Parts, level: Level) -> None:
-        geometry, most = self._geometry(level), self._most(level, parts.relay[0])
-        held = [np.array([0, parts.relay[0]])]
-        for weight, copies in zip(self._integers(level), level.reads, strict=True):
-            held += [part.ravel() for part in _share(weight, copies, most)]
-        kind: ir.Kind = "conv" if geometry else "dense"
-        shape, steps = (parts.channels, *parts.shape[1:]), parts.unit.steps is not None
-        self.outlines.append(Outline(kind, shape, np.concatenate(held), steps, **geometry))
-
-
 def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> ir.StepTables:
     """Tables of a layer of `channels` that holds neurons, and copies of them, at `starts`.
 
@@ -444,7 +383,7 @@ def _beside_relays(tables: ir.StepTables, starts: list[int], channels: int) -> i
     return ir.StepTables(spread(tables.leak), tables.leak_shift, spread(tables.bias), spread(tables.threshold), scale)
 
 
-def _share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:
+def share(weight: ir.Array, copies: int, most: int) -> Iterator[ir.IntArray]:
     """The weights shared out among copies of a source, as much as possible on the first ones."""
     left = weight.astype(np.int64)
     for _ in range(copies):
@@ -463,25 +402,6 @@ def _tap(place: ir.Pair, geometry: dict[str, ir.Pair]) -> ir.Pair:
     return (place[0] + padding[0]) // dilation[0], (place[1] + padding[1]) // dilation[1]
 
 
-def outline(
-    network: ir.Network,
-    chip: Chip,
-    plan: Schedule,
-    units: Mapping[str, ir.CubaNeuron],
-    weights: Mapping[str, ir.IntArray],
-) -> tuple[Outline, ...]:
-    """What `lower` would make of a 'folded' network that is quantized to these `units`, by neuron or readout, and to
-    `weights`, of which some of each synapse are given: the smallest, the largest, and an odd one if there is one.
-
-    Raises:
-        ChipLimitError: a threshold is too large for the relays beside it.
-    """
-    made = _Outlining(network, chip, plan, units, weights)
-    for index, level in enumerate(plan.levels):
-        made.level(level, copies_after(network, plan, index))
-    return tuple(made.outlines)
-
-
 def lower(network: ir.Network, chip: Chip, plan: Schedule) -> tuple[ir.Chain, LowerReport]:
     """Lower a 'quantized' network to a `Chain`, level by level of its schedule.
 
@@ -489,9 +409,8 @@ def lower(network: ir.Network, chip: Chip, plan: Schedule) -> tuple[ir.Chain, Lo
         ChipLimitError: a threshold is too large for the relays beside it.
     """
     source = network.input
-    made = _Lowering(network, chip, plan)
-    for index, level in enumerate(plan.levels):
-        made.level(level, copies_after(network, plan, index))
+    made = Lowering(network, chip, plan)
+    made.run()
     first = made.layers[0]
     input_shape = (int(np.prod(source.shape)),) if first.kind == "dense" else source.shape
     chain = ir.Chain(

@@ -23,7 +23,8 @@ from snn2chip.nn.model_file import Graph, Model
 from snn2chip.passes import reach
 from snn2chip.passes.capture import capture, check
 from snn2chip.passes.fold import FoldReport, fold
-from snn2chip.passes.lower import LowerReport, Outline, lower, outline
+from snn2chip.passes.lower import LowerReport, lower
+from snn2chip.passes.outline import Outline, outline
 from snn2chip.passes.quantize import QuantizeReport, Strategy, quantize, quantize_at
 from snn2chip.passes.quantize.rounding import Rounding
 from snn2chip.passes.quantize.sketch import sketch
