@@ -30,7 +30,7 @@ from snn2chip.fit import demand
 from snn2chip.fit import table as fits
 from snn2chip.formats import netx
 from snn2chip.formats.nir import run as nir
-from snn2chip.formats.nir.read import Asked
+from snn2chip.formats.nir.asked import Asked
 from snn2chip.formats.nir.run import Written
 from snn2chip.frameworks import harden
 from snn2chip.ir.encode import encoder_of

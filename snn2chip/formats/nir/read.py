@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from snn2chip import ir
-from snn2chip.choices import Ties
-from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError, SetupError, UnsupportedError, out_of_memory, reading
 from snn2chip.formats.nir import algebra
+from snn2chip.formats.nir.asked import Asked, Told
 from snn2chip.formats.nir.fields import Fields, by_channel, short
 from snn2chip.formats.nir.read_nodes import INSTEAD, MAKE, Given, scale
 from snn2chip.hdf5 import checked, version_of
@@ -25,32 +23,8 @@ if TYPE_CHECKING:
     from nir import NIRGraph
 
 FORMAT_VERSION = 1
-_NORMAL = ("mean", "std")
 _PIXELS = 2**24  # of an input; more is damage
 _WEIGHTS = 2**26  # of a layer after pooling is folded into it
-
-
-class Asked(TypedDict, total=False):
-    """What a file may leave unsaid.
-
-    timesteps  steps a sample; needed where the metadata says nothing (and replaces it where it does)
-    high       the largest input value, integers from 0; needed where the metadata says nothing
-    dt         seconds a step; that of the metadata, or 1e-4
-    mean, std  what the graph reads is (value / high - mean) / std, one number a channel or one for all: the input's
-               scale and shift; both or none, which reads the integers as they are. Not for graphs that snn2chip wrote
-    ties       what a membrane right at its threshold does: 'hold', as NIR's own equation has it (the default), or
-               'fire'. Not for graphs that snn2chip wrote
-    events     how recordings of an event camera become the frames that the graph reads, one a step; gives `timesteps`
-               and `high`
-    """
-
-    timesteps: int | None
-    high: int | None
-    dt: float | None
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    ties: Ties | None
-    events: BinSettings | None
 
 
 def package() -> Any:
@@ -121,48 +95,16 @@ def convert(graph: NIRGraph, **asked: Unpack[Asked]) -> ir.Network:
         raise InputError(f"no NIR graph that can be read: {type(error).__name__} {first_line(error)}") from None
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What the metadata of the graph says."""
-
-    timesteps: int
-    coding: ir.Coding
-    pixel_max: int
-    low: int
-    high: int
-    center: ir.IntArray
-    readout: Literal["membrane", "spike_count"] | None
-    classes: list[str] | None
-
-
 class _Reader:
     """One graph on its way to a network."""
 
     def __init__(self, graph: NIRGraph, **asked: Unpack[Asked]) -> None:
-        timesteps, high, dt, events = asked.get("timesteps"), asked.get("high"), asked.get("dt"), asked.get("events")
-        mean, std, ties = asked.get("mean"), asked.get("std"), asked.get("ties")
         metadata = graph.metadata if isinstance(graph.metadata, dict) else {}
         self.meta = Fields("the graph", metadata)
         self.ours = "snn2chip_version" in metadata
         if self.ours and (version := self.meta.integer("format_version", 1, 2**20)) != FORMAT_VERSION:
             raise InputError(f"format version {version}, this snn2chip reads {FORMAT_VERSION}; update it")
-        if events is not None:
-            for what, said, binned in (("timesteps", timesteps, events.timesteps), ("high", high, events.max_count)):
-                if said not in (None, binned):
-                    raise InputError(f"{what} {said}, but recordings are binned to {binned}; leave it out")
-            timesteps, high = events.timesteps, events.max_count
-        self.asked, self.events = (timesteps, high), events
-        if ties is not None and self.ours:
-            raise InputError("ties are for graphs of other makers; snn2chip's own say what their neurons do")
-        self.ties = ties == "fire"
-        if (mean is None) != (std is None):
-            raise InputError(f"{'std' if std is None else 'mean'} is missing: give both mean= and std=, or none")
-        if mean is not None and self.ours:
-            raise InputError("mean and std are for graphs of other makers; snn2chip's own say what their input is")
-        self.normal = None if mean is None or std is None else (mean, std)
-        self.dt = dt if dt is not None else self.meta.number("dt") if self.ours else algebra.DT
-        if not self.dt > 0:
-            raise InputError(f"dt {self.dt:g} is not a positive time")
+        self.told = Told(self.meta, self.ours, asked)
         self.graph = graph
         self.kinds: dict[str, str] = {name: type(node).__name__ for name, node in graph.nodes.items()}
         self.fields = {name: Fields(name, vars(node)) for name, node in graph.nodes.items()}
@@ -183,7 +125,6 @@ class _Reader:
         self.factors: dict[str, ir.FloatArray] = {}  # what a node's output is still to be multiplied by, where not 1
         self.currents: set[str] = set()  # nodes with a conv or dense layer since the last neurons
         self.axes = 3  # of an image, as the graph counts
-        self.said_dt = dt is not None
         self.summed = False  # an I stands before the output
 
     def _names(self) -> dict[str, str]:
@@ -244,63 +185,13 @@ class _Reader:
             if len(shape) != 1:
                 raise UnsupportedError(f"layer '{output}': an output of shape {shape}; scores of classes are flat")
             classes = [str(number) for number in range(shape[0])]
-        notes = () if self.ours else self._notes(readout)
-        if self._alternates(nodes) and self.normal is None:
+        notes = () if self.ours else self.told.notes(said, nodes, readout)
+        if self._alternates(nodes) and self.told.normal is None:
             return ir.Network("folded", said.timesteps, tuple(classes), tuple(nodes), notes)
         first = nodes[0]
         assert isinstance(first, ir.Input)  # the first that was put
-        # the fold centres the input itself, at the same place
-        if self.normal is None:
-            shift = (0.0 - first.center).astype(np.float64)
-        else:
-            mean, std = (
-                self._per_channel(name, numbers, first.shape)
-                for name, numbers in zip(_NORMAL, self.normal, strict=True)
-            )
-            if not (std > 0).all():
-                raise InputError(f"std {std.min():g} is not positive")
-            first, shift = replace(first, scale=1 / (first.high * std)), -mean / std
-        nodes[0] = replace(first, center=np.zeros_like(first.center), shift=shift)
+        nodes[0] = self.told.normalize(first)
         return ir.Network("captured", said.timesteps, tuple(classes), tuple(nodes), notes)
-
-    def _notes(self, readout: ir.Readout) -> tuple[str, ...]:
-        """What no NIR graph says, and what was assumed."""
-        said, source = self.said, next(iter(self.made.values()))
-        neurons = [node for node in self.made.values() if isinstance(node, ir.LIF)]
-        if self.normal is None:
-            given = f"integers {said.low}..{said.high} as they are, not normalized"
-            if said.high > 1:
-                given += (
-                    "; a network trained on values scaled to 0..1 needs --mean 0 --std 1, on normalized ones theirs"
-                )
-        else:
-            given = f"(value / {said.high} - mean) / std with mean {list(self.normal[0])}, std {list(self.normal[1])}"
-        steps = "a frame of events a step" if said.coding == "events" else f"the same at each of {said.timesteps} steps"
-        notes = [f"assumed: '{source.name}' is {given}; {steps}"]
-        if neurons:
-            leaks = ", ".join(f"{leak:g}" for leak in sorted({node.tau for node in neurons}))
-            notes += [
-                f"assumed: a step is {self.dt:g} s{'' if self.said_dt else ' (the default)'}, and membranes leak by "
-                f"forward Euler, 1 - dt / tau = {leaks} kept from step to step; a file that counts time in steps is "
-                f"read with --dt 1",
-                "assumed: a spike sets the membrane to v_reset at the same step, where it also starts; NIR has no word "
-                "for a reset by subtraction or one step later, and exporters (snnTorch's) write the same file for "
-                "them: a network trained so gives other spikes here",
-                "said by --ties: a membrane right at its threshold fires"
-                if self.ties
-                else "assumed: a membrane right at its threshold does not fire, as NIR's equation says; where the "
-                "trained neuron does (>=, as SpikingJelly's), give --ties fire",
-            ]
-        what = "spikes counted" if readout.kind == "spike_count" else "currents summed"
-        return (*notes, f"assumed: scores are the last layer's {what} over the steps; classes are numbered")
-
-    @staticmethod
-    def _per_channel(name: str, numbers: Sequence[float], shape: ir.Shape) -> ir.FloatArray:
-        """One number a channel, from as many or from one."""
-        values = np.asarray(numbers, dtype=np.float64)
-        if values.shape not in ((1,), shape[:1]) or not np.isfinite(values).all():
-            raise InputError(f"{name} {list(numbers)}: expected 1 or {shape[0]} finite numbers, one a channel")
-        return np.broadcast_to(values, shape[:1]).copy()
 
     def _put(self, node: ir.Node) -> None:
         if node.name in self.made:
@@ -329,9 +220,9 @@ class _Reader:
             self.shapes[driver],
             self.factors.get(driver),
             self.axes,
-            self.dt,
+            self.told.dt,
             self.said.timesteps,
-            self.ties,
+            self.told.ties,
         )
 
     def _layer(self, name: str) -> None:
@@ -407,51 +298,19 @@ class _Reader:
         self.axes = len(shape)
         if self.axes == 2:  # of one row
             shape = (shape[0], 1, shape[1])
-        if self.events is not None and (len(shape) != 3 or shape[0] != self.events.polarities):
+        events = self.told.events
+        if events is not None and (len(shape) != 3 or shape[0] != events.polarities):
             raise UnsupportedError(
-                f"layer '{name}': an input of shape {shape}; frames of events have {self.events.polarities} channels"
+                f"layer '{name}': an input of shape {shape}; frames of events have {events.polarities} channels"
             )
         if np.prod(np.array(shape, dtype=np.float64)) > _PIXELS:
             raise InputError(f"layer '{name}': an input of shape {shape} has more than {_PIXELS:,} values")
-        said = self.said = self._source(shape)
+        said = self.said = self.told.source(shape)
         ones, zeros = np.ones(shape[0]), np.zeros(shape[0])
         self._put(
             ir.Input(
                 self.names[name], (), shape, said.coding, said.pixel_max, said.low, said.high, said.center, ones, zeros
             )
-        )
-
-    def _source(self, shape: ir.Shape) -> _Source:
-        timesteps, high = self.asked
-        if timesteps is not None and timesteps < 1:
-            raise InputError(f"timesteps {timesteps} is less than 1")
-        if high is not None and not 1 <= high <= 2**24:
-            raise InputError(f"the largest input value {high} is outside 1..{2**24}")
-        if not self.ours:
-            if timesteps is None or high is None:
-                missing = "how many time steps a sample has" if timesteps is None else "its largest input value"
-                raise InputError(
-                    f"the graph does not say {missing}; give timesteps= and high= (--timesteps T --high N)"
-                )
-            center = np.zeros(shape[0], dtype=np.int64)
-            return _Source(timesteps, "events" if self.events else "direct", high, 0, high, center, None, None)
-        meta = self.meta
-        low, top = meta.integer("low", -(2**24), 2**24), meta.integer("high", -(2**24), 2**24)
-        center = np.atleast_1d(np.asarray(meta.values.get("center")))
-        if center.dtype.kind not in "iu" or center.shape != shape[:1] or center.min() < low or center.max() > top:
-            raise meta.fail("center", f"{shape[0]} integers {low}..{top}, one a channel")
-        coding = meta.text("coding", *ir.CODINGS)
-        if self.events and coding != "events":
-            raise InputError(f"binning of recordings is given, but the graph's input is coded '{coding}'; leave it out")
-        return _Source(
-            meta.integer("timesteps", 1, 2**20) if timesteps is None else timesteps,
-            next(kind for kind in ir.CODINGS if kind == coding),
-            meta.integer("pixel_max", 1, 2**24),
-            low,
-            top if high is None else high,
-            center.astype(np.int64),
-            "membrane" if meta.text("readout", "membrane", "spike_count") == "membrane" else "spike_count",
-            meta.names("classes"),
         )
 
     # ------------------------------------------------------------------------------------------- readout, biases
@@ -478,7 +337,7 @@ class _Reader:
         readers = [reader for reader, sources in self.into.items() if name in sources]
         if readers != [output] or self.into[output] != [name]:
             raise UnsupportedError(f"layer '{name}': I, an integrator, is read right before the output only")
-        gain = self.dt * self.fields[name].uniform("r", self.shapes[driver])
+        gain = self.told.dt * self.fields[name].uniform("r", self.shapes[driver])
         if not abs(gain - 1) < algebra.CLOSE:
             raise UnsupportedError(f"layer '{name}': I with R dt = {gain:g}; the scores of ours are sums, R = 1 / dt")
         self.names[name] = driver  # who reads it, reads what drives it

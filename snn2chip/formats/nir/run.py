@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from snn2chip import ir
 from snn2chip.formats.nir.algebra import DT
-from snn2chip.formats.nir.read import Asked, load_graph
+from snn2chip.formats.nir.asked import Asked
+from snn2chip.formats.nir.read import load_graph
 
 if TYPE_CHECKING:
     from nir import NIRGraph
