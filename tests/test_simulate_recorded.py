@@ -214,6 +214,8 @@ LAYERS = [
     {"type": "flatten"},
     {"type": "dense", "features": "classes", "neuron": False},
 ]
+WORD_SENSOR = (1, 700)  # of SHD
+WORD_LAYERS = [{"type": "conv1d", "channels": 4, "kernel": 9, "stride": 4}]
 DIGITS = tuple(f"digit {index}" for index in range(10))
 
 
@@ -221,23 +223,24 @@ def events_of(raw: Raw, sensor: tuple[int, int] = SENSOR) -> Events:
     return make_events(raw.x, raw.y, raw.p, raw.t, sensor, "test")
 
 
-def network(norm: str = "tdbn", readout: str = "membrane", **events: Any) -> Model:
-    """A network for 34 x 34 events with random weights and normalization that fits: its neurons spike."""
-    convs = [{**layer, "norm": norm} for layer in LAYERS[:2]]
+def network(norm: str = "tdbn", readout: str = "membrane", data: str = "nmnist", **events: Any) -> Model:
+    """A network for a set's events with random weights and normalization that fits: its neurons spike."""
+    convs = [{**layer, "norm": norm} for layer in (LAYERS[:2] if data == "nmnist" else WORD_LAYERS)]
     layers = [*convs, LAYERS[2], {**LAYERS[3], "neuron": readout == "spike_count"}]
+    sensor = SENSOR if data == "nmnist" else WORD_SENSOR
     chosen = parse(
         {
             "name": "tiny-events",
-            "data": {"name": "nmnist", "events": events or {"dt_us": 30_000}},
+            "data": {"name": data, "events": events or {"dt_us": 30_000}},
             "model": {"timesteps": 5, "coding": "events", "readout": readout, "layers": layers},
             "train": {"epochs": 1, "batch_size": 20, "lr": 1e-2},
         }
     )
     assert chosen.binning is not None
     torch.manual_seed(3)
-    shape = chosen.binning.shape(SENSOR)
-    made = build_network(chosen, shape, 10, chosen.binning.max_count)
-    frames = np.stack([bin_events(events_of(random_events(1500, SENSOR, n)), chosen.binning) for n in range(16)])
+    made = build_network(chosen, chosen.binning.shape(sensor), 10, chosen.binning.max_count)
+    raws = [random_events(1500, sensor, n) for n in range(16)]
+    frames = np.stack([bin_events(events_of(raw, sensor), chosen.binning) for raw in raws])
     made.train()
     with torch.no_grad():
         for _ in range(60):
@@ -667,3 +670,38 @@ def test_a_picture_of_a_network_that_counts_spikes(tmp_path: Path) -> None:
     assert course.get_position().width > 0.6
     plots.save(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("polarities", [1, 2])
+def test_a_picture_of_a_sensor_of_one_row(tmp_path: Path, cli: Command, polarities: int) -> None:
+    """As of spoken words: channels over time, and how many events they have; where the neurons of a conv1d fire."""
+    from snn2chip.report import recording as plots
+
+    made = network(data="shd", dt_us=30_000, downsample=5, polarities=polarities)
+    chain, sensor = export(made, chip.load("loihi2")).chain, WORD_SENSOR
+    raw = random_events(900, sensor)
+    raw = raw if polarities == 2 else replace(raw, p=np.ones(900, np.int64))
+    events = events_of(raw, sensor)
+    drawing, run = plots.Drawing(chain, 4), recorded.RecordingStream(chain, 4)
+    list(run.run(drawing.first.watch([events]), 1, drawing))
+    figure = plots.recording_figure(drawing, "test")
+    figure.draw_without_rendering()
+    raster, counted = figure.axes[:2]
+    assert raster.get_ylabel() == "channel" and raster.get_ylim() == counted.get_ylim() == (-0.5, 699.5)
+    drawn = {(round(x), round(y)) for dots in raster.collections for x, y in dots.get_offsets().tolist()}
+    time = np.round((events.t - events.t[0]) / 1000)
+    assert drawn == set(zip(time.tolist(), events.x.tolist(), strict=True))
+    assert (raster.get_legend() is None) == (polarities == 1), "ON and OFF are said where there are both"
+    lately = events.x[events.t >= events.t[0] + 8 * 30_000]
+    assert counted.get_title() == "last 2 steps, 7 channels a bar" and drawing.steps == 10
+    bars = counted.patches[-1].get_data()  # those of OFF, on those of ON
+    assert bars.values.tolist() == np.histogram(lately, np.arange(0, 707, 7))[0].tolist() and len(lately)
+    (fire,) = (axes.patches[0].get_data() for axes in figure.axes if axes.get_title(loc="left") == "%")
+    neurons = float(np.mean(fire.values))
+    assert len(fire.values) == chain.layers[0].shape[2] and neurons > 0
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert any(f"{neurons:.2f} % fire in a step" in title for title in titles)
+    plots.save(figure, tmp_path / "a.png")
+    netx.save(tmp_path / "a.net", chain)
+    write_npz(tmp_path / "a.npz", raw, sensor)
+    cli("stream", tmp_path / "a.net", tmp_path / "a.npz", "--plot", tmp_path / "b.svg").ok()

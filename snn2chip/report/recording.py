@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from snn2chip.data.recordings import BinSettings, Events
@@ -27,6 +28,7 @@ DRAWN_STEPS = 400
 
 _FRAME_NUMBERS = 1 << 24  # of all frames that are drawn
 _RASTER, _NEURONS = 8000, (160, 800)  # places of a layer's raster, and how many neurons it has at least and at most
+_BARS = 100  # for the channels of a sensor of one row
 _LEGEND = 60  # characters of the names that explain the colours
 _EVENTS_READ, _EVENTS_DRAWN, _CLASSES_NAMED, _CLASSES_LAST = 2_000_000, 20_000, 10, 6
 
@@ -170,7 +172,8 @@ def recording_figure(drawing: Drawing, title: str) -> Figure:
 
     From above: the events (row of the sensor over time, and all of them in one frame, ON red and OFF blue); the
     network's confidence in its classes and the decision after each step; spikes of some neurons of each layer,
-    drawn at random, and how often neurons fire there, the mean over channels.
+    drawn at random, and how often neurons fire there, the mean over channels. Of a sensor of one row, as of spoken
+    words, the pixels are channels: drawn over time, and counted, as how often neurons fire is.
 
     Raises:
         InputError: a recording without events.
@@ -190,7 +193,11 @@ def recording_figure(drawing: Drawing, title: str) -> Figure:
     _raster(first, events, settings, unit / settings.dt_us if settings.dt_us is not None else 1 / (settings.count or 1))
     ended = steps % window or window if window is not None else steps  # steps since the last reset
     lately = _since(events, settings, steps - min(ended, steps))
-    _frame(figure.add_subplot(grid[0, 1]), lately, "accumulated" if ended >= steps else f"last {ended} steps")
+    since = "accumulated" if ended >= steps else f"last {ended} steps"
+    if events.sensor[0] == 1:
+        _counted(figure.add_subplot(grid[0, 1], sharey=first), lately, since)
+    else:
+        _frame(figure.add_subplot(grid[0, 1]), lately, since)
     course = figure.add_subplot(grid[1, 0], sharex=first)
     _course(course, chain, decisions, sure, unit, window)
     _last(figure.add_subplot(grid[1, 1]), chain, sure[-1])
@@ -209,6 +216,14 @@ def recording_figure(drawing: Drawing, title: str) -> Figure:
         )
         panel.set_yticks([])
         plane = figure.add_subplot(grid[row, 1])
+        if layer.where is not None and len(layer.where) == 1:
+            plane.stairs(100 * layer.where[0], fill=True, color="0.5")
+            plane.set_xticks([])
+            plane.set_xlim(0, layer.where.size)
+            plane.set_ylim(bottom=0)
+            plane.set_title("%", fontsize=6, loc="left", pad=2)
+            plane.spines[["top", "right"]].set_visible(False)
+            continue
         plane.axis("off")
         if layer.where is not None:
             image = plane.imshow(100 * layer.where, cmap="magma", vmin=0, interpolation="nearest")
@@ -231,7 +246,8 @@ def recording_figure(drawing: Drawing, title: str) -> Figure:
 
 
 def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> None:
-    """Events over time, by the sensor's row."""
+    """Events over time, by the sensor's row; by its column, upwards, where there is but one row."""
+    one = events.sensor[0] == 1
     time = (events.t - events.t[0]) * unit if settings.dt_us is not None else np.arange(len(events)) * unit
     pick = np.arange(len(events))
     if len(events) > _EVENTS_DRAWN:
@@ -239,12 +255,16 @@ def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> N
     size = float(np.clip(6000 / len(pick), 0.8, 4))
     for value, color, name in ((1, ON, "ON"), (0, OFF, "OFF")):
         some = pick[events.p[pick] == value]
-        axes.scatter(time[some], events.y[some], s=size, color=color, linewidths=0, rasterized=True)
+        place = events.x[some] if one else events.y[some]
+        axes.scatter(time[some], place, s=size, color=color, linewidths=0, rasterized=True)
         axes.scatter([], [], s=14, color=color, label=name)
-    axes.set_ylim(events.sensor[0] - 0.5, -0.5)
-    axes.set_ylabel("row of the sensor", fontsize=8)
+    axes.set_ylim((-0.5, events.sensor[1] - 0.5) if one else (events.sensor[0] - 0.5, -0.5))
+    axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_ylabel("channel" if one else "row of the sensor", fontsize=8)
     some_of = "" if len(pick) == len(events) else f"{len(pick):,} of "
     axes.set_title(f"{some_of}{len(events):,} events", fontsize=8, loc="left", pad=3)
+    if one and events.p.all():
+        return  # spikes that have no polarity
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=8, borderpad=0)
     legend.set_in_layout(False)
 
@@ -256,6 +276,21 @@ def _since(events: Events, settings: BinSettings, step: int) -> Events:
     else:
         start = step * (settings.count or 1)
     return events.part(start)
+
+
+def _counted(axes: Axes, events: Events, title: str) -> None:
+    """How many events the channels of a sensor of one row have, OFF beside ON."""
+    width = events.sensor[1]
+    together = -(-width // _BARS)
+    edges = np.arange(0, width + together, together) - 0.5
+    below = np.zeros(len(edges) - 1)
+    for value, color in ((1, ON), (0, OFF)):
+        counts = np.histogram(events.x[events.p == value], edges)[0]
+        axes.stairs(below + counts, edges, baseline=below, orientation="horizontal", fill=True, color=color)
+        below = below + counts
+    axes.set_xlim(0, max(1, below.max()))
+    axes.tick_params(labelleft=False)
+    axes.set_title(f"{title}, {f'{together} channels a bar' if together > 1 else 'by channel'}", fontsize=8, pad=3)
 
 
 def _frame(axes: Axes, events: Events, title: str) -> None:
