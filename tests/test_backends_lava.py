@@ -15,9 +15,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import Command
 
 from snn2chip import ir
-from snn2chip.backends import lava
+from snn2chip.backends import akida, lava
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats import netx
 from snn2chip.places import CACHE_VARIABLE, deploy_file
@@ -454,6 +455,21 @@ def test_doctor_lists_what_runs(bare: Path) -> None:
     fake_python(bare / "python3.12", version="3.12.99", problem='"no pip"')
     said = [line for line in doctor.examine() if str(bare) in line]
     assert said and all("Python 3.12.99 at" in line and "python3.10" not in line for line in said)
+
+
+@pytest.mark.parametrize("variable", [lava.PYTHON_VARIABLE, akida.KIND.variable])
+def test_doctor_goes_on_where_what_is_set_does_not_run(
+    bare: Path, variable: str, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong and what to do, of each environment that it is for; then the rest."""
+    monkeypatch.setenv(variable, str(bare / "missing"))
+    said = cli("doctor").ok().splitlines()
+    told = [line for line in said if variable in line]
+    assert [line.split()[0] for line in told] == (["lava", "lava"] if variable == lava.PYTHON_VARIABLE else ["akida"])
+    for line in told:
+        assert "missing' does not run: No such file or directory; name a Python 3." in line and "or unset it" in line
+    assert sum("not set up; snn2chip" in line for line in said) == 3 - len(told)
+    assert said[-1].startswith("data ")
 
 
 def test_order_of_preference(bare: Path) -> None:

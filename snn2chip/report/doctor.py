@@ -10,6 +10,7 @@ from pathlib import Path
 
 from snn2chip import __version__, data, places
 from snn2chip.backends import akida, environment, interpreters, lava
+from snn2chip.backends.interpreters import NoPythonError
 from snn2chip.processors import threads
 from snn2chip.simulate.events import library
 
@@ -57,8 +58,12 @@ def examine() -> Iterator[str]:
     yield f"recipes   {', '.join(places.recipe_names())}"
     yield f"chips     {', '.join(places.chip_files())}"
     for kind in (lava.LIGHT, lava.FULL, akida.KIND):
-        found, label = environment.find(kind), f"{kind.folder:<10}"
-        name = f"{kind.name}: " if kind.name else ""
+        label, name = f"{kind.folder:<10}", f"{kind.name}: " if kind.name else ""
+        try:
+            found = environment.find(kind)
+        except NoPythonError as problem:
+            yield f"{label}{name}{problem}"
+            continue
         if found is not None:
             versions = ", ".join(f"{key} {value}" for key, value in found.versions.items())
             yield f"{label}{name}{found.python} ({versions})"
