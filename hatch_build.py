@@ -1,6 +1,7 @@
 """Recipes (and only the recipes) of the zoo into the wheel, and the event engine compiled for this machine.
 
-Where the engine cannot be compiled, the package is built without it: it is compiled at its first use, or done without.
+Where the engine cannot be compiled, the package is built without it, and says so: it is compiled at its first use, or
+done without.
 """
 
 import sys
@@ -10,6 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+WITHOUT = """\
+WARNING: built without the compiled event engine: {reason}
+  This installs and runs everywhere. The engine is compiled at its first use if there is a C++ compiler then; without
+  one, simulation takes the dense engine: the same spikes, slower. To have it within, install a C++ compiler (g++ or
+  clang++), or name one in $CXX, and build again."""
 
 
 class RecipeHook(BuildHookInterface):
@@ -31,7 +38,7 @@ class RecipeHook(BuildHookInterface):
         try:
             EVENTS.build(target)
         except InputError as reason:
-            self.app.display_warning(f"the event engine is not compiled now, but at its first use: {reason}")
+            self.app.display_warning(WITHOUT.format(reason=reason))  # on stderr; pip shows it with -v
         else:
             if not editable:
                 inside = EVENTS.beside.relative_to(Path(self.root).resolve())

@@ -47,6 +47,32 @@ def test_the_wheel_holds_its_data_and_nothing_else(wheel: Path) -> None:
     assert extra == {"snn2chip/py.typed", "snn2chip/simulate/events/events_engine.so", engine_hash} | beside
 
 
+def test_without_a_compiler_the_wheel_of_the_sdist_says_what_it_lacks(tmp_path: Path) -> None:
+    """It is built all the same, for every machine and without the engine; why, and what follows, is on stderr."""
+    failing = tmp_path / "no-such-vectors"
+    failing.write_text("#!/bin/sh\necho 'engine.cpp:1: error: this compiler knows no vectors' >&2\nexit 3\n")
+    failing.chmod(0o755)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    environment = child_environment(CXX=str(failing))
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    warning = (
+        f"WARNING: built without the compiled event engine: {failing} failed with exit code 3: engine.cpp:1: error"
+    )
+    assert warning in done.stderr and "WARNING" not in done.stdout
+    for said in (
+        "compiled at its first use",
+        "the dense engine: the same spikes, slower",
+        "install a C++ compiler (g++ or\n",
+    ):
+        assert said in done.stderr
+    (built,) = tmp_path.glob("*.whl")
+    assert built.name.endswith("-py3-none-any.whl") and len(list(tmp_path.glob("*.tar.gz"))) == 1
+    with zipfile.ZipFile(built) as archive:
+        names = set(archive.namelist())
+    assert "snn2chip/simulate/events/engine.cpp" in names, "to be compiled from at the first use"
+    assert not [name for name in names if ".so" in name]
+
+
 def test_an_installed_wheel_trains_exports_and_simulates(wheel: Path, tmp_path: Path) -> None:
     """In an empty environment and folder: the quickstart recipe for one epoch, exported and simulated.
 
