@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from plain_torch import PIXELS, Plain, Steps, network_of
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import snn2chip
@@ -262,6 +263,34 @@ def test_a_changed_file_fails_the_ladder() -> None:
         ((PIXELS, LABELS[:3]), {"timesteps": 2}, r"30 samples with labels of shape \(3,\)"),
         (3.5, {"timesteps": 2}, "data is a float; give a tensor"),
         ([], {"timesteps": 2}, "the data is empty"),
+        (PIXELS[:0], {"timesteps": 2}, "the data is empty"),
+        (torch.tensor(3), {"timesteps": 2}, "the data is empty"),
+        ("digits", {"timesteps": 2}, "data is a str; give a tensor"),
+        ({"image": PIXELS}, {"timesteps": 2}, "data is a dict; give a tensor"),
+        ([{"image": PIXELS[0]}], {"timesteps": 2}, r"a dict of image; give samples, or pairs \(sample, label\)"),
+        ([(PIXELS[0], 1, 2)], {"timesteps": 2}, "a tuple of 3 parts; give samples"),
+        (torch.empty(2, 2, 8, 8, device="meta"), {"timesteps": 2}, "cannot be read as an array"),
+        (-PIXELS.int() - 1, {"timesteps": 2}, r"exceed the pixels 0\.\.255; give pixels as the network saw them"),
+        (PIXELS, {"timesteps": 2, "samples": 0}, "samples 0: expected a whole number from 1 on"),
+        (PIXELS, {"timesteps": 2, "samples": -1}, "samples -1: expected a whole number from 1 on"),
+        (PIXELS, {"timesteps": 2.5}, "timesteps 2.5: expected a whole number from 1 on"),
+        (PIXELS, {"timesteps": True}, "timesteps True: expected a whole number"),
+        (PIXELS, {"timesteps": 2, "max_value": 0}, "max_value 0: expected a whole number from 1 on"),
+        (PIXELS, {"timesteps": 2, "max_value": 255.0}, r"max_value 255\.0: expected a whole number"),
+        (PIXELS, {"timesteps": 2, "mean": "grey"}, "mean grey: expected a number, or one a channel"),
+        (PIXELS, {"timesteps": 2, "mean": torch.nan}, "finite, std positive"),
+        (PIXELS, {"timesteps": 2, "std": torch.inf}, "finite, std positive"),
+        (PIXELS, {"timesteps": 2, "weight_bits": 4.5}, r"--weight-bits 4\.5 is outside 2\.\.8"),
+        (PIXELS, {"timesteps": 2, "strategy": "best"}, "strategy 'best': expected one of auto, max, percentile, error"),
+        (PIXELS, {"timesteps": 2, "relays": "no"}, "relays 'no': expected one of auto, plain, bias"),
+        (PIXELS, {"timesteps": 2, "soft_reset": "soft"}, "soft_reset 'soft': expected one of refuse, hard"),
+        (PIXELS, {"timesteps": 2, "chip": None}, "unknown chip 'None'"),
+        (PIXELS, {"timesteps": 2, "classes": ["cat"]}, "1 classes for 3 outputs"),
+        (PIXELS, {"timesteps": 2, "classes": "abc"}, "classes abc: expected a list of names"),
+        (PIXELS, {"timesteps": 2, "out": "model.pt"}, r"out 'model.pt': expected a folder, .* \.save\(\)"),
+        (PIXELS, {"timesteps": 2, "out": "model.NET"}, "expected a folder, or a name that ends in .net"),
+        (PIXELS, {"timesteps": 2, "out": "mine", "name": "a/b"}, "name 'a/b' is no name of a file"),
+        (PIXELS, {"timesteps": 2, "out": __file__}, f"cannot write '{__file__}/steps.net'"),
     ],
 )
 def test_data_that_is_no_input_is_refused(data: Any, options: dict[str, Any], message: str) -> None:
@@ -274,6 +303,95 @@ def test_what_the_network_says_itself_is_not_said_again() -> None:
     """A SpikingNetwork has an encoder."""
     with pytest.raises(InputError, match="timesteps is said by the network itself"):
         snn2chip.deploy(network_of(Plain("view")), PIXELS, timesteps=3)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Steps, "network is Steps; give the trained module itself"),
+        (Steps().state_dict(), r"network is a OrderedDict; .* \(a state_dict goes into a module first"),
+        ("model.pt", "network is a str; .* snn2chip.load"),
+        (Steps().to("meta"), "some of its weights have no values yet"),
+        (nn.Sequential(nn.LazyLinear(3)), "some of its weights have no values yet"),
+    ],
+)
+def test_what_is_no_trained_module_is_refused(network: Any, message: str) -> None:
+    """A class, its weights, the name of a file; weights that are not there."""
+    with pytest.raises(InputError, match=message):
+        snn2chip.deploy(network, PIXELS, timesteps=2)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (PIXELS.float(), r"are not pixel / 255 of whole pixels; .*: these are whole, so make them integers"),
+        ((PIXELS.float() / 255 - 0.4) / 0.3, "before any normalization: the network normalizes them itself"),
+        (PIXELS.int() * 2, r"exceed the pixels 0\.\.255; give pixels as the network saw them"),
+    ],
+)
+def test_a_network_that_scales_itself_is_not_asked_how(data: torch.Tensor, message: str) -> None:
+    """mean=, std= and max_value= would be refused."""
+    with pytest.raises(InputError, match=message):
+        snn2chip.deploy(network_of(Plain("view")), data)
+
+
+def test_labels_are_those_of_the_networks_outputs() -> None:
+    """Counted from 1, or no numbers of classes, they would be an accuracy of nothing; outputs have no use for them."""
+    deployed = snn2chip.deploy(Steps(), (PIXELS, LABELS / 7), timesteps=2)  # what a regression learns
+    for labels, message in (
+        (LABELS % 3 + 1, r"labels 1\.\.3 of a network of 3 outputs, 0\.\.2"),
+        (LABELS - 1, "labels hold -1; give the number"),
+        (LABELS / 4, r"labels hold 0\.25; give the number"),
+        (["cat"] * 30, "labels holds <U3, not numbers; give the number"),
+    ):
+        for run in (deployed.simulate, deployed.verify):
+            with pytest.raises(InputError, match=message):
+                run((PIXELS, labels))
+        np.testing.assert_array_equal(deployed.outputs((PIXELS, labels)), deployed.outputs(PIXELS))
+
+
+def test_numbers_of_samples_and_names_of_files(tmp_path: Path) -> None:
+    """Nothing is cut off, and no kind of file is written under the name of another."""
+    deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)
+    for call in (
+        lambda: deployed.verify(samples=0),
+        lambda: deployed.simulate(PIXELS, batch_size=0),
+        lambda: deployed.save(tmp_path / "mine.pt", samples=-1),
+    ):
+        with pytest.raises(InputError, match=r"(samples|batch_size) -?\d: expected a whole number from"):
+            call()
+    for name in ("mine.onnx", "mine.pth", "mine.PT", "mine"):
+        with pytest.raises(InputError, match=f"cannot save as .*{name}': expected a name that ends in .pt"):
+            deployed.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_at_a_prompt_is_short() -> None:
+    """What Python and notebooks show of it: the box, not each weight."""
+    deployed = snn2chip.deploy(Steps(), PIXELS, timesteps=2)
+    assert repr(deployed) == str(deployed) and len(repr(deployed)) < 2000
+    assert len(repr(deployed.simulate((PIXELS, LABELS % 3)))) < 300
+
+
+@pytest.mark.parametrize("how", ["prune", "weight_norm", "spectral_norm", "old weight_norm"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_are_computed(how: str, own: bool) -> None:
+    """Of weights that torch makes of others, pruned ones say, those that the network computes with are deployed."""
+    network = network_of(Plain("view")) if own else Steps()
+    layer = next(part for part in network.modules() if isinstance(part, nn.Conv2d))
+    if how == "prune":
+        prune.l1_unstructured(layer, "weight", 0.5)
+    elif how == "old weight_norm":
+        torch.nn.utils.weight_norm(layer)
+    else:
+        getattr(parametrizations, how)(layer)
+    network.eval()
+    deployed = snn2chip.deploy(network, PIXELS, **({} if own else {"timesteps": 2}))
+    found = deployed.export.captured.of(ir.Conv)[0].weight
+    np.testing.assert_allclose(found, layer.weight.detach().numpy(), rtol=1e-5)
+    assert how != "prune" or (found == 0).mean() == 0.5
+    assert deployed.verify(samples=3).passed
 
 
 def test_what_cannot_be_placed_is_refused_unless_said() -> None:
@@ -293,7 +411,20 @@ def test_samples_come_from_whatever_holds_them() -> None:
         samples, labels = gather(data, 10)
         np.testing.assert_array_equal(samples, PIXELS[:10].numpy())
         assert labels is not None and labels.tolist() == LABELS[:10].tolist()
-    assert gather(PIXELS.numpy())[1] is None
+    for data in (
+        [PIXELS, LABELS],
+        (PIXELS, LABELS.tolist()),
+        (PIXELS.bfloat16(), LABELS),
+        (PIXELS.to_sparse(), LABELS),
+    ):
+        samples, labels = gather(data)
+        np.testing.assert_array_equal(samples, np.asarray(torch.as_tensor(data[0]).to_dense().float()))
+        assert labels is not None and labels.tolist() == LABELS.tolist()
+    for data in (DataLoader(TensorDataset(PIXELS), batch_size=6), TensorDataset(PIXELS), list(PIXELS)):
+        samples, labels = gather(data)
+        np.testing.assert_array_equal(samples, PIXELS.numpy())
+        assert labels is None
+    assert len(gather([PIXELS[0], PIXELS[1]])[0]) == 2 and gather(PIXELS.numpy())[1] is None
     with pytest.raises(InputError, match="samples of shapes"):
         gather([torch.zeros(1, 2, 2), torch.zeros(1, 3, 3)])
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from frameworks_held import held, lively
-from plain_torch import Plain, network_of
+from plain_torch import Plain, Steps, network_of
 from torch import nn
 
+import snn2chip
 from snn2chip import ir
 from snn2chip.errors import UnsupportedError
 from snn2chip.frameworks import Leaf, torch_layers
@@ -19,7 +20,7 @@ from snn2chip.ir.encode import encoder_of
 from snn2chip.ir.interpreter import evaluate
 from snn2chip.nn import LIF, Residual, SpikeCountReadout, TDBatchNorm
 from snn2chip.passes import record
-from snn2chip.passes.adapt import Handed, frames, pixels
+from snn2chip.passes.adapt import Handed, adapt, frames, pixels
 from snn2chip.passes.capture import capture
 from snn2chip.passes.fold import fold
 from snn2chip.verify.compare import module_spikes
@@ -237,6 +238,11 @@ def test_a_batch_norm_for_every_step_of_a_loop() -> None:
         (nn.BatchNorm2d(2, track_running_stats=False), "without running statistics.*track_running_stats=True"),
         (nn.Conv2d(2, 2, 3, padding="same"), r"layer '1': padding 'same' is not a number"),
         (nn.ConvTranspose2d(2, 2, 3), r"layer '1': ConvTranspose2d cannot be exported"),
+        (nn.Softmax(1), r"layer '1': Softmax cannot be exported; leave it out at the end"),
+        (nn.GELU(), r"layer '1': GELU cannot be exported; use snn2chip\.nn\.LIF"),
+        (nn.InstanceNorm2d(2), r"layer '1': InstanceNorm2d cannot be exported; use snn2chip\.nn\.TDBatchNorm"),
+        (nn.LSTM(2, 2), r"layer '1': LSTM cannot be exported; use snn2chip\.nn\.LIF behind a dense layer"),
+        (nn.MultiheadAttention(2, 1), "MultiheadAttention cannot be exported; build the network from dense and"),
     ],
 )
 def test_what_no_chip_has_of_torchs_layers_is_named(module: nn.Module, message: str) -> None:
@@ -244,3 +250,58 @@ def test_what_no_chip_has_of_torchs_layers_is_named(module: nn.Module, message: 
     body = nn.Sequential(nn.Identity(), module, LIF(), nn.Flatten(), nn.LazyLinear(2))
     with pytest.raises(UnsupportedError, match=message):
         capture(network_of(body))
+
+
+@pytest.mark.parametrize("way", ["last", "first", "image", "loop"])
+def test_the_scores_of_one_step_are_not_the_sum_of_all(way: str) -> None:
+    """The chip adds up all of them; of one step alone that is the same."""
+
+    class Alone(Steps):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if way == "image":
+                x = x.unsqueeze(0).repeat(steps, 1, 1, 1, 1)
+            y = self.conv(x.flatten(0, 1))
+            spikes = self.lif(y.view(*x.shape[:2], *y.shape[1:]))
+            if way == "loop":
+                return [self.fc(spikes[t].flatten(1)) for t in range(steps)][-1]  # type: ignore[no-any-return]
+            return self.fc(spikes.flatten(2))[0 if way == "first" else -1]  # type: ignore[no-any-return]
+
+    given, steps = pixels((2, 8, 8), 255, [0.5], [0.25]), 3
+    place = 1 if way == "first" else 3
+    with pytest.raises(
+        UnsupportedError, match=f"returns step {place} of its 3 alone, .* the sum or the mean over time"
+    ):
+        adapt(Alone(), given, steps)
+    steps = 1
+    held(lively(Alone()), given, steps)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda y: y.mean(0).softmax(1), "'softmax' in its forward function .*; leave it out at the end"),
+        (lambda y: y.mean(0).argmax(1), "'argmax' in its forward function .*; return the scores themselves"),
+        (lambda y: {"scores": y.mean(0)}, "returns a dict; it must return one tensor of scores"),
+        (lambda _: None, "returns a NoneType; it must return one tensor of scores"),
+        (lambda y: y.transpose(0, 1), r"'transpose' in its forward function .* as the layers do, \(T, N, C, H, W\)"),
+    ],
+)
+def test_what_a_forward_function_may_not_do_is_named(end: Any, message: str) -> None:
+    """With what would work."""
+
+    class Ends(Steps):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.conv(x.flatten(0, 1))
+            return end(self.fc(self.lif(y.view(*x.shape[:2], *y.shape[1:])).flatten(2)))
+
+    with pytest.raises(UnsupportedError, match=message):
+        adapt(Ends(), pixels((2, 8, 8), 255, [0.5], [0.25]), 3)
+
+
+def test_layers_of_all_steps_alone_are_put_into_a_spiking_network() -> None:
+    """`deploy` says so of a body that is handed over without one."""
+    body = nn.Sequential(nn.Conv2d(2, 4, 3), LIF(), nn.Flatten(), nn.Linear(144, 3))
+    with pytest.raises(
+        UnsupportedError, match=r"layer '1': takes steps .*; .* put the network into snn2chip\.nn\.Spiki"
+    ):
+        snn2chip.deploy(body, torch.zeros(2, 2, 8, 8, dtype=torch.uint8), timesteps=3)

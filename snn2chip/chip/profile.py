@@ -231,7 +231,7 @@ class Chip:
         """
         if bits is None:
             return self
-        if not 2 <= bits <= self.weight_bits:
+        if not isinstance(bits, int) or not 2 <= bits <= self.weight_bits:
             raise InputError(f"--weight-bits {bits} is outside 2..{self.weight_bits} ({self.name})")
         return replace(self, weight_bits=bits)
 

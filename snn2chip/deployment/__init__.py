@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.panel import Panel
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from snn2chip import chip as chips
 from snn2chip import ir
 from snn2chip.chip.profile import Chip
-from snn2chip.choices import SoftReset
+from snn2chip.choices import SoftReset, check_choice, check_whole
 from snn2chip.data import ImageSet
 from snn2chip.deployment.data import Scaling, gather, integers
 from snn2chip.deployment.soft_reset import change
@@ -35,19 +35,21 @@ from snn2chip.formats.nir.run import Written
 from snn2chip.frameworks import harden
 from snn2chip.ir.encode import encoder_of
 from snn2chip.nn import SpikingNetwork, model_file, safetensors
-from snn2chip.nn.build import unwrapped
+from snn2chip.nn.build import STEPPED, unwrapped
 from snn2chip.passes import pipeline
 from snn2chip.passes.adapt import Adapted, Handed, adapt, copied, frames, pixels
 from snn2chip.passes.capture import capture, check
 from snn2chip.passes.quantize import Strategy
+from snn2chip.passes.record import OtherTimeError
 from snn2chip.passes.schedule import Relays
 from snn2chip.report import summary, tables
 from snn2chip.simulate.run import Simulation, simulate
+from snn2chip.text import one_line
 from snn2chip.verify.compare import Verdict
 from snn2chip.verify.ladder import verify
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Deployed:
     """A trained network in the chip's integers.
 
@@ -64,7 +66,7 @@ class Deployed:
     path: Path | None
     notes: tuple[str, ...]
     _scaling: Scaling
-    _calibration: ir.IntArray = field(repr=False)
+    _calibration: ir.IntArray
 
     @property
     def chain(self) -> ir.Chain:
@@ -87,9 +89,15 @@ class Deployed:
                 that are given no data set.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or the name ends as that of another kind of file.
         """
-        if Path(path).suffix in (".pt", safetensors.SUFFIX):
+        check_whole("samples", samples, 0)
+        if Path(path).suffix not in (*_MODELS, *_CHAINS):
+            raise InputError(
+                f"cannot save as '{path}': expected a name that ends in {', '.join((*_MODELS, *_CHAINS))}; "
+                f"`snn2chip export` makes ONNX and NIR of one"
+            )
+        if Path(path).suffix in _MODELS:
             kept = self._calibration[:samples] if samples else None
             model_file.save_graph(path, model_file.Graph(self.export.captured, str(self.chain.made["model"]), kept, {}))
         else:
@@ -103,9 +111,26 @@ class Deployed:
             InputError: see `snn2chip.deployment.data`.
         """
         samples, labels = gather(data, limit)
+        return self._integers(samples), self._of_classes(labels)
+
+    def _integers(self, samples: NDArray[Any]) -> ir.IntArray:
         given = self.export.captured.input.shape
-        samples = samples[:, :, None] if samples.ndim == len(given) == 3 else samples  # rows
-        return integers(samples, self._scaling)[0], labels
+        samples = samples[:, :, None] if samples.ndim == len(given) == 3 and given[1] == 1 else samples  # rows
+        return integers(samples, self._scaling)[0]
+
+    def _of_classes(self, labels: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+        """Labels, which are those of this network's outputs.
+
+        Raises:
+            InputError: they are not.
+        """
+        outputs = self.chain.layers[-1].shape[0]
+        if labels is not None and labels.max() >= outputs:
+            raise InputError(
+                f"labels {labels.min()}..{labels.max()} of a network of {outputs} outputs, 0..{outputs - 1}; give the "
+                f"number of each sample's class, from 0 on"
+            )
+        return labels
 
     def verify(self, data: Any = None, *, samples: int = 20, lava: bool = False, onnx: bool = False) -> Verdict:
         """Climb the ladder, from the module's own forward function in float64 to the simulator, and to Lava and ONNX
@@ -116,6 +141,7 @@ class Deployed:
             InputError: data that is no input of this network.
             SetupError: Lava or ONNX Runtime is not there.
         """
+        check_whole("samples", samples, 1)
         raw, labels = (self._calibration[:samples], None) if data is None else self.pixels(data, samples)
         with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
             path = self.path or self.save(Path(folder) / "model.net")
@@ -132,7 +158,11 @@ class Deployed:
         Raises:
             InputError: data that is no input of this network.
         """
-        raw, labels = self.pixels(data)
+        return self._simulated(*self.pixels(data), batch_size=batch_size, keep=keep)
+
+    def _simulated(
+        self, raw: ir.IntArray, labels: NDArray[np.int64] | None, *, batch_size: int = 50, keep: bool = False
+    ) -> Simulation:
         options: dict[str, Any] = {"batch_size": batch_size, "keep": keep}
         if raw.ndim == 4 and self.chain.pixel_max < 256:  # repeated over time batch by batch
             given = torch.from_numpy(np.zeros(len(raw), np.int64) if labels is None else labels)
@@ -153,7 +183,7 @@ class Deployed:
         Raises:
             InputError: data that is no input of this network.
         """
-        found = self.simulate(data).outputs
+        found = self._simulated(self._integers(gather(data, labelled=False)[0]), None).outputs
         assert found is not None  # what was exported says its unit
         return found
 
@@ -168,6 +198,9 @@ class Deployed:
             *(("note", note) for note in self.notes),
         ]
         return summary.panel(str(self.chain.made.get("model")), facts, more)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         text = io.StringIO()
@@ -220,7 +253,6 @@ def deploy(
         soft_reset: neurons that reset by subtraction, which no neuron of netx does, are refused, with what a reset to
             zero would change on the calibration samples; 'hard' takes that and says it in the notes. Better is a
             network that is trained with a reset to zero, from this one on.
-
         run: what runs the network, ``run(network, x)``, where that is not its forward function alone: one whose loop
             over time steps is outside of it, say.
 
@@ -228,13 +260,28 @@ def deploy(
         UnsupportedError, ChipLimitError: what cannot be exported or placed, named by layer, with what can.
         InputError: samples that are no input of this network, or a missing number.
     """
-    profile = (chips.load(chip) if isinstance(chip, str) else chip).with_weight_bits(weight_bits)
+    if not isinstance(handed := cast("object", network), (nn.Module, Written, ir.Network)):
+        said = handed.__name__ if isinstance(handed, type) else f"a {type(handed).__name__}"
+        raise InputError(
+            f"network is {said}; give the trained module itself, or what snn2chip.load reads of a file (a state_dict "
+            f"goes into a module first: module.load_state_dict)"
+        )
+    if isinstance(network, nn.Module) and any(
+        value.is_meta or isinstance(value, UninitializedParameter) for value in network.parameters()
+    ):
+        raise InputError("network: some of its weights have no values yet; load or train them first")
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise InputError(f"classes {one_line(classes)}: expected a list of names, one for each output")
+    classes = tuple(map(str, classes))
+    check_choice("soft_reset", soft_reset, SoftReset)
+    profile = (chip if isinstance(chip, Chip) else chips.load(str(chip))).with_weight_bits(weight_bits)
     if profile.layers is not None:
         raise UnsupportedError(f"{profile.name} is not placed on cores; save the model and export it with its command")
-    given, _ = gather(calibration, samples)
+    given, _ = gather(calibration, samples, labelled=False)
     share: float | None = None
     softened: list[str] = []
     called = name or type(network).__name__.lower()
+    path = None if out is None else _target(Path(out), called)
     if run is not None:
         if not isinstance(network, nn.Module):
             raise InputError("run is for modules; what a file holds runs as it is, so leave it out")
@@ -251,9 +298,15 @@ def deploy(
         try:
             trained = adapt(module, described, steps, classes)
         except InputError as error:
-            if not rows:
+            if not rows and not isinstance(error, OtherTimeError):
                 raise
-            raise type(error)(f"{error} (samples of three axes are rows (N, C, L); images are (N, C, H, W))") from None
+            more = " (samples of three axes are rows (N, C, L); images are (N, C, H, W))" if rows else ""
+            if isinstance(error, OtherTimeError) and any(isinstance(part, STEPPED) for part in module.modules()):
+                more += (
+                    "; layers of snn2chip.nn take all steps at once, so put the network into snn2chip.nn.SpikingNetwork"
+                    "(encoder, network, readout, input_shape), which gives them these, and train it so"
+                )
+            raise type(error)(f"{error}{more}") from None
         captured = trained.captured
         share = trained.ending.factor if trained.ending.layout == "total" else None
     else:
@@ -261,12 +314,17 @@ def deploy(
             if value is not None:
                 raise InputError(f"{what} is said by the network itself, by its encoder or its file; leave it out")
         if isinstance(own, SpikingNetwork):
-            trained = copy.deepcopy(own).eval()  # what is deployed stays as it is, whatever is trained on
+            trained = unwrapped(copied(own))  # what is deployed stays as it is, whatever is trained on
             captured = capture(trained, classes)
         else:
+            if classes:
+                raise InputError("classes are said by the file itself; leave them out")
             trained, captured = own, own.captured if isinstance(own, Written) else own
-        scaling = Scaling(captured.input.pixel_max)
-    raw_samples, said = integers(given, scaling)
+        scaling = Scaling(captured.input.pixel_max, asked=False)
+    outputs = captured.shape(captured.readout.inputs[0])[0]
+    if len(classes) not in (0, outputs):
+        raise InputError(f"{len(classes)} classes for {outputs} outputs; give the names of all, in their order")
+    raw_samples, scaled = integers(given, scaling)
     raw = encoder_of(captured)(raw_samples)
     changed: tuple[str, ...] = ()
     if softened:
@@ -277,13 +335,32 @@ def deploy(
     found = fits.fit(demand.of_chain(export.chain), profile)
     if must_fit and not found.fits:
         raise ChipLimitError(f"{'; '.join(found.problems)}; must_fit=False exports it all the same")
-    path = None
-    if out is not None:
-        path = Path(out) if Path(out).suffix == ".net" else Path(out) / f"{called}.net"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path is not None:
         netx.save(path, export.chain)
-    notes = tuple(dict.fromkeys([*((said,) if said else ()), *changed, *export.notes]))
+    notes = tuple(dict.fromkeys([*((scaled,) if scaled else ()), *changed, *export.notes]))
     return Deployed(trained, export, found, path, notes, scaling, raw_samples)
+
+
+_MODELS = (".pt", safetensors.SUFFIX)
+_CHAINS = (".net", ".h5", ".hdf5")
+
+
+def _target(out: Path, name: str) -> Path:
+    """The .net file that `out` names, or that is made in the folder `out`.
+
+    Raises:
+        InputError: `out` is the name of another kind of file, or `name` that of no file.
+    """
+    if out.suffix == ".net":
+        return out
+    if out.suffix.lower() in (*_MODELS, *_CHAINS, ".pth", ".onnx", ".nir") and not out.is_dir():
+        raise InputError(
+            f"out '{out}': expected a folder, or a name that ends in .net; .save() of what it gives writes "
+            f"{' and '.join(_MODELS)}"
+        )
+    if Path(f"{name}.net").name != f"{name}.net":
+        raise InputError(f"name '{one_line(name)}' is no name of a file; leave out what makes folders of it")
+    return out / f"{name}.net"
 
 
 def _changed(
@@ -347,28 +424,37 @@ def _described(
     max_value: int | None,
 ) -> tuple[Scaling, ir.Input, int]:
     """How the samples of a module of another framework are scaled, its input, and its time steps."""
+    for what, value in (("timesteps", timesteps), ("max_value", max_value)):
+        if value is not None:
+            check_whole(what, value, 1)
     shape = samples.shape[1:]
     if samples.ndim == 5:
         if mean is not None or std is not None:
             raise InputError("mean and std are for images; frames reach the network as they are")
         if timesteps not in (None, len(samples[0])):
             raise InputError(f"timesteps {timesteps}, but the samples have {len(samples[0])} steps (N, T, C, H, W)")
-        high = max_value if max_value is not None else max(1, int(samples.max(initial=1)))
+        high = max_value if max_value is not None else max(1, int(np.nan_to_num(samples).max(initial=1)))
         return Scaling(high), frames(shape[1:], high), len(samples[0])
     if samples.ndim not in (2, 4):
         raise InputError(
             f"samples of shape {samples.shape}; give images (N, C, H, W), rows (N, C, L), features (N, F) or frames "
             f"(N, T, C, H, W)"
         )
-    if timesteps is None or timesteps < 1:
+    if timesteps is None:
         raise InputError("images have no time steps; give timesteps=, those that the network was trained for")
-    means, deviations = _each(mean, 0.0), _each(std, 1.0)
+    means, deviations = _each("mean", mean, 0.0), _each("std", std, 1.0)
     scaling = Scaling(255 if max_value is None else max_value, means, deviations)
     return scaling, pixels(shape, scaling.high, means, deviations), timesteps
 
 
-def _each(value: float | Sequence[float] | None, default: float) -> tuple[float, ...]:
-    """One number a channel, or one for all."""
-    if value is None:
-        return (default,)
-    return (float(value),) if isinstance(value, (int, float)) else tuple(map(float, value))
+def _each(what: str, value: float | Sequence[float] | None, default: float) -> tuple[float, ...]:
+    """One number a channel, or one for all.
+
+    Raises:
+        InputError: it is no number.
+    """
+    try:
+        found = np.asarray(default if value is None else value, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} {one_line(value)}: expected a number, or one a channel") from None
+    return tuple(found.reshape(-1).tolist())

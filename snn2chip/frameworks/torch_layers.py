@@ -21,13 +21,20 @@ SAMPLES: tuple[Layout, ...] = ("merged", "image", "step")
 ANY: tuple[Layout, ...] = ("steps", *SAMPLES)
 
 # What people try to export that has no counterpart on the chip, and the nearest thing that has.
+_OVER_SAMPLES = "use snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)"
+_NO_CHANGE = "leave it out at the end: the largest score stays the largest"
+_OTHERS = "build the network from dense and convolutional layers, pooling, batch norm and neurons"
 _INSTEAD: dict[type[nn.Module], str] = {
-    nn.GroupNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
-    nn.LayerNorm: "snn2chip.nn.TDBatchNorm (a normalization over the sample cannot be folded)",
-    nn.ReLU: "snn2chip.nn.LIF",
-    nn.Sigmoid: "snn2chip.nn.LIF",
-    nn.Tanh: "snn2chip.nn.LIF",
-    nn.DataParallel: "what it holds, its .module; wrap the whole network, not a part of it",
+    nn.DataParallel: "use what it holds, its .module; wrap the whole network, not a part of it",
+    nn.MultiheadAttention: _OTHERS,
+    **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _NO_CHANGE),
+    **dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d), "give padding= to the convolution behind it"),
+    **dict.fromkeys((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d), "use MaxPool1d or MaxPool2d"),
+}
+_INSTEAD_OF_MODULES = {  # torch.nn.modules.NAME
+    **dict.fromkeys(("normalization", "instancenorm"), _OVER_SAMPLES),
+    "activation": "use snn2chip.nn.LIF",
+    "rnn": "use snn2chip.nn.LIF behind a dense layer: its membrane is what remembers",
 }
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Flatten, nn.Unflatten)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # once trained
@@ -199,11 +206,9 @@ def refuse(path: str, module: nn.Module) -> None:
     Raises:
         UnsupportedError: always, with the nearest thing that can be exported.
     """
-    instead = next((said for kind, said in _INSTEAD.items() if type(module) is kind), None)
-    raise UnsupportedError(
-        f"layer '{path}': {type(module).__name__} cannot be exported; "
-        + (f"use {instead}" if instead else "build the network from the layers of snn2chip.nn")
-    )
+    of_module = _INSTEAD_OF_MODULES.get(type(module).__module__.rpartition(".")[2])
+    instead = _INSTEAD.get(type(module), of_module) or _OTHERS
+    raise UnsupportedError(f"layer '{path}': {type(module).__name__} cannot be exported; {instead}")
 
 
 def axes(module: nn.Module) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from snn2chip import ir
 from snn2chip.errors import InputError, UnsupportedError
@@ -108,16 +109,21 @@ def adapt(module: nn.Module, given: ir.Input, timesteps: int, classes: Sequence[
     module, events = copied(module), given.coding == "events"
     reset(module)
     said: UnsupportedError | None = None
+    furthest = 0
     ways: list[Layout] = ["steps", "image", "series"] if events else ["image", "steps", "series"]
     thin = len(given.shape) == 3 and given.shape[1] == 1
     norms = lists_through_time(module, timesteps)  # or lists of as many layers, which come first
     tries = product([{}, norms] if norms else [{}], (True, False) if thin else (False,), ways)
     for of_steps, row, layout in tries:
+        recorder = Recorder(given, timesteps)
         try:
-            return _recorded(module, given, timesteps, classes, layout, row, of_steps)
+            return _recorded(recorder, module, classes, layout, row, of_steps)
         except UnsupportedError as error:
-            # what it says of the first way, unless that is only that it takes its input in the other
-            said = error if said is None or isinstance(said, OtherTimeError) else said
+            # what it says of the way that came furthest; of those, not that it takes its input in another
+            reached = len(recorder.nodes)
+            other = reached == furthest and isinstance(said, OtherTimeError) and not isinstance(error, OtherTimeError)
+            if reached > furthest or other:
+                said, furthest = error, reached
     assert said is not None
     raise said
 
@@ -139,28 +145,43 @@ def copied(module: nn.Module) -> nn.Module:
     held = [value for part in module.modules() for value in vars(part).values()]
     held += [value for table in held if isinstance(table, dict) for value in table.values()]
     computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+    made = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+    for part in filter(parametrize.is_parametrized, list(made.modules())):
+        # a weight that a parametrization computes (weight_norm, say) as a number; torch's own remove_parametrizations
+        # would change the class, which is the given module's too
+        kind: Any = parametrize.type_before_parametrizations(part)
+        weights = {str(name): getattr(part, str(name)) for name in part.get_submodule("parametrizations")._modules}
+        del part._modules["parametrizations"]
+        part.__class__ = kind
+        for name, value in weights.items():
+            part.register_parameter(name, nn.Parameter(value.detach().clone()))
+    return made
 
 
 def _recorded(
+    recorder: Recorder,
     module: nn.Module,
-    given: ir.Input,
-    timesteps: int,
     classes: Sequence[str],
     layout: Layout,
     row: bool,
     norms: Mapping[str, Leaf],
 ) -> Adapted:
-    recorder = Recorder(given, timesteps)
+    given, timesteps = recorder.given, recorder.timesteps
     output = recorder.run(module, layout, row, norms)
     parts = list(output) if isinstance(output, (tuple, list)) else [output]
     tensors = {place: part for place, part in enumerate(parts) if isinstance(part, Seen)}
     chosen = [place for place, part in tensors.items() if part.value.layout != "state"]
     if len(chosen) != 1:
-        raise UnsupportedError(
-            f"network: its forward function returns {len(chosen)} tensors that are no states; it must return one"
-        )
+        said = f"{len(chosen)} tensors that are no states" if tensors else f"a {type(output).__name__}"
+        raise UnsupportedError(f"network: its forward function returns {said}; it must return one tensor of scores")
     ending = recorder.read(tensors[chosen[0]])
+    if ending.layout == "step" and recorder.own_time:
+        if timesteps > 1:
+            raise UnsupportedError(
+                f"network: it returns step {ending.step + 1} of its {timesteps} alone, and the chip adds up all of "
+                f"them; return the sum or the mean over time, and train with it"
+            )
+        ending = replace(ending, layout="total")
     takes: Layout = "step" if ending.layout == "step" else layout
     if ending.layout in ("image", "lifted"):
         raise UnsupportedError("network: no neuron and no step of time in it")
@@ -199,9 +220,14 @@ def pixels(channels: Sequence[int], high: int, mean: Sequence[float], std: Seque
         InputError: not one mean and one positive deviation a channel.
     """
     shape = tuple(channels)
-    if len(mean) not in (1, shape[0]) or len(std) not in (1, shape[0]) or not min(std) > 0:
+    if (
+        len(mean) not in (1, shape[0])
+        or len(std) not in (1, shape[0])
+        or not min(std) > 0
+        or not np.isfinite([*mean, *std]).all()
+    ):
         raise InputError(
-            f"mean {list(mean)} and std {list(std)}: give one of each for {shape[0]} channels, std positive"
+            f"mean {list(mean)} and std {list(std)}: give one of each for {shape[0]} channels, finite, std positive"
         )
     means, deviations = (np.broadcast_to(np.asarray(values, np.float64), shape[:1]) for values in (mean, std))
     center = np.zeros(shape[0], dtype=np.int64)

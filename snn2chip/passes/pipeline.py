@@ -16,6 +16,7 @@ import torch
 import snn2chip
 from snn2chip import ir
 from snn2chip.chip.profile import UNIT, Chip, load
+from snn2chip.choices import check_choice
 from snn2chip.data import ImageSet, at_hand
 from snn2chip.data.recordings import BinSettings
 from snn2chip.errors import InputError
@@ -114,8 +115,10 @@ def export(
 
     Raises:
         UnsupportedError, ChipLimitError: what cannot be exported, named by layer.
-        InputError: calibration images that are not this network's input.
+        InputError: calibration images that are not this network's input, or an unknown strategy or kind of relays.
     """
+    check_choice("strategy", strategy, Strategy)
+    check_choice("relays", relays, Relays)
     source = source if isinstance(source, Source) else source_of(source)
     network, given = source.network, source.network.input
     if isinstance(calibration, ImageSet) and (

@@ -120,11 +120,12 @@ class Recorder:
     """One recording: `nodes` so far, the Input first, and the shape that each gives."""
 
     def __init__(self, node: ir.Input, timesteps: int) -> None:
-        self.timesteps = timesteps
+        self.given, self.timesteps = node, timesteps
         self.batch = 2 if timesteps != 2 else 3  # neither 1 nor T, so that shapes say which side is which
         self.nodes: list[ir.Node] = [node]
         self.shapes: dict[str, ir.Shape] = {node.name: node.shape}
         self.rows: set[str] = set()  # nodes of layers that gave rows
+        self.own_time = False  # whether a tensor held several steps, or a layer ran at a second one
         self._uses: Counter[str] = Counter()  # of a name
         self._made: dict[tuple[str, tuple[str, ...]], str] = {}  # nodes of a loop's first step, by path and sources
         self._calls: Counter[str] = Counter()  # of a neuron's path in a loop
@@ -213,6 +214,7 @@ class Recorder:
     def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
         """A tensor that holds `value`, in `memory` or in some of its own."""
         sides = self.sides(value.layout, self.shapes[value.name], value.row)
+        self.own_time |= value.layout not in ("image", "step", "state") or value.step > 0
         made: Seen = torch.empty(sides, device="meta").as_subclass(Seen)
         made.value, made.recorder, made.memory = value, self, memory or _Memory()
         made.changes = made.memory.changes
@@ -339,8 +341,8 @@ class Recorder:
         if name in _SCALES and (scaled := self._scale(name, args)) is not None:
             return scaled
         raise UnsupportedError(
-            f"{self._where()}: '{name.strip('_')}' in its forward function cannot be exported; use "
-            f"snn2chip.nn's layers and their sums"
+            f"{self._where()}: '{name.strip('_')}' in its forward function cannot be exported; "
+            f"{_INSTEAD.get(name.strip('_'), 'use layers of snn2chip.nn and torch.nn, and their sums')}"
         )
 
     def _add(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -352,8 +354,8 @@ class Recorder:
         if len(seen) != 2:
             what = self._parameters.get(id(numbers[0]) if numbers else 0, name.strip("_"))
             raise UnsupportedError(
-                f"{self._where()}: '{what}' in its forward function cannot be exported; use snn2chip.nn's layers and "
-                f"their sums"
+                f"{self._where()}: '{what}' in its forward function cannot be exported; use layers of snn2chip.nn and "
+                f"torch.nn, and their sums"
             )
         first, second = (self.read(x) for x in seen)
         later = first.step + 1 if first.layout in ("step", "total") else -1
@@ -393,8 +395,8 @@ class Recorder:
         if found is None:
             raise UnsupportedError(
                 f"{self._where()}: '{name}' of '{value.name}', from {tuple(tensor.shape)} to {tuple(sides)} at T = "
-                f"{self.timesteps} and {self.batch} samples, moves values between samples, steps or features, or runs "
-                f"for another T"
+                f"{self.timesteps} and {self.batch} samples; whole samples can be flattened, and steps and samples put "
+                f"into one axis or apart. If it runs for another number of steps, give that one"
             )
         return self.tensor(found, tensor.memory)
 
@@ -476,6 +478,17 @@ _SIDES: dict[Layout, str] = {
     "step": "one step (N, ...)",
     "total": "a sum over time",
     "state": "a neuron's state",
+}
+_INSTEAD = {
+    **dict.fromkeys(("softmax", "log_softmax"), "leave it out at the end: the largest score stays the largest"),
+    **dict.fromkeys(("argmax", "max", "topk"), "return the scores themselves, summed over time"),
+    **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "sigmoid", "tanh"), "use snn2chip.nn.LIF"),
+    **dict.fromkeys(("sub", "rsub"), "leave the input's normalization to mean= and std=, and to batch norm the rest"),
+    **dict.fromkeys(("permute", "transpose", "movedim"), "take and hand on tensors as the layers do, (T, N, C, H, W)"),
+    **dict.fromkeys(
+        ("conv1d", "conv2d", "linear", "batch_norm", "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d"),
+        "use the module of torch.nn",
+    ),
 }
 _AXES = {0: "features", 1: "rows (C, L)", 2: "images (C, H, W)"}
 _JOINED: dict[frozenset[Layout], Layout] = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from snn2chip import parallel
+from snn2chip.choices import check_whole
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
 from snn2chip.ir import Chain, FloatArray, IntArray
@@ -30,7 +31,7 @@ class Simulation:
     asked for; `cost` if it was counted; `outputs` (N, K) are the scores in the trained network's units, None for a file
     that does not say them; `confusion` rows of label, decision and how many samples, without labels None."""
 
-    trace: Trace
+    trace: Trace = field(repr=False)
     samples: int
     timesteps: int
     seconds: float
@@ -39,8 +40,8 @@ class Simulation:
     dataset: str | None
     note: str | None = None
     cost: Cost | None = None
-    outputs: FloatArray | None = None
-    confusion: list[list[int]] | None = None
+    outputs: FloatArray | None = field(default=None, repr=False)
+    confusion: list[list[int]] | None = field(default=None, repr=False)
 
     def as_json(self, chain: Chain) -> dict[str, Any]:
         """Plain values, as `snn2chip simulate --json` writes them."""
@@ -86,10 +87,11 @@ def simulate(
 
     Raises:
         InputError: neither or both of `port` and `images`, either of them does not fit the network (see
-            `snn2chip.simulate.trace.check_input`), or the event engine on a GPU.
+            `snn2chip.simulate.trace.check_input`), a batch size below 1, or the event engine on a GPU.
     """
     if (port is None) == (images is None):
         raise InputError("simulate: give either port integers or images")
+    check_whole("batch_size", batch_size, 1)
     if port is not None:
         port = check_input(port, chain)
     engine = make_engine(chain, device, engine_kind)
