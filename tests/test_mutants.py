@@ -483,7 +483,7 @@ MUTANTS = [
         "nn/norm.py",
         "test_nn.py -k 'tdbn or bntt'",
         ("(self.alpha * self.threshold)", "self.alpha"),
-        ("self.running_var[t],", "self.running_var[0],"),
+        ("mean[t], var[t],", "mean[t], var[0],"),
         ("return self.log_weight.exp()", "return self.log_weight + 1"),
     ),
     *of("nn/norm.py", "test_nn_kernels.py -k repeats", ("(copies * count - 1)", "(copies * count)")),

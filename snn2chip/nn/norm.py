@@ -94,18 +94,8 @@ class _SharedBatchNorm(torch.autograd.Function):
         return out, None, None, of_weight, of_bias if ctx.has_bias else None, None, None
 
 
-def _shared(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    y: Tensor = _SharedBatchNorm.apply(  # type: ignore[no-untyped-call]
-        x, running_mean, running_var, weight, bias, momentum, eps
-    )
+def _shared(*given: Tensor | float | None) -> Tensor:
+    y: Tensor = _SharedBatchNorm.apply(*given)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -185,16 +175,8 @@ class TDBatchNorm(nn.Module):
         copies = x.shape[0] if x.stride(0) == 0 and (count > 1 or not self.training) else 1
         estimate = self.training and copies > 1
         running_var = self.running_var.clone() if estimate else self.running_var
-        y = F.batch_norm(
-            x[0] if copies > 1 else merge(x),
-            self.running_mean,
-            running_var,
-            gamma,
-            self.bias,
-            self.training,
-            self.momentum,
-            self.eps,
-        )
+        images, options = x[0] if copies > 1 else merge(x), (self.training, self.momentum, self.eps)
+        y = F.batch_norm(images, self.running_mean, running_var, gamma, self.bias, *options)
         if estimate:  # of the variance, from `copies` times as many values
             kept = self.running_var * (1 - self.momentum)
             self.running_var.copy_(kept + (running_var - kept) * (copies * (count - 1) / (copies * count - 1)))
@@ -263,21 +245,9 @@ class BNTT(nn.Module):
         gamma = self.weight
         if self.training and parallel.size() > 1:
             return _shared(x, self.running_mean, self.running_var, gamma, None, self.momentum, self.eps)
-        return torch.stack(
-            [
-                F.batch_norm(
-                    x[t],
-                    self.running_mean[t],
-                    self.running_var[t],
-                    gamma[t],
-                    None,
-                    self.training,
-                    self.momentum,
-                    self.eps,
-                )
-                for t in range(self.timesteps)
-            ]
-        )
+        mean, var, options = self.running_mean, self.running_var, (self.training, self.momentum, self.eps)
+        steps = [F.batch_norm(x[t], mean[t], var[t], gamma[t], None, *options) for t in range(self.timesteps)]
+        return torch.stack(steps)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, timesteps={self.timesteps}, eps={self.eps:.3g}"
