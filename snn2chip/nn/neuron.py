@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -250,6 +251,21 @@ class LIF(nn.Module):
         tau, threshold = float(self.tau.detach()), float(self.threshold.detach())
         current = f", current_tau={self.current_tau:.4g}" if self.current_tau else ""
         return f"tau={tau:.4g}, threshold={threshold:.4g}{current}, surrogate={self.surrogate}"
+
+
+@contextmanager
+def listening(body: nn.Module, told: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Tell the spikes of every LIF in `body`, by its path, at each of its calls while the block runs."""
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, spikes, name=name: told(name, spikes))
+        for name, module in body.named_modules()
+        if isinstance(module, LIF)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def fuse_neurons(network: nn.Module, device: torch.device) -> str | None:

@@ -26,6 +26,7 @@ from snn2chip import recipe as recipes
 from snn2chip.errors import InputError
 from snn2chip.nn import BNTT, LIF, PoissonInput, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.model_file import Model
+from snn2chip.nn.neuron import listening
 from snn2chip.train.static_norm import Moments, Static, least_squares, tables_of
 
 BATCH_STEPS = 128  # samples times steps that are computed at once
@@ -245,19 +246,11 @@ def _spikes(body: nn.Module, encoded: Tensor) -> tuple[dict[str, Tensor], Tensor
     """Spikes of every layer of neurons, and what the readout gets."""
     spikes: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            spikes[name] = output.bool()
+    def keep(name: str, output: Tensor) -> None:
+        spikes[name] = output.bool()
 
-        return hook
-
-    lifs = [(name, module) for name, module in body.named_modules() if isinstance(module, LIF)]
-    handles = [module.register_forward_hook(keep(name)) for name, module in lifs]
-    try:
+    with listening(body, keep):
         return spikes, body(encoded)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_images(model: Model, images: Tensor) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from snn2chip import parallel
 from snn2chip.data import ImageSet
-from snn2chip.nn import LIF, PoissonInput, SpikingNetwork
+from snn2chip.nn import PoissonInput, SpikingNetwork
+from snn2chip.nn.neuron import listening
 from snn2chip.train.surroundings import arithmetic
 
 BATCH = 250  # images of an evaluation
@@ -69,24 +70,17 @@ def evaluate(
 
 
 @torch.no_grad()
-def firing_rates(
-    network: SpikingNetwork, images: Tensor, precision: str = "float32", deterministic: bool = False
-) -> dict[str, float]:
+def firing_rates(network: SpikingNetwork, images: Tensor, precision: str, deterministic: bool) -> dict[str, float]:
     """Share of each layer's neurons that fire in a step, in eval mode, on `images` (N, C, H, W), which are where the
     network is. Poisson input restarts from seed 0."""
     if isinstance(network.encoder, PoissonInput):
         network.encoder.reseed(0)
     rates: dict[str, float] = {}
-    handles = [
-        module.register_forward_hook(
-            lambda _module, _inputs, spikes, name=name: rates.update({name: round(float(spikes.float().mean()), 6)})
-        )
-        for name, module in network.body.named_modules()
-        if isinstance(module, LIF)
-    ]
+
+    def told(name: str, spikes: Tensor) -> None:
+        rates[name] = round(float(spikes.float().mean()), 6)
+
     network.eval()
-    with arithmetic(images.device, precision, deterministic):
+    with listening(network.body, told), arithmetic(images.device, precision, deterministic):
         network(images)
-    for handle in handles:
-        handle.remove()
     return rates

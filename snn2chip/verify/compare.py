@@ -17,7 +17,8 @@ from snn2chip.errors import InputError
 from snn2chip.formats.nir.run import Written
 from snn2chip.ir.interpreter import FloatTrace
 from snn2chip.ir.trace import Trace
-from snn2chip.nn import LIF, in_float64, unwrapped
+from snn2chip.nn import in_float64, unwrapped
+from snn2chip.nn.neuron import listening
 from snn2chip.passes.adapt import Adapted
 from snn2chip.passes.schedule import Relay
 
@@ -191,25 +192,16 @@ def module_spikes(
     spikes: dict[str, NDArray[Any]] = {}
     uses: Counter[str] = Counter()
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
-            uses[name] += 1  # a module used again is another layer (see `capture`)
-            shown = name if uses[name] == 1 else f"{name}:{uses[name]}"
-            spikes[shown] = output.transpose(0, 1).numpy().astype(bool)
+    def keep(name: str, output: torch.Tensor) -> None:
+        uses[name] += 1  # a module used again is another layer (see `capture`)
+        shown = name if uses[name] == 1 else f"{name}:{uses[name]}"
+        spikes[shown] = output.transpose(0, 1).numpy().astype(bool)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(keep(name))
-        for name, module in network.body.named_modules()
-        if isinstance(module, LIF)
-    ]
     x = torch.from_numpy(raw).transpose(0, 1)
     # direct coding has an affine part of its own; a Poisson encoder's output is its spikes
     x = network.encoder(x[0]) if network.encoder.coding == "direct" else x.double()
-    scores = network.readout(network.steps(x)) * network.timesteps
-    for handle in handles:
-        handle.remove()
+    with listening(network.body, keep):
+        scores = network.readout(network.steps(x)) * network.timesteps
     return spikes, scores.numpy()
 
 
