@@ -6,6 +6,7 @@ Standard library only: the build hook uses it before anything is installed.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -303,6 +304,16 @@ def read(path: Path, form: Literal["TOML", "JSON"]) -> Any:
         raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
     except ValueError as error:
         raise InputError(f"cannot read '{path}': {error}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, which says that two are the same.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_hdf5(path: Path) -> bool:

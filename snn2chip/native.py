@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snn2chip.errors import InputError
-from snn2chip.files import atomic_path, exclusive, not_only_ours, write_text
+from snn2chip.files import atomic_path, exclusive, not_only_ours, sha256, write_text
 from snn2chip.places import cache_folder
 
 PACKAGE = Path(__file__).resolve().parent
@@ -94,8 +94,7 @@ class Library:
         Raises:
             OSError: it cannot be read.
         """
-        with target.open("rb") as file:
-            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {self.digest()}\n"
+        return f"{sha256(target)} {self.digest()}\n"
 
     def _whole(self, target: Path) -> bool:
         """Whether `target` is, byte for byte, what these sources were compiled to."""

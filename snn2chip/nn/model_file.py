@@ -22,7 +22,6 @@ Of any other network, in the place of recipe, input_shape, max_value and classes
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import pickletools
@@ -258,12 +257,6 @@ def _check_pickle(path: Path, content: bytes) -> None:
     """
     if b"bytearray\n" in content:
         raise InputError(f"'{path}' holds more than tensors and plain values (a bytearray) and is not loaded")
-
-
-def digest(path: str | Path) -> str:
-    """SHA-256 of a file, which says that two are the same."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holds_code(path: Path, refusal: str) -> bool:

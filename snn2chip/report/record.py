@@ -6,7 +6,6 @@ An entry is of one file, by the SHA-256 of its bytes: once the file is another, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,17 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from snn2chip.errors import InputError, reading
-from snn2chip.files import read, write_text
+from snn2chip.files import read, sha256, write_text
 from snn2chip.report.page import render
 from snn2chip.report.summary import known
 
 NAME, PAGE = "report.json", "report.html"
 _FORMAT, _VERSION = "snn2chip-report", 1
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes; empty where there is none."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 @dataclass
@@ -67,12 +61,13 @@ class Record:
     def add(self, kind: str, file: str, path: Path, values: Mapping[str, Any]) -> None:
         """An entry of `path`, the run's 'model' or 'net'; others of that file as it was before count no more."""
         self.files[file] = path.name
-        self.entries[kind] = {**values, "file": file, "digest": sha256(path)}
+        self.entries[kind] = {**values, "file": file, "digest": sha256(path) if path.is_file() else ""}
         self.forget()
 
     def forget(self) -> None:
         """Leave out entries of files that have changed."""
-        now = {file: sha256(self.folder / name) for file, name in self.files.items()}
+        paths = {file: self.folder / name for file, name in self.files.items()}
+        now = {file: sha256(path) if path.is_file() else "" for file, path in paths.items()}
         self.entries = {
             kind: entry for kind, entry in self.entries.items() if entry["digest"] == now.get(entry["file"])
         }

@@ -25,7 +25,7 @@ import torch
 
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError
-from snn2chip.files import exclusive, make_way, read, refuse_results, write_json
+from snn2chip.files import exclusive, make_way, read, refuse_results, sha256, write_json
 from snn2chip.nn import LIF, model_file
 from snn2chip.recipe import Recipe, override, parse
 from snn2chip.train.cost import cost
@@ -192,7 +192,7 @@ class Iir:
         start = model_file.load(model)
         self._resume, self._overwrite = resume, overwrite
         self.source, self.out, self.start = model, out, start
-        self.start_hash = model_file.digest(model)
+        self.start_hash = sha256(model)
         base = start.recipe
         for option, value in (("--epochs", epochs), ("--final-epochs", final_epochs)):
             if value is not None and value < 1:
@@ -370,7 +370,7 @@ class Iir:
         What an earlier run measured of the very same model.pt on as many images stands.
         """
         path = self.source if stage is None else stage.model
-        digest = model_file.digest(path)
+        digest = sha256(path)
         row = self.known.get(digest)
         if row is None or (row["dataset"], row["samples"]) != (test.name, len(test)):
             model = model_file.load(path)
