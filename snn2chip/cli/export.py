@@ -17,23 +17,16 @@ from snn2chip.cli.chip import (
     ResetOffset,
 )
 from snn2chip.cli.common import app, console_of, guarded, is_hdf5
-from snn2chip.cli.source import read
+from snn2chip.cli.source import is_net, read
 from snn2chip.errors import InputError
 
 if TYPE_CHECKING:
     from snn2chip.ir import Chain, Network
 
 
-def _is_net(path: Path) -> bool:
-    """Whether a file holds a chip's layers, as model.net does, and no NIR graph."""
-    from snn2chip.formats.netx.fields import opened
-
-    return is_hdf5(path) and opened(path, lambda reader: reader.item("layer") is not None)
-
-
 def _read(path: Path) -> Chain | Network:
     """A model.net as its chain, any other network file as its folded network."""
-    if _is_net(path):
+    if is_net(path):
         from snn2chip.formats import netx
 
         return netx.load(path)
@@ -52,7 +45,7 @@ def write_nir(model: Path, output: Path | None = None) -> Path:
 
     nir.package()  # before the work
     output = _beside(model, output, ".nir")
-    if model.is_file() and _is_net(model):
+    if model.is_file() and is_net(model):
         raise InputError(f"'{model}' is model.net, for whose integers NIR has no format; give what it was made from")
     nir.save(output, _folded(model))
     return output
@@ -116,7 +109,7 @@ def export(
         _chip_clock(net, _beside(net, output, ".onnx"), timesteps, options, trace)
         return
     if form == "safetensors":
-        if trace or _is_net(net):
+        if trace or is_net(net):
             raise InputError("safetensors hold the trained network; give model.pt or a NIR graph, without --trace")
         output = _beside(net, output, ".safetensors")
         if output.suffix != ".safetensors":

@@ -38,6 +38,13 @@ class Read:
     runs: Model | Network | Written
 
 
+def is_net(path: Path) -> bool:
+    """Whether a file holds a chip's layers, as model.net does, and no NIR graph."""
+    from snn2chip.formats.netx.fields import opened
+
+    return is_hdf5(path) and opened(path, lambda reader: reader.item("layer") is not None)
+
+
 def read(
     path: Path,
     *,
@@ -55,9 +62,8 @@ def read(
 
     if is_hdf5(path):
         from snn2chip.formats import nir
-        from snn2chip.formats.netx.fields import opened
 
-        if opened(path, lambda reader: reader.item("layer") is not None):
+        if is_net(path):
             raise InputError(f"'{path}' holds a chip's layers already, as model.net does; give what it was made from")
         nir.package()
         written = nir.run.load(path, **(asked or {}), events=events)

@@ -83,11 +83,7 @@ class Beginning:
         )  # fmt: skip
         made = _step(whole, settings, int(whole.t[0]), 0) + 1
         drawn = min(self.limit, made) if self.asked is None else self.limit
-        if settings.dt_us is not None:
-            used = int(np.searchsorted(whole.t, whole.t[0] + drawn * settings.dt_us))
-        else:
-            used = drawn * (settings.count or 1)
-        return whole.part(0, used), drawn
+        return whole.part(0, _before(whole, settings, drawn)), drawn
 
 
 def _step(events: Events, settings: BinSettings, first: int, before: int) -> int:
@@ -95,6 +91,13 @@ def _step(events: Events, settings: BinSettings, first: int, before: int) -> int
     if settings.dt_us is not None:
         return int(events.t[-1] - first) // settings.dt_us
     return (before + len(events) - 1) // (settings.count or 1)
+
+
+def _before(events: Events, settings: BinSettings, step: int) -> int:
+    """How many events come before a step."""
+    if settings.dt_us is not None:
+        return int(np.searchsorted(events.t, events.t[0] + step * settings.dt_us))
+    return step * (settings.count or 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +195,7 @@ def recording_figure(drawing: Drawing, title: str) -> Figure:
     first = figure.add_subplot(grid[0, 0])
     _raster(first, events, settings, unit / settings.dt_us if settings.dt_us is not None else 1 / (settings.count or 1))
     ended = steps % window or window if window is not None else steps  # steps since the last reset
-    lately = _since(events, settings, steps - min(ended, steps))
+    lately = events.part(_before(events, settings, steps - min(ended, steps)))
     since = "accumulated" if ended >= steps else f"last {ended} steps"
     if events.sensor[0] == 1:
         _counted(figure.add_subplot(grid[0, 1], sharey=first), lately, since)
@@ -267,15 +270,6 @@ def _raster(axes: Axes, events: Events, settings: BinSettings, unit: float) -> N
         return  # spikes that have no polarity
     legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 0.99), ncols=2, frameon=False, fontsize=8, borderpad=0)
     legend.set_in_layout(False)
-
-
-def _since(events: Events, settings: BinSettings, step: int) -> Events:
-    """The events from a step on."""
-    if settings.dt_us is not None:
-        start = int(np.searchsorted(events.t, events.t[0] + step * settings.dt_us))
-    else:
-        start = step * (settings.count or 1)
-    return events.part(start)
 
 
 def _counted(axes: Axes, events: Events, title: str) -> None:

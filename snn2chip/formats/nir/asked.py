@@ -65,13 +65,8 @@ class Told:
 
     def __init__(self, meta: Fields, ours: bool, asked: Asked) -> None:
         self.meta, self.ours = meta, ours
-        timesteps, high, dt, self.events = (
-            asked.get("timesteps"),
-            asked.get("high"),
-            asked.get("dt"),
-            asked.get("events"),
-        )
-        mean, std, ties = asked.get("mean"), asked.get("std"), asked.get("ties")
+        timesteps, high, self.events = asked.get("timesteps"), asked.get("high"), asked.get("events")
+        dt, mean, std, ties = asked.get("dt"), asked.get("mean"), asked.get("std"), asked.get("ties")
         if self.events is not None:
             binned = {"timesteps": (timesteps, self.events.timesteps), "high": (high, self.events.max_count)}
             for what, (said, wanted) in binned.items():
