@@ -30,7 +30,8 @@ import numpy as np
 from snn2chip.errors import InputError, UnsupportedError, reading
 from snn2chip.formats.onnx.items import Block, FloatArray, Item, Neuron, Norm, PlainNetwork, Pool, Weighted, inside
 from snn2chip.formats.onnx.read_file import read
-from snn2chip.formats.onnx.read_nodes import Compare, Nodes, Sum
+from snn2chip.formats.onnx.read_nodes import Nodes
+from snn2chip.formats.onnx.read_values import Compare, Sum
 from snn2chip.text import one_line
 
 
