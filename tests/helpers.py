@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from snn2chip import ir
 from snn2chip.backends import lava
+from snn2chip.backends.processes import child_environment
 from snn2chip.data import ImageSet
 from snn2chip.formats import netx
 from snn2chip.ir.trace import Trace
@@ -245,6 +247,28 @@ def run_in_lava(
     files = (folder / net, folder / "input.npz", folder / "trace.npz")
     lava.run(*files, progress=False, fast_convolution=fast_convolution)
     return trace.load(folder / "trace.npz", chain)
+
+
+def lava_neurons(
+    cases: dict[str, np.ndarray], model: Literal["lif", "lif_reset", "steps"], folder: Path
+) -> dict[str, np.ndarray]:
+    """Step bit-accurate neuron models over `cases` in Lava's environment: S steps of K cases of N neurons each.
+
+    `cases` holds a_in (S, K, N); du, dv, vth, bias_exp (K,), du being iDecay - 1; bias_mant (K, N); for "lif_reset"
+    and "steps" reset_interval and reset_offset (K,), steps counting from 1; and for "steps" tables leak, lift and
+    threshold (K, T, N) and leak_shift (K,). "lif" is Lava's PyLifModelBitAcc, "lif_reset" its PyLifResetModelBitAcc,
+    "steps" the time-varying neuron of deploy/lava/neurons, in which dv and vth are not used. Returns u and v (S, K, N)
+    int32 as each step leaves them, and spikes (S, K, N) uint8.
+    """
+    environment = lava.find()
+    assert environment is not None
+    given, found = folder / "cases.npz", folder / "found.npz"
+    np.savez(given, model=np.array(model), **cases)
+    program = Path(__file__).with_name("lava_neurons.py")
+    command = [environment.python, "-E", "-s", "-B", program, given, found]
+    subprocess.run(command, env=child_environment(), check=True, timeout=600)
+    with np.load(found) as archive:
+        return dict(archive)
 
 
 # ---------------------------------------------------------------------------- the neuron, in Python's integers

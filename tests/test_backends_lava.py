@@ -198,17 +198,6 @@ def test_full_equals_light(lava_environment: lava.Environment, network: Path, tm
         np.testing.assert_array_equal(values, reference[name], err_msg=name)
 
 
-def test_neuron_reference_refuses_wrong_arrays() -> None:
-    with pytest.raises(InputError, match="no 'a_in'"):
-        lava.neuron_reference({}, "lif")
-    cases = {"a_in": np.zeros((2, 3, 4), int), "bias_mant": np.zeros((3, 4), int)}
-    cases |= {name: np.zeros(3, int) for name in ("du", "dv", "vth", "bias_exp")}
-    with pytest.raises(InputError, match=r"bias_mant is .* \(3, 5\); give integers of shape \(3, 4\)"):
-        lava.neuron_reference(cases | {"bias_mant": np.zeros((3, 5), int)}, "lif")
-    with pytest.raises(InputError, match="no 'reset_interval'"):
-        lava.neuron_reference(cases, "lif_reset")
-
-
 # ------------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -429,7 +418,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{tools}")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.delenv(lava.PYTHON_VARIABLE, raising=False)
+    monkeypatch.delenv(lava.LIGHT.variable, raising=False)
     return tmp_path / "bin"
 
 
@@ -439,7 +428,7 @@ def test_names_on_path_that_do_not_run(bare: Path) -> None:
     with pytest.raises(lava.NoPythonError) as caught:
         lava.setup(full=True, progress=False)
     assert "pyenv: python3.10: command not found" in str(caught.value)
-    assert lava.PYTHON_VARIABLE in str(caught.value)
+    assert lava.LIGHT.variable in str(caught.value)
 
     script(bare / "python3.10", "\x7fELF is not what this is")
     assert "does not run" in str(lava.candidates(full=True)[0].problem)
@@ -508,12 +497,12 @@ def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """The setting is obeyed or complained about, never passed over; it has an environment of its own."""
     fake_python(bare / "python3.10")
     ordinary = lava.setup(full=True, progress=False)
-    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(bare / "missing"))
+    monkeypatch.setenv(lava.LIGHT.variable, str(bare / "missing"))
     for verb in (lava.setup, lava.find):
-        with pytest.raises(SetupError, match=f"{lava.PYTHON_VARIABLE}: '.*missing' does not run"):
+        with pytest.raises(SetupError, match=f"{lava.LIGHT.variable}: '.*missing' does not run"):
             verb(full=True)
     chosen = fake_python(bare.parent / "chosen" / "python")
-    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(chosen))
+    monkeypatch.setenv(lava.LIGHT.variable, str(chosen))
     assert lava.find(full=True) is None
     environment = lava.setup(full=True, progress=False)
     assert environment.folder != ordinary.folder
@@ -521,7 +510,7 @@ def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     ready = fake_python(bare.parent / "ready" / "python")
     ready.write_text(ready.read_text().replace('"ready": false', '"ready": true'))
-    monkeypatch.setenv(lava.PYTHON_VARIABLE, str(ready))
+    monkeypatch.setenv(lava.LIGHT.variable, str(ready))
     as_is = lava.setup(full=True, progress=False)
     assert as_is.python == ready and as_is.folder is None and not (ready.parent / "log").exists()
 

@@ -19,7 +19,7 @@ import zoo as zoo_tool
 from conftest import ROOT, Child, Command, Quickstart, run_in_process, tiny_recipe
 
 from snn2chip.backends import lava
-from snn2chip.backends.lava import PYTHON_VARIABLE
+from snn2chip.backends.lava import LIGHT
 from snn2chip.chip.profile import load as load_chip
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path
@@ -495,9 +495,9 @@ def test_no_python_for_lava(
     np.savez(tmp_path / "in.npz", input=good_input)
     monkeypatch.setenv("PATH", str(tools))
     monkeypatch.setenv(CACHE_VARIABLE, str(cache))
-    monkeypatch.setenv(PYTHON_VARIABLE, str(broken))
+    monkeypatch.setenv(LIGHT.variable, str(broken))
     before = snapshot(tmp_path)
-    words = (PYTHON_VARIABLE, str(broken), "3.10 or 3.11 or 3.12")
+    words = (LIGHT.variable, str(broken), "3.10 or 3.11 or 3.12")
     cli("lava", "setup").refused(*words)
     cli("lava", "run", quickstart.net, "--input", tmp_path / "in.npz", "--output", tmp_path / "o.npz").refused(*words)
     cli("verify", quickstart.model, quickstart.net, "--samples", "1", "--json", tmp_path / "v.json").refused(*words)
@@ -505,7 +505,7 @@ def test_no_python_for_lava(
     cli("verify", quickstart.model, quickstart.net, "--samples", "1", "--no-lava").ok()
 
     # not set, and nothing that fits on this machine
-    monkeypatch.delenv(PYTHON_VARIABLE)
+    monkeypatch.delenv(LIGHT.variable)
     monkeypatch.setenv("PYENV_ROOT", str(tools))
     monkeypatch.setitem(lava.KINDS, False, replace(lava.LIGHT, pythons=("3.1",)))
     monkeypatch.setattr(lava, "LIGHT", lava.KINDS[False])
@@ -513,7 +513,7 @@ def test_no_python_for_lava(
     assert done.code == 2
     assert "Traceback" not in done.err
     assert done.err.splitlines()[-1].startswith(f"error: no Python 3.1 to run Lava with: none on PATH; install one or "
-                                                f"set {PYTHON_VARIABLE}")  # fmt: skip
+                                                f"set {LIGHT.variable}")  # fmt: skip
     assert not list(cache.rglob("ready.json"))
     assert {path.suffix for path in cache.rglob("*") if path.is_file()} <= {".lock"}
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from helpers import py_current, py_decay, py_voltage, usually
+from helpers import lava_neurons, py_current, py_decay, py_voltage, usually
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snn2chip.backends import lava
 from snn2chip.chip import neuron
 
 STATES = sorted(
@@ -209,10 +209,11 @@ def lava_cases(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.lava
 @pytest.mark.parametrize("model", ["lif", "lif_reset"])
-def test_arith_equals_lava(lava_environment: lava.Environment, model: Literal["lif", "lif_reset"]) -> None:
+@pytest.mark.usefixtures("lava_environment")
+def test_arith_equals_lava(tmp_path: Path, model: Literal["lif", "lif_reset"]) -> None:
     """Zero differences in u, v and spikes from Lava's own process models over more than a million neuron-steps."""
     cases = lava_cases(seed=11)
-    reference = lava.neuron_reference(cases, model)
+    reference = lava_neurons(cases, model, tmp_path)
     steps, count, neurons = cases["a_in"].shape
     assert steps * count * neurons > 1_000_000
     events = dict.fromkeys(

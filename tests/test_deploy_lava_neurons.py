@@ -10,7 +10,7 @@ import pytest
 import torch
 from branching import Stages
 from conftest import Command
-from helpers import assert_same, rng_of, run_in_lava, spiking_network
+from helpers import assert_same, lava_neurons, rng_of, run_in_lava, spiking_network
 from varying import as_tdbn, digits_model, export, lowered, message, plain, randomize, raw_for, residual
 
 from snn2chip.backends import lava
@@ -23,7 +23,7 @@ from snn2chip.simulate.dense import DenseEngine
 pytestmark = [pytest.mark.lava, pytest.mark.usefixtures("lava_environment")]
 
 
-def test_a_million_neuron_steps() -> None:
+def test_a_million_neuron_steps(tmp_path: Path) -> None:
     """Every u, v and spike: any leak and shift, inputs past where u wraps, biases and thresholds over 24 bits."""
     rng = rng_of(3)
     steps, cases, neurons, rows = 20, 50, 1000, 6
@@ -49,7 +49,7 @@ def test_a_million_neuron_steps() -> None:
         "threshold": np.where(rng.random(size) < 0.02, rng.choice([0, 2**23 - 1], size), threshold),
         "leak_shift": np.arange(cases) % 17,
     }
-    found = lava.neuron_reference(given, "steps")
+    found = lava_neurons(given, "steps", tmp_path)
     wraps = clips = 0
     for case in range(cases):
         tables = {name: torch.from_numpy(given[name][case].astype(np.int32)) for name in ("leak", "lift", "threshold")}

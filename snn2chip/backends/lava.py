@@ -14,13 +14,8 @@ build the environment from), SNN2CHIP_CACHE the folder that holds environments.
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from snn2chip import npz
 from snn2chip.backends import environment as environments
@@ -60,7 +55,6 @@ FULL = replace(
     note=" (several GB)",
 )
 KINDS = {False: LIGHT, True: FULL}
-PYTHON_VARIABLE = LIGHT.variable
 
 
 def find(full: bool = False) -> Environment | None:
@@ -172,47 +166,6 @@ def _run(
     for line in said.splitlines():
         if line.startswith("note: "):
             console_of(stderr=True, quiet=not progress).print(line)
-
-
-def neuron_reference(
-    cases: Mapping[str, np.ndarray], model: Literal["lif", "lif_reset", "steps"], *, full: bool = False
-) -> dict[str, np.ndarray]:
-    """Step bit-accurate neuron models over `cases` in Lava's environment: S steps of K cases of N neurons each.
-
-    `cases` holds a_in (S, K, N); du, dv, vth, bias_exp (K,), du being iDecay - 1; bias_mant (K, N); for "lif_reset"
-    and "steps" reset_interval and reset_offset (K,), steps counting from 1; and for "steps" tables leak, lift and
-    threshold (K, T, N) and leak_shift (K,). "lif" is Lava's PyLifModelBitAcc, "lif_reset" its PyLifResetModelBitAcc,
-    "steps" the time-varying neuron of deploy/lava/neurons, in which dv and vth are not used. Returns u and v (S, K, N)
-    int32 as each step leaves them, and spikes (S, K, N) uint8.
-
-    Raises:
-        InputError: an array is missing or has another shape.
-        SetupError: Lava's environment is not set up.
-    """
-    names = ["a_in", "du", "dv", "vth", "bias_mant", "bias_exp"]
-    names += ["reset_interval", "reset_offset"] if model != "lif" else []
-    names += ["leak", "lift", "threshold", "leak_shift"] if model == "steps" else []
-    arrays = {}
-    for name in names:
-        if name not in cases:
-            raise InputError(f"cases: no '{name}'; '{model}' needs {', '.join(names)}")
-        arrays[name] = np.asarray(cases[name])
-    if arrays["a_in"].ndim != 3:
-        raise InputError(f"cases: a_in has shape {arrays['a_in'].shape}; give (steps, cases, neurons)")
-    _, count, neurons = arrays["a_in"].shape
-    for name, array in arrays.items():
-        rows = array.shape[1] if array.ndim == 3 else 0
-        tables = dict.fromkeys(("leak", "lift", "threshold"), (count, rows, neurons))
-        shape = {"a_in": array.shape, "bias_mant": (count, neurons), **tables}.get(name, (count,))
-        if array.shape != shape or array.dtype.kind not in "iu":
-            raise InputError(f"cases: {name} is {array.dtype} of shape {array.shape}; give integers of shape {shape}")
-    environment = need(KINDS[full])
-    with tempfile.TemporaryDirectory(prefix="snn2chip-") as folder:
-        given, result = Path(folder, "cases.npz"), Path(folder, "result.npz")
-        with given.open("wb") as file:
-            np.savez(file, allow_pickle=False, model=np.array(model), **arrays)
-        run_program(environment, "neuron_reference.py", [str(given), str(result)], None, lambda line: None)
-        return npz.load(result)
 
 
 def _check_input(path: Path) -> None:

@@ -1,37 +1,21 @@
-"""Step bit-accurate LIF models, Lava's own and ours, over given inputs in one process. Lava's interpreter runs this.
+"""Steps bit-accurate neuron models, Lava's own and ours, over given inputs: a program for Lava's interpreter.
 
-    python neuron_reference.py CASES.npz OUTPUT.npz
+    python lava_neurons.py CASES.npz OUTPUT.npz
 
-CASES holds, for S steps of K cases of N neurons each:
-
-    model         () text            'lif' (PyLifModelBitAcc), 'lif_reset' (PyLifResetModelBitAcc) or
-                                     'steps' (PyStepLifModelBitAcc, neurons/steps.py)
-    a_in          (S, K, N) int32    what arrives at the neuron in each step
-    du, dv, vth   (K,)               as Lava's LIF process takes them: du = iDecay - 1
-    bias_mant     (K, N)             13 bits signed
-    bias_exp      (K,)               0 to 7
-    reset_interval, reset_offset     (K,), not for 'lif'; steps count from 1
-    leak, lift, threshold            (K, T, N), for 'steps' only, and leak_shift (K,); dv and vth are then not used
-
-OUTPUT receives u and v, (S, K, N) int32, as each step leaves them, and spikes, (S, K, N) uint8. Each model
-object is Lava's, with the types that Lava's builder gives its variables; only its two ports are ours.
+See `helpers.lava_neurons`. Each model object is Lava's, with the types that Lava's builder gives its variables; only
+its two ports are ours.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "common"))
-
-from failures import RefusedError, first_line, leave
-
-# isort: split
 import numpy as np
-from files import write
-from import_lava import import_lava
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+sys.path[1:1] = [str(DEPLOY / "common"), str(DEPLOY / "lava")]
 
 
 class Wire:
@@ -69,7 +53,7 @@ def neuron(model: type, case: int, cases: dict[str, np.ndarray]) -> Any:
 
 
 def reference(cases: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """u, v and spikes of every step, as described above."""
+    """u, v and spikes of every step."""
     from lava.proc.lif.models import PyLifModelBitAcc, PyLifResetModelBitAcc
     from neurons.steps import PyStepLifModelBitAcc
 
@@ -88,24 +72,10 @@ def reference(cases: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return result
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description="Step Lava's own LIF models over given inputs.")
-    parser.add_argument("cases", type=Path)
-    parser.add_argument("output", type=Path)
-    options = parser.parse_args()
-
-    def action() -> None:
-        import_lava()
-        try:
-            with np.load(options.cases, allow_pickle=False) as archive:
-                cases = dict(archive)
-            write(options.output, reference(cases))
-        except (OSError, KeyError, ValueError, IndexError) as error:
-            raise RefusedError(f"'{options.cases}': {first_line(error)}") from error
-
-    leave(action)
-
-
 if __name__ == "__main__":
-    main()
+    from import_lava import import_lava
+
+    import_lava()
+    with np.load(sys.argv[1], allow_pickle=False) as archive:
+        found = reference(dict(archive))
+    np.savez(sys.argv[2], **found)
