@@ -72,7 +72,8 @@ def connected(layer: ir.ChainLayer, inputs: ir.Shape) -> NDArray[np.bool_]:
 
 
 def words(layer: Demand, found: set[Synapse], capacity: Capacity) -> int:
-    """Memory for these synapses of one core: a list for each tap of a channel, or source, a header for each part."""
+    """Memory for these synapses of one core: a list for each tap of a channel and block of output channels, or for each
+    source, a header for each part."""
     per_synapse = layer.weight_bits + (capacity.index_bits.value if layer.kind == "dense" else 0)
     channels = layer.shape[0]
     pixels = math.prod(layer.shape) // channels if layer.kind == "conv" else 1
@@ -80,7 +81,8 @@ def words(layer: Demand, found: set[Synapse], capacity: Capacity) -> int:
     total = 0
     for length in Counter(number for number, _ in stored).values():
         while length > 0:
-            part = min(length, capacity.list_synapses.value)
+            block = 2 ** int(math.log2(length)) if layer.kind == "conv" else length
+            part = min(block, capacity.list_synapses.value)
             total += math.ceil((part * per_synapse + capacity.list_bits.value) / 64)
             length -= part
     return total
@@ -116,8 +118,9 @@ def _counted(placed: Placement, drives: NDArray[np.bool_], capacity: Capacity) -
             assert words(layer, found, capacity) == use.synaptic_words
         if layer.kind == "dense":
             assert use.axons_in == len({source for _, source, _ in found})
-        positions = neurons[region].shape[0] * neurons[region].shape[1]
-        assert use.axons_out == (positions * layer.stride[1] if layer.feeds == "conv" else use.neurons)
+        wide, high, deep = neurons[region].shape
+        ways = f"{deep:b}".count("1") if layer.kind == "conv" else 1
+        assert use.axons_out == (wide * high * ways if layer.feeds == "conv" else use.neurons)
         for limit in LIMITS:
             assert getattr(use, limit) <= getattr(capacity, limit).value
     assert (neurons == 1).all()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from typing import Literal
 
 from snn2chip.chip.profile import Capacity
 from snn2chip.fit.demand import Demand
-from snn2chip.fit.words import synaptic_words
+from snn2chip.fit.words import blocks, synaptic_words
 
 Tile = tuple[int, int, int]
 Limit = Literal["neurons", "axons_in", "axons_out", "synaptic_words"]
@@ -39,19 +39,15 @@ class Use:
 def use_of(layer: Demand, tile: Tile, capacity: Capacity) -> Use:
     """What a core with a tile (W, H, C) of a layer takes.
 
-    A position of a map has one axon for each column of the stride that leads to it, in and out (printed: 2 where the
-    stride along W is 2), whatever its channels; a neuron that a dense layer reads, or nothing, has its own.
+    A position of a map has one axon for each block of its channels (`words.blocks`), in and out (printed: 2 for 24, 36
+    and 48 channels, 1 for powers of two, whatever the stride, and 1 for input neurons); a neuron that a dense layer
+    reads, or nothing, has its own.
     """
     width, height, channels = tile
-    ways = layer.stride[1]
-    if layer.kind == "input":
-        axons_in = 1
-    elif layer.kind == "dense":
-        axons_in = layer.fan_in
-    else:
-        axons_in = ways
+    ways = len(blocks(channels)) if layer.kind == "conv" else 1
     neurons = width * height * channels
     axons_out = neurons if layer.feeds == "dense" else ways * width * height
+    axons_in = layer.fan_in if layer.kind == "dense" else ways
     return Use(neurons, axons_in, axons_out, synaptic_words(layer, channels, capacity))
 
 
@@ -93,8 +89,15 @@ class Placement:
         return found
 
     def fullest(self, capacity: Capacity) -> Use:
-        """What the fullest core takes: that of a whole tile."""
-        return use_of(self.layer, self.tile, capacity)
+        """What the fullest core takes: that of a whole tile, and where fewer channels are left that lie in more blocks
+        than the tile's, the most of either."""
+        width, height, channels = self.tile
+        whole = use_of(self.layer, self.tile, capacity)
+        left = self.layer.extent[2] % channels
+        if not left:
+            return whole
+        last = use_of(self.layer, (width, height, left), capacity)
+        return Use(*(max(pair) for pair in zip(astuple(whole), astuple(last), strict=True)))
 
 
 def without(capacity: Capacity, limit: Limit) -> Capacity:

@@ -1,9 +1,10 @@
 """How synapses lie in a core's memory: 64-bit words, fitted to what the compiler printed.
 
-A source of spikes has a list of the synapses that it drives: a header of ``list_bits``, then the weights. A
-convolution has one list for each input channel and tap of the kernel, ``list(C_out b)``, which all positions of a core
-share; a dense layer one for each source, ``list(outputs (b + index_bits))``, each weight with an index. A list takes
-whole words. Zero weights are stored like others.
+A source of spikes has lists of the synapses that it drives: a header of ``list_bits``, then the weights. A convolution
+has for each input channel and tap of the kernel one list for each block of output channels, ``list(block b)``, which
+all positions of a core share; blocks are powers of two, so 48 channels have two (32 and 16). A dense layer has one list
+for each source, ``list(outputs (b + index_bits))``, each weight with an index. A list takes whole words. Zero weights
+are stored like others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ def _words(synapses: int, bits: int, capacity: Capacity) -> int:
     return -(-(synapses * bits + capacity.list_bits.value) // WORD)
 
 
+def blocks(channels: int) -> list[int]:
+    """The powers of two that channels of a map are stored in, the largest first: 48 as 32 and 16.
+
+    Printed with one block and with two; that more are cut likewise was never printed.
+    """
+    return [1 << place for place in range(channels.bit_length() - 1, -1, -1) if channels >> place & 1]
+
+
 def synaptic_words(layer: Demand, channels: int, capacity: Capacity, bits: int | None = None) -> int:
     """Words that a core takes for so many output channels (or features) of a layer; `bits` of a dense synapse."""
     if layer.kind == "input":
@@ -33,4 +42,5 @@ def synaptic_words(layer: Demand, channels: int, capacity: Capacity, bits: int |
         each = layer.weight_bits + capacity.index_bits.value if bits is None else bits
         return layer.fan_in * list_words(channels, each, capacity)
     taps = layer.kernel[0] * layer.kernel[1]
-    return layer.inputs[0] // layer.groups * taps * list_words(channels, layer.weight_bits, capacity)
+    lists = sum(list_words(block, layer.weight_bits, capacity) for block in blocks(channels))
+    return layer.inputs[0] // layer.groups * taps * lists
