@@ -44,6 +44,8 @@ def compiler() -> list[str]:
         found = shutil.which(name)
         if found:
             return [found, *chosen[1:]]
+    if chosen:
+        raise InputError(f"no C++ compiler found: $CXX is '{chosen[0]}'; name one that is there, or unset it")
     raise InputError("no C++ compiler found (c++, g++ or clang++); install g++")
 
 

@@ -56,6 +56,17 @@ def answer(library: native.Library) -> str:
     return done.out.strip() if done.code == 0 else f"exit {done.code}: {done.err.splitlines()[-1:]}"
 
 
+def test_the_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What $CXX says, which alone is looked for; else the three that were."""
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")
+    with pytest.raises(InputError, match=r"\$CXX is 'no-such-compiler'; name one that is there, or unset it"):
+        native.compiler()
+    monkeypatch.setenv("CXX", "")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(InputError, match=r"no C\+\+ compiler found \(c\+\+, g\+\+ or clang\+\+\); install g\+\+"):
+        native.compiler()
+
+
 def test_compiled_once_into_a_folder_of_the_user(library: native.Library) -> None:
     """The second load compiles nothing; nobody else can write the folder, whatever the umask was."""
     before = os.umask(0o002)
