@@ -1,8 +1,10 @@
 """How the compiler of lava-loihi cuts a layer into cores, as far as its printed tables show.
 
 It takes a core without limits and divides it until none is exceeded (github.com/OzU-CAST/LoihiScalingEfficiency saw it
-do so). Of a map, output channels are halved until the synapses fit; then a tile as wide as the next power of two is
-halved in W, and then in H, until the neurons fit. Of a dense layer, the most neurons that a core may have starts at the
+do so). Of a map, a tile as wide as the next power of two is halved until the neurons fit, in W or in H: whatever takes
+fewer cores, or else H if that is more than twice W, or else W; an odd H only once W is 1. Then output channels are halved
+until the synapses fit, and W is doubled again as the neurons allow. These choices are the simplest that give all printed
+tiles; the compiler's own are not known. Of a dense layer, the most neurons that a core may have starts at the
 chip's limit and is divided by how many times too much the core takes, rounded up, until it takes no more: 4,095, 1,365,
 455, 151, 50 of mnist's 128 neurons, whose compiler says that it converged after 5 iterations. It reckons with
 ``reckoned_bits`` a synapse, whatever bits the weights take: 100 neurons of 2,560 inputs take 12 cores with weights of 3
@@ -41,22 +43,29 @@ def _dense(layer: Demand, capacity: Capacity) -> int:
 
 def _map(layer: Demand, capacity: Capacity) -> tuple[int, int, int]:
     """W, H and C of a core."""
+    across, down, channels = layer.extent
+    # counted as a power of two even where the map is narrower: 20 columns of 2 x 64 take two cores
+    widest = 1 << (across - 1).bit_length()
 
     def use(width: int, height: int, channels: int) -> Use:
         return Placement(layer, (width, height, channels)).fullest(capacity)
 
-    across, height, channels = layer.extent
-    width = 1 << (across - 1).bit_length()
-    while use(1, 1, channels).synaptic_words > capacity.synaptic_words.value and channels > 1:
+    def room(width: int, height: int, channels: int) -> bool:
+        taken = use(width, height, channels)
+        return taken.neurons <= capacity.neurons.value and taken.axons_out <= capacity.axons_out.value
+
+    def cores(tile: tuple[int, int]) -> int:
+        return -(-across // tile[0]) * -(-down // tile[1])
+
+    tile = (widest, down)
+    while not room(*tile, channels) and tile != (1, 1):
+        width, height = tile
+        halves = [(width // 2, height)] if width > 1 else []
+        if width == 1 or height % 2 == 0:
+            halves.insert(0 if height > 2 * width else 1, (width, -(-height // 2)))
+        tile = min(halves, key=cores)  # the first of equals
+    while use(*tile, channels).exceeded(capacity) and channels > 1:
         channels = -(-channels // 2)
-    # the tile is counted as a power of two even where the map is narrower: 20 columns of 2 x 64 take two cores
-    while over := use(width, height, channels).exceeded(capacity):
-        if width > 1 and over != "axons_in":
-            width //= 2
-        elif height > 1 and over != "axons_in":
-            height = -(-height // 2)
-        elif channels > 1:
-            channels = -(-channels // 2)
-        else:
-            break
-    return min(width, across), height, channels
+        while 2 * tile[0] <= widest and room(2 * tile[0], tile[1], channels):
+            tile = (2 * tile[0], tile[1])
+    return min(tile[0], across), tile[1], channels

@@ -2,7 +2,7 @@
 
 A source of spikes has lists of the synapses that it drives: a header of ``list_bits``, then the weights. A convolution
 has for each input channel and tap of the kernel one list for each block of output channels, ``list(block b)``, which
-all positions of a core share; blocks are powers of two, so 48 channels have two (32 and 16). A dense layer has one list
+all positions of a core share; a block is a power of two, another the rest, so 48 channels have two (32 and 16). A dense layer has one list
 for each source, ``list(outputs (b + index_bits))``, each weight with an index. A list takes whole words. Zero weights
 are stored like others.
 """
@@ -27,11 +27,12 @@ def _words(synapses: int, bits: int, capacity: Capacity) -> int:
 
 
 def blocks(channels: int) -> list[int]:
-    """The powers of two that channels of a map are stored in, the largest first: 48 as 32 and 16.
+    """How channels of a map are stored: the largest power of two, and the rest, 48 as 32 and 16.
 
-    Printed with one block and with two; that more are cut likewise was never printed.
+    Printed for powers of two and for 24, 36 and 48, whose rest is one as well; what becomes of other rests, never.
     """
-    return [1 << place for place in range(channels.bit_length() - 1, -1, -1) if channels >> place & 1]
+    first = 1 << (channels.bit_length() - 1)
+    return [first] if first == channels else [first, channels - first]
 
 
 def synaptic_words(layer: Demand, channels: int, capacity: Capacity, bits: int | None = None) -> int:
