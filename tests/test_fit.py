@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -352,6 +353,54 @@ def test_a_chip_of_ones_own(tmp_path: Path, cli: Command) -> None:
     cli("fit", tmp_path / "none.net").refused("none.net")
 
 
+def _renamed(neuron: h5py.Group, kind: str, **numbers: int) -> None:
+    del neuron["type"]
+    neuron["type"] = kind.encode()
+    for name, value in numbers.items():
+        neuron[name] = value
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "said"),
+    [
+        ("SDNN", {}, "conv1: SDNN neurons need programmable ones"),
+        ("RF_PHASE", {}, "conv1: RF neurons need programmable ones"),
+        ("CUBA", {"messageBits": 8}, "dense1: integers of 8 bits come in, .* give conv1 neurons that send spikes"),
+        ("LOIHI", {"messageBits": 0}, ""),
+    ],
+)
+def test_neurons_that_only_loihi_2_has(kind: str, numbers: dict[str, int], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.net"
+    _dense_behind_maps(path, 8, 8)
+    with h5py.File(path, "r+") as file:
+        _renamed(file["layer/1/neuron"], kind, **numbers)
+    found = demand.of_file(path)
+    assert table.fit(found, LOIHI2).fits
+    old = table.fit(found, LOIHI1)
+    assert old.fits == (not said) and re.search(said, " ".join(old.problems))
+    sent = numbers.get("messageBits", 16 if kind == "SDNN" else 0)
+    assert [layer.graded_bits for layer in found] == [0, sent]
+
+
+def test_delays_take_room_and_images_need_no_channel(tmp_path: Path) -> None:
+    """With delays of up to 5 steps, 3 bits more for each synapse; a (H, W) input is one channel, as in netx."""
+    path = tmp_path / "made.net"
+    _dense_behind_maps(path, 8, 8)
+    with h5py.File(path, "r+") as file:
+        file["layer/3/delay"] = np.array([0, 5] * 5)
+    plain = demand.of_file(path)[1]
+    assert plain.delay_bits == 3
+    bits = plain.weight_bits + 3 + LOIHI2.capacity.index_bits.value
+    assert use_of(plain, (1, 1, 10), LOIHI2.capacity).synaptic_words == 512 * math.ceil((10 * bits + 12) / 64)
+    with h5py.File(path, "r+") as file:
+        del file["layer/0/shape"], file["layer/1"]
+        file["layer/0/shape"] = np.array([16, 32])
+        file.move("layer/2", "layer/1")
+        file.move("layer/3", "layer/2")
+    (image,) = demand.of_file(path)
+    assert image.inputs == (1, 16, 32) and image.fan_in == 512
+
+
 @pytest.mark.parametrize(
     ("change", "error", "word"),
     [
@@ -360,6 +409,16 @@ def test_a_chip_of_ones_own(tmp_path: Path, cli: Command) -> None:
         (lambda file: file["layer/1/shape"].__setitem__(2, 3), InputError, "it computes"),
         (lambda file: file["layer/0/shape"].__setitem__(0, 3), InputError, "do not fit"),
         (lambda file: file.move("layer/1/type", "layer/1/kind"), UnsupportedError, "type"),
+        (lambda file: file.move("layer/3", "layer/4"), InputError, "no group layer/3"),
+        (lambda file: file["layer/3/type"].__setitem__(0, b"pool"), UnsupportedError, "'pool' .* a conv with groups"),
+        (lambda file: _renamed(file["layer/1/neuron"], "ALIF"), UnsupportedError, "'ALIF' is none that netx has"),
+        (
+            lambda file: (
+                file.move("layer/3/weight", "layer/3/weight_/real") or file.move("layer/3/weight_", "layer/3/weight")
+            ),
+            InputError,
+            "a group .real.; complex",
+        ),
     ],
 )
 def test_damaged_files_are_refused(change: Any, error: type[InputError], word: str, tmp_path: Path) -> None:

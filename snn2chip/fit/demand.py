@@ -27,9 +27,11 @@ class Demand:
                  sides for a convolution that no input layer stands before
     shape        of the neurons, (C, H, W) or (F,)
     weight_bits  of a weight in memory, see `stored_bits`
+    delay_bits   of a delay beside each weight of a dense layer; no compiler's table with delays is known
     recurrent    the neurons drive themselves too
     graded_bits  of the integers that come in, 0 for spikes
     steps        the neurons' constants change with time
+    program      the kind of neurons that are programs on the chip, SDNN or RF; else empty
     feeds        what reads the neurons: axons of a map are a position's, else a neuron's
     nonzero      share of its weights that are not 0, where they are known; no core is counted by it
     """
@@ -47,6 +49,8 @@ class Demand:
     recurrent: bool = False
     graded_bits: int = 0
     steps: bool = False
+    program: str = ""
+    delay_bits: int = 0
     feeds: Literal["conv", "dense"] = "dense"
     nonzero: float = field(default=1.0, compare=False)
 
@@ -112,27 +116,33 @@ def of_file(path: str | Path) -> tuple[Demand, ...]:
 
     Raises:
         InputError: unreadable or damaged, or sizes that do not belong together.
-        UnsupportedError: a layer that netx does not place on cores, by name.
+        UnsupportedError: a layer or neurons that netx does not place on cores, by name.
     """
     seen = look(path)
     demands: list[Demand] = []
     shape: Shape = ()
+    bits = seen.message_bits  # of what comes in
     for entry in seen.entries:
         where = f"'{path}': layer {entry.number}"
         if entry.kind == "input":
             shape = _sides(entry, where)
-            if entry.neuron and entry.neuron.get("type") != "SDNN":
-                demands.append(Demand("input", "input", (), shape))
+            program = _program(entry, where)
+            if entry.neuron and program != "SDNN":
+                demands.append(Demand("input", "input", (), shape, program=program))
+            bits = _sent_bits(entry) if entry.neuron else bits
         elif entry.kind in COMPUTING:
-            demand = _layer(entry, shape, where)
-            if not any(x.kind != "input" for x in demands) and not (demands and demands[0].kind == "input"):
-                demand = replace(demand, graded_bits=seen.message_bits)
+            demand = replace(_layer(entry, shape, where), graded_bits=bits, program=_program(entry, where))
             demands.append(demand)
-            shape = demand.shape
+            shape, bits = demand.shape, _sent_bits(entry)
         elif entry.kind != "flatten":
-            raise UnsupportedError(f"{where}: type '{entry.kind}' is not one that netx places on cores")
+            raise UnsupportedError(
+                f"{where}: type '{entry.kind}' is not one that netx places on cores; it places conv, dense and "
+                f"dense_rec (pooling is a conv with groups; an average over time can be left out)"
+            )
     if not any(demand.kind != "input" for demand in demands):
         raise InputError(f"'{path}': no conv or dense layer, nothing to place on a chip")
+    if failing := next((finding.text for finding in seen.findings if finding.kind == "fails"), ""):
+        raise InputError(f"'{path}': {failing}")
     return _linked(demands)
 
 
@@ -151,8 +161,28 @@ def _pair(shape: tuple[int, ...]) -> Pair:
     return int(shape[2]), int(shape[3])
 
 
+def _program(entry: Entry, where: str) -> str:
+    """SDNN or RF, as netx tells them; empty for neurons that every chip has, or none."""
+    kind = entry.neuron.get("type", "")
+    if kind == "SDNN" or "RF" in str(kind):
+        return "SDNN" if kind == "SDNN" else "RF"
+    if kind not in ("", "CUBA", "LOIHI", STEPS):
+        raise UnsupportedError(f"{where}: neuron type '{kind}' is none that netx has; it has CUBA, LOIHI, SDNN and RF")
+    return ""
+
+
+def _sent_bits(entry: Entry) -> int:
+    """Bits of the integers that a layer's neurons send, 0 for spikes: netx's defaults where the file says none."""
+    said = entry.neuron.get("messageBits")
+    if isinstance(said, np.ndarray):
+        return max(0, int(said.flat[0]))
+    return 16 if entry.neuron.get("type") == "SDNN" else 0
+
+
 def _sides(entry: Entry, where: str) -> Shape:
     shape = entry.shape
+    if entry.kind == "input" and len(shape) == 2:  # netx: one channel
+        shape = (1, *shape)
     if entry.kind in ("dense", "dense_rec") and shape:
         shape = (math.prod(shape),)  # old files have axes of size 1 around features
     if len(shape) not in (1, 3):
@@ -180,10 +210,12 @@ def _layer(entry: Entry, inputs: Shape, where: str) -> Demand:
         raise InputError(f"{where}: {weight.size:,} weights are not {neurons:,} neurons of {sources:,} inputs each")
     bits = max(stored_bits(values, True) for values in together)
     recurrent = entry.kind == "dense_rec"
+    delays = entry.arrays.get("delay")
     return Demand(
         *("dense", "dense", inputs or (sources,), shape, bits),
         recurrent=recurrent,
         steps=steps,
+        delay_bits=0 if delays is None or not delays.size else max(0, int(delays.max())).bit_length(),
         nonzero=_share(*together),
     )
 
@@ -202,7 +234,7 @@ def _conv(entry: Entry, inputs: Shape, shape: Shape, weight: Weights, where: str
         raise InputError(f"{where}: weights {weight.shape} are not those of a convolution to {shape}")
     given = inputs or (weight.shape[1] * groups,)
     if weight.shape[1] * groups != given[0] or shape[0] % groups:
-        raise InputError(f"{where}: weights {weight.shape}, groups {groups} do not fit an input {given}")
+        raise InputError(f"{where}: weights {weight.shape}, groups {groups} do not fit an input {given}, (C, H, W)")
     kernel = _pair(weight.shape)
     if len(given) == 3:
         sides = tuple(out_size(given[1 + i], kernel[i], stride[i], padding[i], dilation[i]) for i in range(2))

@@ -135,12 +135,17 @@ def _layer(layer: Demand, source: Demand | None, chip: Chip) -> LayerFit:
         binding = use.exceeded(capacity) or use.fullest(capacity)
         return LayerFit(layer, None, searched, use, binding, _too_large(layer, source, use, binding, chip), "")
     problem = ""
-    if layer.graded_bits > chip.message_bits:
-        takes = f"integers of {chip.message_bits} bits" if chip.message_bits else "only spikes"
+    if layer.program and not chip.programmable_neurons:
         problem = (
-            f"{layer.name}: integers of {layer.graded_bits} bits come in, and {chip.name} takes {takes}: code the "
-            f"input as spikes (coding 'poisson' or 'events')"
+            f"{layer.name}: {layer.program} neurons need programmable ones, which {chip.name} has not: use CUBA or "
+            f"LOIHI"
         )
+    elif layer.graded_bits > chip.message_bits:
+        takes = f"integers of {chip.message_bits} bits" if chip.message_bits else "only spikes"
+        remedy = "code the input as spikes (coding 'poisson' or 'events')"
+        if source is not None:
+            remedy = f"give {source.name} neurons that send spikes (CUBA or LOIHI without messageBits)"
+        problem = f"{layer.name}: integers of {layer.graded_bits} bits come in, and {chip.name} takes {takes}: {remedy}"
     elif layer.steps and not chip.programmable_neurons:
         problem = (
             f"{layer.name}: neurons that change with time need programmable ones, which {chip.name} has not: "

@@ -2,8 +2,9 @@
 
 A source of spikes has lists of the synapses that it drives: a header of ``list_bits``, then the weights. A convolution
 has for each input channel and tap of the kernel one list for each block of output channels, ``list(block b)``, which
-all positions of a core share; a block is a power of two, another the rest, so 48 channels have two (32 and 16). A dense layer has one list
-for each source, ``list(outputs (b + index_bits))``, each weight with an index. A list takes whole words. Zero weights
+all positions of a core share; a block is a power of two, another the rest, so 48 channels have two (32 and 16). A dense
+layer has one list for each source, ``list(outputs (b + index_bits))``, each weight with an index (and its delay, where
+there are any: never printed). A list takes whole words. Zero weights
 are stored like others.
 """
 
@@ -41,6 +42,7 @@ def synaptic_words(layer: Demand, channels: int, capacity: Capacity, bits: int |
         return 0
     if layer.kind == "dense":
         each = layer.weight_bits + capacity.index_bits.value if bits is None else bits
+        each += layer.delay_bits
         return layer.fan_in * list_words(channels, each, capacity)
     taps = layer.kernel[0] * layer.kernel[1]
     lists = sum(list_words(block, layer.weight_bits, capacity) for block in blocks(channels))

@@ -63,6 +63,9 @@ class Reader:
         if name in self.read:
             return self.read[name]
         item = self.item(name)
+        if isinstance(item, h5py.Group):
+            inside = one_line(", ".join(list(item)[:4]), 40)
+            raise InputError(f"{self.where}: '{name}' is a group ({inside}); complex and sparse arrays are not read")
         if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iuf" or item.size is None:
             raise InputError(f"{self.where}: '{name}' is missing or not numbers")
         if item.size > most:
