@@ -5,13 +5,13 @@ do so).
 
 Of a map, a tile as wide as the next power of two is halved until the neurons fit, in W or in H: whatever takes fewer
 cores, or else H if that is more than twice W, or else W; an odd H only once W is 1. Then output channels are halved
-until the synapses fit, and W is doubled again as the neurons allow. These choices are the simplest that give all printed
-tiles; the compiler's own are not known.
+until the synapses fit, and W is doubled again as the neurons allow. These choices are the simplest that give all
+printed tiles; the compiler's own are not known.
 
 Of a dense layer, the most neurons that a core may have starts at the chip's limit and is divided by how many times too
-much the core takes, rounded up, until it takes no more: 4,095, 1,365, 455, 151, 50 of mnist's 128 neurons, whose compiler
-says that it converged after 5 iterations. It reckons with ``reckoned_bits`` a synapse, whatever bits the weights take:
-100 neurons of 2,560 inputs take 12 cores with weights of 3 bits as with 4.
+much the core takes, rounded up, until it takes no more: 4,095, 1,365, 455, 151, 50 of mnist's 128 neurons, whose
+compiler says that it converged after 5 iterations. It reckons with ``reckoned_bits`` a synapse, whatever bits the
+weights take: 100 neurons of 2,560 inputs take 12 cores with weights of 3 bits as with 4.
 """
 
 from __future__ import annotations
