@@ -128,14 +128,54 @@ def export(
             f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
             f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
         )
+    folded, fold_report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
+    notes = (*folded.notes, *reach.check(folded))
+    plan = schedule(folded, chip, relays)
+    quantized, quantize_report = quantize(folded, chip, plan, calibration=calibration, strategy=strategy)
+    notes += tuple(
+        f"layer '{layer.neuron}': the bias of '{layer.name}', or what batch norm, mean and std leave of one, enters a "
+        f"current that decays, and the chip has a bias of the membrane only: it adds the mean of what becomes of it"
+        for layer in quantize_report.layers
+        if layer.current_tau and layer.bias_max
+    )
+    notes += reach.check(quantized)
+    chain, lower_report = lower(quantized, chip, plan)
+    unit = 1 / folded.timesteps if share is None else share
+    if folded.readout.kind == "membrane":
+        unit /= UNIT * quantize_report.layers[-1].scale
     made = {
+        "snn2chip": snn2chip.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
         "model": source.name,
         "dataset": source.dataset,
         "image_size": source.image_size,
         **({} if source.events is None else {"events": source.events.as_json()}),
+        "chip": chip.name,
+        "weight_bits": chip.weight_bits,
+        "strategy": strategy,
+        "relays": relays,
+        "calibration": "none"
+        if calibration is None
+        else f"{calibration.name if isinstance(calibration, ImageSet) else 'given'}, {len(calibration)} images",
+        "route": "steps" if not chain.stock else "static",
+        # those of time-varying neurons are one a channel, and stand beside their tables
+        "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
+        "output_unit": unit,
+        "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
+        **({"notes": list(notes)} if notes else {}),
     }
-    folded, report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
-    return _to_chain(network, folded, report, chip, made, calibration, strategy, relays, share)
+    return Export(
+        network,
+        folded,
+        plan,
+        quantized,
+        replace(chain, made=made),
+        fold_report,
+        quantize_report,
+        lower_report,
+        notes,
+    )
 
 
 def outlines(network: ir.Network, chip: Chip) -> tuple[ir.Input, tuple[Outline, ...]]:
@@ -179,61 +219,3 @@ def again(folded: ir.Network, chain: ir.Chain) -> tuple[ir.Network, ir.Chain, Lo
     # a bias that would not fit at the file's scale is a difference to name, not a reason to stop here
     quantized = quantize_at(folded, chip, plan, given, roundings, bias_max=2**31 - 1)
     return quantized, *lower(quantized, chip, plan)
-
-
-def _to_chain(
-    captured: ir.Network,
-    folded: ir.Network,
-    fold_report: FoldReport,
-    chip: Chip,
-    about: dict[str, Any],
-    calibration: ImageSet | ir.IntArray | None,
-    strategy: Strategy,
-    relays: Relays,
-    share: float | None = None,
-) -> Export:
-    """The stages behind the fold; `about` is what the file says of its source."""
-    notes = (*folded.notes, *reach.check(folded))
-    plan = schedule(folded, chip, relays)
-    quantized, quantize_report = quantize(folded, chip, plan, calibration=calibration, strategy=strategy)
-    notes += tuple(
-        f"layer '{layer.neuron}': the bias of '{layer.name}', or what batch norm, mean and std leave of one, enters a "
-        f"current that decays, and the chip has a bias of the membrane only: it adds the mean of what becomes of it"
-        for layer in quantize_report.layers
-        if layer.current_tau and layer.bias_max
-    )
-    notes += reach.check(quantized)
-    chain, lower_report = lower(quantized, chip, plan)
-    unit = 1 / folded.timesteps if share is None else share
-    if folded.readout.kind == "membrane":
-        unit /= UNIT * quantize_report.layers[-1].scale
-    made = {
-        "snn2chip": snn2chip.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        **about,
-        "chip": chip.name,
-        "weight_bits": chip.weight_bits,
-        "strategy": strategy,
-        "relays": relays,
-        "calibration": "none"
-        if calibration is None
-        else f"{calibration.name if isinstance(calibration, ImageSet) else 'given'}, {len(calibration)} images",
-        "route": "steps" if not chain.stock else "static",
-        # those of time-varying neurons are one a channel, and stand beside their tables
-        "scales": {layer.name: layer.scale for layer in quantize_report.layers if layer.steps is None},
-        "output_unit": unit,
-        "rounding": {layer.name: layer.rounding for layer in quantize_report.layers},
-        **({"notes": list(notes)} if notes else {}),
-    }
-    return Export(
-        captured,
-        folded,
-        plan,
-        quantized,
-        replace(chain, made=made),
-        fold_report,
-        quantize_report,
-        lower_report,
-        notes,
-    )
