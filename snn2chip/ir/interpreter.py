@@ -27,9 +27,9 @@ class FloatTrace:
     scores: Tensor
 
 
-def _affine(x: Tensor, scale: np.ndarray, shift: np.ndarray) -> Tensor:
-    shape = (-1, *(1,) * (x.ndim - 2))
-    return x * torch.from_numpy(scale.copy()).view(shape) + torch.from_numpy(shift.copy()).view(shape)
+def _column(values: np.ndarray, x: Tensor) -> Tensor:
+    """Values (C,) shaped for x (N, C, ...)."""
+    return torch.from_numpy(values.copy()).view(-1, *(1,) * (x.ndim - 2))
 
 
 def _synapse(node: ir.Synapse, x: Tensor) -> Tensor:
@@ -39,28 +39,18 @@ def _synapse(node: ir.Synapse, x: Tensor) -> Tensor:
     else:
         y = F.linear(x, weight)
     if node.bias is not None:
-        bias = torch.from_numpy(node.bias.astype(np.float64))
-        y = y + (bias.view(-1, *(1,) * (y.ndim - 2)) if bias.ndim == 1 else bias)
+        bias = node.bias.astype(np.float64)
+        y = y + (_column(bias, y) if bias.ndim == 1 else torch.from_numpy(bias))
     return y
 
 
 def _norm(node: ir.Norm, x: Tensor) -> Tensor:
-    per_channel = (-1, *(1,) * (x.ndim - 2))
-
-    def view(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.copy()).view(per_channel)
-
-    scaled = node.alpha * node.threshold * (x - view(node.mean)) / torch.sqrt(view(node.var) + node.eps)
-    return view(node.gamma) * scaled + view(node.beta)
-
-
-def _at(table: np.ndarray, step: int, x: Tensor) -> Tensor:
-    """A per-channel row of a table (T, C), shaped for x (N, C, ...)."""
-    return torch.from_numpy(table[step].copy()).view(-1, *(1,) * (x.ndim - 2))
+    gamma, beta, mean, var = (_column(values, x) for values in (node.gamma, node.beta, node.mean, node.var))
+    return gamma * (node.alpha * node.threshold * (x - mean) / torch.sqrt(var + node.eps)) + beta
 
 
 def _step_norm(node: ir.StepNorm, x: Tensor, step: int) -> Tensor:
-    gamma, mean, var = (_at(table, step, x) for table in (node.gamma, node.mean, node.var))
+    gamma, mean, var = (_column(table[step], x) for table in (node.gamma, node.mean, node.var))
     return gamma * ((x - mean) / torch.sqrt(var + node.eps))
 
 
@@ -85,11 +75,11 @@ def neuron(node: ir.LIF, x: Tensor, kept: Tensor | None, step: int) -> tuple[Ten
         fired = _fires(node, membrane, node.threshold)
         return fired, membrane.masked_fill(fired, 0), membrane
     table = node.steps
-    v = x + _at(table.bias, step, x)
+    v = x + _column(table.bias[step], x)
     if kept is not None:
-        v = v + _at(table.leak, step, x) * kept
-    fired = _fires(node, v, _at(table.threshold, step, x))
-    return fired, v.masked_fill(fired, 0), v * _at(table.gain, step, x)
+        v = v + _column(table.leak[step], x) * kept
+    fired = _fires(node, v, _column(table.threshold[step], x))
+    return fired, v.masked_fill(fired, 0), v * _column(table.gain[step], x)
 
 
 def _needed(network: ir.Network, given: Mapping[str, np.ndarray]) -> set[str]:
@@ -134,7 +124,7 @@ def evaluate(
                 continue
             if isinstance(node, ir.Input):
                 port = torch.from_numpy(node.port(raw[:, step]).astype(np.float64))
-                values[node.name] = _affine(port, node.scale, node.shift)
+                values[node.name] = port * _column(node.scale, port) + _column(node.shift, port)
                 continue
             if isinstance(node, ir.Add):
                 values[node.name] = sum((values[name] for name in node.inputs[1:]), values[node.inputs[0]])
