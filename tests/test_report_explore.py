@@ -25,6 +25,7 @@ from varying import export, plain, residual
 
 from snn2chip import ir
 from snn2chip.errors import InputError
+from snn2chip.files import write_text
 from snn2chip.formats import netx
 from snn2chip.nn import LIF, AvgPool2d, Conv2d, Flatten, Linear, Residual, SpikingNetwork, TDBatchNorm
 from snn2chip.passes.capture import capture
@@ -130,7 +131,7 @@ def test_every_spike_and_membrane_is_the_references(tab: Any, tmp_path: Path) ->
         chain, raw = make()
         expected = reference.run(chain, chain.port(raw))
         path = tmp_path / f"{name}.html"
-        explore.write(path, explore.page([chain], [name], samples_of(raw)))
+        write_text(path, explore.page([chain], [name], samples_of(raw)))
         page = shown(tab, path)
         for sample in range(len(raw)):
             page.select_option("#sample", str(sample))
@@ -166,7 +167,7 @@ def test_by_mouse_and_by_keyboard(tab: Any, tmp_path: Path) -> None:
     chain, raw = NETWORKS["residual"]()
     volts = reference.run(chain, chain.port(raw)).voltage
     path = tmp_path / "page.html"
-    explore.write(path, explore.page([chain], ["net"], samples_of(raw)))
+    write_text(path, explore.page([chain], ["net"], samples_of(raw)))
     page = shown(tab, path)
     assert page.evaluate("document.documentElement.scrollWidth") <= 500
     page.click("#layers button:nth-child(2)")
@@ -199,7 +200,7 @@ def test_how_it_looks(dark: bool, tab: Any, quickstart: Quickstart, tmp_path: Pa
     """Wide, in both colours, nothing is wider than the window."""
     chain = netx.load(quickstart.net)
     path = tmp_path / "page.html"
-    explore.write(path, explore.page([chain], ["model.net"], samples_of(np.full((1, 1, 8, 8), 9))))
+    write_text(path, explore.page([chain], ["model.net"], samples_of(np.full((1, 1, 8, 8), 9))))
     tab.set_viewport_size({"width": 1400, "height": 900})
     tab.emulate_media(color_scheme="dark" if dark else "light")
     page = shown(tab, path)
@@ -222,7 +223,7 @@ def test_two_networks_to_their_first_differing_spike(tab: Any, tmp_path: Path) -
         if (one[layer.name][0, step] != two[layer.name][0, step]).any()
     ]
     path = tmp_path / "page.html"
-    explore.write(path, explore.page([chain, other], ["one.net", "two.net"], samples_of(raw)))
+    write_text(path, explore.page([chain, other], ["one.net", "two.net"], samples_of(raw)))
     page = shown(tab, path)
     step, index, neuron = differing[0]
     assert page.evaluate("explorer.difference") == {"step": step, "layer": index, "neuron": neuron}
@@ -230,7 +231,7 @@ def test_two_networks_to_their_first_differing_spike(tab: Any, tmp_path: Path) -
     assert page.evaluate("[explorer.step, explorer.layer, explorer.neuron]") == [step, index, neuron]
     fired = [row.split("\t")[-2] for row in page.locator("tr.now").all_inner_texts()]
     assert sorted(fired) == ["", "●"]
-    explore.write(path, explore.page([chain, chain], ["one.net", "two.net"], samples_of(raw)))
+    write_text(path, explore.page([chain, chain], ["one.net", "two.net"], samples_of(raw)))
     assert "equal in every spike" in shown(tab, path).inner_text("#difference")
 
 
@@ -242,7 +243,7 @@ def test_foreign_text_stays_text(tab: Any, tmp_path: Path) -> None:
     chain = replace(chain, layers=layers, classes=(HOSTILE,) * 3)
     samples = explore.Samples(raw, (HOSTILE,) * len(raw), (0,) * len(raw))
     path = tmp_path / "page.html"
-    explore.write(path, explore.page([chain], [HOSTILE], samples))
+    write_text(path, explore.page([chain], [HOSTILE], samples))
     page = shown(tab, path)
     assert page.title() != "owned" and page.locator("img").count() == 0
     assert page.locator("script").count() == 2

@@ -11,6 +11,7 @@ import typer
 
 from snn2chip.cli.common import DataDir, DatasetOption, NetArgument, app, console_of, guarded
 from snn2chip.errors import InputError
+from snn2chip.files import write_text
 
 
 @app.command(epilog="Example: snn2chip explore runs/mine/model.net")
@@ -50,7 +51,7 @@ def explore(
     page = exploring.page(chains, [path.name for path in nets], chosen)
     console = console_of()
     if output is not None:
-        exploring.write(output, page)
+        write_text(output, page)
         console.print(f"wrote {output}: {len(chosen.names)} samples, {len(page) / 1e6:.1f} MB")
         return
     with PageServer(page, port or 0) as server:

@@ -17,7 +17,6 @@ from snn2chip.chip.products import check_steps
 from snn2chip.chip.profile import DECAY_ONE, UNIT
 from snn2chip.data import ImageSet
 from snn2chip.errors import InputError, reading
-from snn2chip.files import write_text
 from snn2chip.ir import Chain, ChainLayer, IntArray, Shape
 from snn2chip.ir.encode import encoder_of
 from snn2chip.report import html
@@ -145,11 +144,6 @@ def page(chains: Sequence[Chain], names: Sequence[str], samples: Samples) -> str
         "engine": _packed(browser.module()),
     }
     return html.render("explore", data=data, names=list(names), version=__version__)
-
-
-def write(path: Path, text: str) -> None:
-    """The page as a file, whole or not at all."""
-    write_text(path, text)
 
 
 def _alike(first: Chain, other: Chain) -> None:
