@@ -28,16 +28,11 @@ def digits_of(values: IntArray) -> list[tuple[int, IntArray]]:
     factor, rest = 1, values.astype(np.int64)
     while rest.any() and not (rest & 1).any():
         factor, rest = 2 * factor, rest >> 1
-    found: list[tuple[int, IntArray]] = []
-    while rest.size and (rest.min() < -128 or rest.max() > 127):
-        low = (rest + BASE // 2) % BASE - BASE // 2
-        found.append((factor, low.astype(np.int8)))
-        factor, rest = factor * BASE, (rest - low) // BASE
-    return [*found, (factor, rest.astype(np.int8))]
+    return [(factor * each, digit.numpy()) for each, digit in _digits(torch.from_numpy(rest))]
 
 
-def _padded(count: int, step: int = _STEP) -> int:
-    return -(-count // step) * step
+def _padded(count: int) -> int:
+    return -(-count // _STEP) * _STEP
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -143,7 +138,7 @@ class Int8Product:
 
 
 def _digits(x: Tensor) -> list[tuple[int, Tensor]]:
-    """As `digits_of`, of a graded input."""
+    """(factor, int8) whose products sum to x."""
     found, factor, rest = [], 1, x.long()
     while bool(rest.numel()) and (int(rest.min()) < -128 or int(rest.max()) > 127):
         low = (rest + BASE // 2) % BASE - BASE // 2

@@ -85,7 +85,7 @@ class At:
         return self.memory.recall((*self.before, made), lambda: self._run(made))
 
     def _run(self, made: Candidate) -> Taken:
-        weighted = sums.integer_sums(made)
+        weighted = sums.Weighted(made.synapses, sums.exact_in(made))
         bias = torch.from_numpy(ir.neuron_bias(made.synapses, self.shape).astype(np.int32))
         count, steps = self.xs[0].shape[:2]
         spiking = self.wanted.dtype == torch.bool

@@ -111,11 +111,6 @@ def unpacked(kept: Bits | Tensor, shape: Sequence[int]) -> Tensor:
     return flat.view(*shape[:2], *shape[3:], shape[2]).movedim(-1, 2)
 
 
-def integer_sums(made: Candidate) -> Weighted:
-    """The exact sums of a candidate."""
-    return Weighted(made.synapses, exact_in(made))
-
-
 @dataclass(frozen=True, eq=False)
 class Places:
     """Where in a layer candidates are judged: images (P,), rows and columns (P,) of its output (0 of a dense one)."""
@@ -126,10 +121,6 @@ class Places:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def first(self, count: int) -> Places:
-        """Some of them, at random, as they are in random order."""
-        return Places(self.images[:count], self.rows[:count], self.columns[:count])
 
     def of(self, values: Tensor) -> Tensor:
         """Spikes (N, T, O, H, W) or (N, T, O), or scores (N, O), there: (P, T, O), or (P, O)."""
