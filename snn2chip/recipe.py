@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from snn2chip import files, places
 from snn2chip.choices import Relays
+from snn2chip.data.augment_table import AugmentTable, Table
 from snn2chip.data.recordings.binning import MAX_COUNT, BinSettings
 from snn2chip.data.sets.events import OWN_VALIDATION
 from snn2chip.errors import InputError, RecipeError
@@ -26,11 +27,7 @@ NormName = Literal["tdbn", "bntt", "none"]
 NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]*$"  # it becomes a folder, a part of commands, and titles
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ConvLayer(_Table):
+class ConvLayer(Table):
     """A convolution, its normalization and its neuron."""
 
     type: Literal["conv", "conv1d"] = Field(
@@ -54,7 +51,7 @@ class ConvLayer(_Table):
         return self
 
 
-class DenseLayer(_Table):
+class DenseLayer(Table):
     """A fully connected layer, its normalization and its neuron."""
 
     type: Literal["dense"] = Field(description="makes this layer a dense")
@@ -66,14 +63,14 @@ class DenseLayer(_Table):
     neuron: bool = Field(True, description="a LIF neuron after it; false before a membrane readout")
 
 
-class AvgPoolLayer(_Table):
+class AvgPoolLayer(Table):
     """Average pooling, folded into its neighbour on export."""
 
     type: Literal["avgpool"] = Field(description="makes this layer an avgpool")
     kernel: int = Field(2, ge=2, description="kernel and stride")
 
 
-class MaxPoolLayer(_Table):
+class MaxPoolLayer(Table):
     """Maximum over windows of spikes, a logical OR; a layer of neurons on export."""
 
     type: Literal["maxpool"] = Field(description="makes this layer a maxpool")
@@ -82,7 +79,7 @@ class MaxPoolLayer(_Table):
     padding: int = Field(0, ge=0, description="padding, at most half the kernel")
 
 
-class ResidualLayer(_Table):
+class ResidualLayer(Table):
     """Residual blocks with tdBN (alpha = 1/sqrt(2) before the add) and a neuron after the add."""
 
     type: Literal["residual"] = Field(description="makes this layer residual blocks")
@@ -98,19 +95,19 @@ class ResidualLayer(_Table):
     identity: Literal["tdbn", "none"] = Field("tdbn", description="normalization of a shortcut that keeps its shape")
 
 
-class GlobalAvgPoolLayer(_Table):
+class GlobalAvgPoolLayer(Table):
     """Mean over height and width, folded into the next dense layer on export."""
 
     type: Literal["globalavgpool"] = Field(description="makes this layer a globalavgpool")
 
 
-class FlattenLayer(_Table):
+class FlattenLayer(Table):
     """(C, H, W) to C*H*W features."""
 
     type: Literal["flatten"] = Field(description="makes this layer a flatten")
 
 
-class DropoutLayer(_Table):
+class DropoutLayer(Table):
     """Dropout with the same mask at every step; nothing on export."""
 
     type: Literal["dropout"] = Field(description="makes this layer a dropout")
@@ -130,7 +127,7 @@ Layer = Annotated[
 ]
 
 
-class NeuronSpec(_Table):
+class NeuronSpec(Table):
     """The iterative LIF neuron, the same in every layer; or a ReLU in its place."""
 
     kind: Literal["lif", "relu"] = Field(
@@ -151,7 +148,7 @@ class NeuronSpec(_Table):
         return self
 
 
-class ModelSpec(_Table):
+class ModelSpec(Table):
     """The network."""
 
     timesteps: int = Field(ge=1, le=1024, description="time steps T of one sample")
@@ -189,34 +186,7 @@ class ModelSpec(_Table):
         return self
 
 
-class AugmentTable(_Table):
-    """Augmentation of the training images, on the training device."""
-
-    crop: int = Field(0, ge=0, description="random crop after this much zero padding, pixels")
-    border: Literal["black", "reflect"] = Field("black", description="what the padding of crop holds")
-    flip: Literal[False, True, "alternating"] = Field(
-        False, description="random horizontal flip; 'alternating': each image the other way round than an epoch before"
-    )
-    cutout: int = Field(0, ge=0, description="side of the square set to zero, pixels")
-    erase: float = Field(0.0, ge=0, le=1, description="share of the images of which a random rectangle is set to zero")
-    cutmix: float = Field(0.0, ge=0, le=1, description="share of the batches whose images show a part of another one")
-    mixup: float = Field(0.0, ge=0, le=1, description="share of the batches whose images are mixed with another one")
-    roll: int = Field(0, ge=0, description="random shift by up to this many pixels, around the edges")
-    rotate: float = Field(0.0, ge=0, le=180, description="random rotation by up to this many degrees")
-    zoom: float = Field(0.0, ge=0, lt=1, description="random size, by up to this share larger or smaller")
-    shear: float = Field(0.0, ge=0, le=1, description="random slant, pixels to the side for one up")
-    drop: float = Field(0.0, ge=0, lt=1, description="random share of the events dropped, up to this")
-
-    @model_validator(mode="after")
-    def _one_mix_a_batch(self) -> Self:
-        if self.cutmix + self.mixup > 1:
-            raise ValueError(
-                f"cutmix {self.cutmix:g} and mixup {self.mixup:g} are shares of the batches: at most 1 in all"
-            )
-        return self
-
-
-class EventsTable(_Table):
+class EventsTable(Table):
     """How recordings of an event camera become T frames; dt_us or count, one of them."""
 
     dt_us: int | None = Field(None, ge=1, description="microseconds a time step")
@@ -235,7 +205,7 @@ class EventsTable(_Table):
         return self
 
 
-class DataSpec(_Table):
+class DataSpec(Table):
     """The data set."""
 
     name: str = Field(
@@ -257,7 +227,7 @@ class DataSpec(_Table):
 Bits = Annotated[int, Field(ge=2, le=8)]
 
 
-class QuantizeTable(_Table):
+class QuantizeTable(Table):
     """Quantization-aware training: every step rounds as the exporter does; what it leaves is the chip's integers."""
 
     weight_bits: Bits = Field(8, description="bits of a weight, 2 (ternary) to 8")
@@ -272,7 +242,7 @@ class QuantizeTable(_Table):
     relays: Relays = Field("auto", description="relays of a branching network, as of fold-and-export")
 
 
-class TrainSpec(_Table):
+class TrainSpec(Table):
     """The optimization."""
 
     epochs: int = Field(ge=1, description="passes over the training set")
@@ -323,7 +293,7 @@ class TrainSpec(_Table):
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and Poisson input")
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A training run."""
 
     name: str = Field(
@@ -389,7 +359,7 @@ def _describe(error: ValidationError, source: str) -> str:
 
 
 _LAYER_TAGS = {"conv", "conv1d", "dense", "residual", "avgpool", "maxpool", "globalavgpool", "flatten", "dropout"}
-_TABLES: dict[str, type[_Table]] = {
+_TABLES: dict[str, type[Table]] = {
     "": Recipe,
     "data": DataSpec,
     "data.augment": AugmentTable,

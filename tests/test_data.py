@@ -26,8 +26,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from snn2chip import data as d
+from snn2chip import recipe as recipes
 from snn2chip.data import fetch
-from snn2chip.data.augment import Augment, AugmentSpec, cutout, erase, flip_horizontally, mix, random_crop
+from snn2chip.data.augment import Augment, cutout, erase, flip_horizontally, mix, random_crop
+from snn2chip.data.augment_table import AugmentTable
 from snn2chip.data.fetch import Download
 from snn2chip.data.sets import cifar, fashion
 from snn2chip.data.sets.parsers import cifar_records, gunzip, idx_array
@@ -944,7 +946,7 @@ def test_two_images_and_their_classes_in_one_proportion(kind: str) -> None:
     images = torch.stack([torch.full((1, 16, 16), value, dtype=torch.uint8) for value in (0, 100, 200)])
     labels, shares = torch.tensor([2, 0, 1]), set()
     for seed in range(20):
-        mixed, targets = mix(images, labels, AugmentSpec(**{kind: 1.0}), 3, generator(seed))
+        mixed, targets = mix(images, labels, AugmentTable(**{kind: 1.0}), 3, generator(seed))
         share = targets[0, 1]  # the image before the first is the last one, of class 1
         assert torch.allclose(targets.sum(1), torch.ones(3)) and torch.isclose(targets[0, 2], 1 - share)
         first, second = torch.tensor([[200.0, 0, 100], [0, 100, 200]])
@@ -952,7 +954,7 @@ def test_two_images_and_their_classes_in_one_proportion(kind: str) -> None:
         assert kind == "mixup" or set(mixed[0].unique().tolist()) <= {0, 200}
         shares.add(round(float(share), 3))
     assert len(shares) > 10
-    same, hard = mix(images, labels, AugmentSpec(**{kind: 0.3}), 3, generator(1))
+    same, hard = mix(images, labels, AugmentTable(**{kind: 0.3}), 3, generator(1))
     assert (same is images) == (hard is labels)
 
 
@@ -960,38 +962,38 @@ def test_alternating_flip_mirrors_whom_it_is_told() -> None:
     """`flipped` decides, and no number is drawn for it."""
     images = torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3)
     flipped = torch.tensor([True, False, True, False])
-    found = Augment(AugmentSpec(flip="alternating"))(images, generator(), flipped)
+    found = Augment(AugmentTable(flip="alternating"))(images, generator(), flipped)
     assert torch.equal(found[flipped], images[flipped].flip(3)) and torch.equal(found[~flipped], images[~flipped])
 
 
 def test_augment_follows_its_generator_and_spec() -> None:
     images = batch(32)
-    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentTable(crop=2, flip=True, cutout=3))
     assert torch.equal(augment(images, generator(5)), augment(images, generator(5)))
     assert not torch.equal(augment(images, generator(5)), augment(images, generator(6)))
     g = generator(5)
     by_hand = cutout(flip_horizontally(random_crop(images, 2, g), g), 3, g)
     assert torch.equal(by_hand, augment(images, generator(5)))
-    assert Augment(AugmentSpec())(images, generator()) is images
+    assert Augment(AugmentTable())(images, generator()) is images
 
 
 def test_augment_on_one_image_and_on_none() -> None:
-    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentTable(crop=2, flip=True, cutout=3))
     assert augment(batch(1), generator()).shape == (1, 3, 9, 7)
     assert augment(batch(0), generator()).shape == (0, 3, 9, 7)
 
 
 def test_augment_refuses_what_cannot_be() -> None:
-    with pytest.raises(RecipeError, match="crop -1"):
-        AugmentSpec(crop=-1)
-    with pytest.raises(RecipeError, match="cutout -3"):
-        AugmentSpec(cutout=-3)
+    with pytest.raises(RecipeError, match=r"'data.augment.crop': .* greater than or equal to 0"):
+        recipes.load("digits-tdbn", ["data.augment.crop=-1"])
+    with pytest.raises(RecipeError, match=r"'data.augment.cutout': .* greater than or equal to 0"):
+        recipes.load("digits-tdbn", ["data.augment.cutout=-3"])
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_augment_on_cuda_equals_cpu() -> None:
-    augment = Augment(AugmentSpec(crop=2, flip=True, cutout=3))
+    augment = Augment(AugmentTable(crop=2, flip=True, cutout=3))
     on_cpu = augment(batch(32), generator(5))
     assert torch.equal(on_cpu, augment(batch(32).cuda(), generator(5)).cpu())
     own = torch.Generator("cuda").manual_seed(5)

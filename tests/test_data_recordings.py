@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn2chip import data, recipe
-from snn2chip.data.augment import Augment, AugmentSpec
+from snn2chip.data.augment import Augment
+from snn2chip.data.augment_table import AugmentTable
 from snn2chip.data.binned import Item, key_of
 from snn2chip.data.recordings import BinSettings, Events, Faults, Tally, bin_events, make_events, read_recording
 from snn2chip.data.recordings.recording import JITTER_US
@@ -720,7 +721,7 @@ def test_recordings_go_all_the_way(
 def test_augmented_events_stay_events_and_steps_move_together() -> None:
     generator = torch.Generator().manual_seed(0)
     frames = (torch.rand((6, 1, 2, 20, 20), generator=generator) < 0.2).to(torch.uint8).repeat(1, 4, 1, 1, 1) * 3
-    spec = AugmentSpec(crop=2, flip=True, roll=3, rotate=20.0, zoom=0.2, shear=0.2)
+    spec = AugmentTable(crop=2, flip=True, roll=3, rotate=20.0, zoom=0.2, shear=0.2)
     moved = Augment(spec)(frames, generator)
     assert moved.shape == frames.shape
     assert moved.dtype == torch.uint8
@@ -732,12 +733,12 @@ def test_augmented_events_stay_events_and_steps_move_together() -> None:
 def test_roll_loses_nothing_and_drop_only_takes_away() -> None:
     generator = torch.Generator().manual_seed(1)
     frames = torch.randint(0, 4, (50, 3, 2, 9, 7), generator=generator, dtype=torch.uint8)
-    rolled = Augment(AugmentSpec(roll=4))(frames, generator)
+    rolled = Augment(AugmentTable(roll=4))(frames, generator)
     assert torch.equal(rolled.sum((1, 2, 3, 4)), frames.sum((1, 2, 3, 4)))
     for sample in range(50):
         shifts = [(dy, dx) for dy in range(-4, 5) for dx in range(-4, 5)]
         assert any(torch.equal(torch.roll(frames[sample], s, (2, 3)), rolled[sample]) for s in shifts)
-    dropped = Augment(AugmentSpec(drop=0.5))(frames, generator)
+    dropped = Augment(AugmentTable(drop=0.5))(frames, generator)
     kept = dropped == frames
     assert bool(((dropped == 0) | kept).all())
     share = 1 - (dropped[frames > 0] > 0).float().mean().item()

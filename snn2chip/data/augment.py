@@ -9,64 +9,18 @@ augmentation on every device.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from snn2chip.errors import RecipeError
-
-
-@dataclass(frozen=True)
-class AugmentSpec:
-    """What to do to training images, in this order; the default does nothing.
-
-    Attributes:
-        crop: pixels of padding on every side before a crop of the original size; 0 is off.
-        border: what the padding holds: black, or the image reflected at its border.
-        flip: mirror half of the images left to right: at random, or as the caller says ("alternating").
-        cutout: side in pixels of a square that is painted over, centred anywhere in the image; 0 is off.
-        erase: share of the images of which a rectangle is painted over (Zhong et al. 2020: of 2 to 33 % of the image,
-            its sides 0.3 to 3.3 to 1); 0 is off.
-        cutmix, mixup: shares of the batches in which `mix` puts two images into one; 0 is off.
-        rotate, zoom, shear: largest angle in degrees, change of size as a share, and slant (pixels to the side for
-            one up), of one affine map, nearest pixel; 0 is off.
-        roll: largest shift in pixels in y and x; what leaves at an edge enters at the other; 0 is off.
-        drop: largest share of the values set to 0, each on its own (of events: dropped); a sample's own share is
-            drawn from 0..drop; 0 is off.
-
-    What is painted is 0, which is black for raw images: augment before normalizing.
-    """
-
-    crop: int = 0
-    border: Literal["black", "reflect"] = "black"
-    flip: bool | Literal["alternating"] = False
-    cutout: int = 0
-    erase: float = 0.0
-    cutmix: float = 0.0
-    mixup: float = 0.0
-    rotate: float = 0.0
-    zoom: float = 0.0
-    shear: float = 0.0
-    roll: int = 0
-    drop: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("crop", "cutout", "erase", "cutmix", "mixup", "rotate", "zoom", "shear", "roll", "drop"):
-            value = getattr(self, name)
-            if value < 0:
-                raise RecipeError(f"augment: {name} {value} is below 0; use 0 to switch it off")
-        for name in ("zoom", "drop"):
-            value = getattr(self, name)
-            if value >= 1:
-                raise RecipeError(f"augment: {name} {value} is not below 1; it is a share")
+from snn2chip.data.augment_table import AugmentTable
 
 
 class Augment:
-    """Apply an `AugmentSpec` to batches: ``Augment(AugmentSpec(crop=4, flip=True))(images, generator)``."""
+    """Apply an `AugmentTable` to batches: ``Augment(AugmentTable(crop=4, flip=True))(images, generator)``."""
 
-    def __init__(self, spec: AugmentSpec) -> None:
+    def __init__(self, spec: AugmentTable) -> None:
         self.spec = spec
 
     def __call__(
@@ -150,7 +104,7 @@ def erase(images: torch.Tensor, share: float, generator: torch.Generator) -> tor
 
 
 def mix(
-    images: torch.Tensor, labels: torch.Tensor, spec: AugmentSpec, classes: int, generator: torch.Generator
+    images: torch.Tensor, labels: torch.Tensor, spec: AugmentTable, classes: int, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Two images in one, with their classes in proportion (N, K), in the spec's shares of batches; else as they are.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snn2chip import parallel
 from snn2chip.data import ImageSet
-from snn2chip.data.augment import Augment, AugmentSpec, mix
+from snn2chip.data.augment import Augment, mix
 from snn2chip.data.image_files import ImageFiles
 from snn2chip.recipe import Recipe
 
@@ -68,7 +68,7 @@ class Batches:
         self.device, self.seed, self.size = device, recipe.train.seed, recipe.train.batch_size
         self.count, self.classes = len(images), len(images.classes)
         self.table = recipe.data.augment
-        self.augment = Augment(AugmentSpec(**dict(self.table)))
+        self.augment = Augment(self.table)
         self.images = images.images
         if isinstance(self.images, Tensor) and fits(self.images, device):
             self.images = self.images.to(device)
