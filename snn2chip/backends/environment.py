@@ -21,7 +21,7 @@ from typing import IO
 
 from snn2chip.backends.interpreters import Candidate, NoPythonError, choose, probe
 from snn2chip.backends.kinds import Kind
-from snn2chip.backends.processes import child_environment, last_words, started
+from snn2chip.backends.processes import ask, last_words, started
 from snn2chip.console import console_of
 from snn2chip.errors import InputError, SetupError
 from snn2chip.files import exclusive, not_only_ours, parse, part_folder, read
@@ -94,16 +94,7 @@ def _check(python: Path, kind: Kind) -> tuple[dict[str, str], bool, dict[str, st
     """
     program = deploy_file(kind.folder, kind.program)
     try:
-        answer = subprocess.run(
-            [python, "-E", "-s", "-B", program, "--check"],
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=600,
-            check=False,
-        )
+        answer = ask([python, "-E", "-s", "-B", program, "--check"], 600)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SetupError(f"'{python}' cannot run {kind.title}: {' '.join(str(error).split())}") from None
     try:

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snn2chip.backends.kinds import Kind
-from snn2chip.backends.processes import child_environment
+from snn2chip.backends.processes import ask
 from snn2chip.errors import SetupError
 from snn2chip.files import parse
 
@@ -85,26 +85,18 @@ def _places(kind: Kind) -> Iterator[tuple[Path, str]]:
             yield path, "pyenv"
     uv = shutil.which("uv")
     if uv:
-        found = _ask([uv, "python", "find", kind.download], {"UV_PYTHON_DOWNLOADS": "never"})
+        found = _last_line([uv, "python", "find", kind.download], UV_PYTHON_DOWNLOADS="never")
         if found:
             yield Path(found), "uv"
 
 
-def _ask(command: Sequence[str], environment: Mapping[str, str]) -> str:
+def _last_line(command: Sequence[str], **more: str) -> str:
     """The last line that the command prints; empty if it fails."""
     try:
-        answer = subprocess.run(
-            command,
-            env={**child_environment(), **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+        answer = ask(command, 600, **more)
+    except (OSError, subprocess.TimeoutExpired):
         return ""
-    lines = answer.stdout.strip().splitlines()
+    lines = [] if answer.returncode else answer.stdout.strip().splitlines()
     return lines[-1] if lines else ""
 
 
@@ -115,15 +107,7 @@ def probe(python: Path, source: str, kind: Kind) -> Candidate:
         return Candidate(python, source, version, problem, ready)
 
     try:
-        answer = subprocess.run(
-            [python, "-E", "-s", "-c", _PROBE, kind.folder],
-            env=child_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        answer = ask([python, "-E", "-s", "-c", _PROBE, kind.folder], 60)
     except subprocess.TimeoutExpired:
         return unusable("does not answer within 60 s")
     except OSError as error:
@@ -158,8 +142,8 @@ def choose(kind: Kind, say: Callable[[str], None]) -> Candidate:
     uv = shutil.which("uv")
     if uv:
         say(f"downloading Python {kind.download} with uv")
-        _ask([uv, "python", "install", kind.download], {})
-        found = _ask([uv, "python", "find", kind.download], {"UV_PYTHON_DOWNLOADS": "never"})
+        _last_line([uv, "python", "install", kind.download])
+        found = _last_line([uv, "python", "find", kind.download], UV_PYTHON_DOWNLOADS="never")
         if found:
             candidate = probe(Path(found), "uv", kind)
             if candidate.problem is None:

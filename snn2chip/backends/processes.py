@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from snn2chip.errors import SetupError
@@ -19,6 +20,18 @@ def child_environment() -> dict[str, str]:
     # Simulators start processes or threads of their own; a pool of threads in each would only fight over the cores.
     threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {**kept, **dict.fromkeys(threads, "1")}
+
+
+def ask(command: Sequence[str | Path], timeout: float, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end: its status and what it wrote. `more` are variables that it sees besides.
+
+    Raises:
+        OSError: it cannot be started.
+        subprocess.TimeoutExpired: it was not done after so many seconds.
+    """
+    shown = {**child_environment(), **more}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "check": False}
+    return subprocess.run(command, env=shown, stdin=subprocess.DEVNULL, timeout=timeout, **options)
 
 
 @contextmanager
