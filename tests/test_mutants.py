@@ -276,7 +276,7 @@ MUTANTS = [
         ("FLOAT32_EXACT = 2**24", "FLOAT32_EXACT = 2**26"),
         ("np.maximum(np.abs(low), np.abs(high))", "np.abs(high)"),
     ),
-    *of("chip/products.py", "test_simulate.py", ("current_decay=neuron.current_decay,", "")),
+    *of("chip/products.py", "test_simulate.py", (', "current_decay": neuron.current_decay}', "}")),
     *of(
         "simulate/dense.py",
         "test_simulate.py",

@@ -155,17 +155,13 @@ def integrate(
             torch.from_numpy(table.astype(np.int32)).to(sums.device)
             for table in (tables.leak, tables.bias, tables.threshold)
         )
+    decays = {"voltage_decay": neuron.voltage_decay, "current_decay": neuron.current_decay}
+    constants = {"threshold": neuron.threshold, **decays}
     spikes, voltages = torch.empty_like(sums, dtype=torch.bool), torch.empty_like(sums)
     for step in range(sums.shape[1]):
         if tables is None:
             state.current, state.voltage, fired = arith.step(
-                state.current,
-                state.voltage,
-                sums[:, step],
-                bias,
-                threshold=neuron.threshold,
-                voltage_decay=neuron.voltage_decay,
-                current_decay=neuron.current_decay,
+                state.current, state.voltage, sums[:, step], bias, **constants
             )
         else:
             state.current = arith.current_step(state.current, sums[:, step], neuron.current_decay)

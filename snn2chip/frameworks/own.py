@@ -26,19 +26,8 @@ def nodes(module: nn.Module, name: str, sources: tuple[str, ...], shape: ir.Shap
     if isinstance(module, (Conv2d, Linear)):
         return as_torch(module, name, sources[0], shape) or []
     if isinstance(module, TDBatchNorm):
-        return [
-            ir.Norm(
-                name,
-                sources,
-                array(module.weight),
-                array(module.bias),
-                array(module.running_mean),
-                array(module.running_var),
-                module.eps,
-                module.alpha,
-                module.threshold,
-            )
-        ]
+        gamma, beta, mean, var = map(array, (module.weight, module.bias, module.running_mean, module.running_var))
+        return [ir.Norm(name, sources, gamma, beta, mean, var, module.eps, module.alpha, module.threshold)]
     if isinstance(module, BNTT):
         gamma = array(in_float64(module).weight)
         mean, var = array(module.running_mean), array(module.running_var)

@@ -144,15 +144,8 @@ def _input_affine(synapse: ir.Synapse, source: ir.Input, center: ir.IntArray) ->
         lift = (synapse.weight * offset[channel][:, :, None, None]).sum((1, 2, 3))
         return replace(synapse, weight=weight, bias=bias + lift)
     image = torch.from_numpy(np.broadcast_to(offset[:, None, None], source.shape).copy())
-    lift = F.conv2d(
-        image[None],
-        torch.from_numpy(synapse.weight.astype(np.float64)),
-        None,
-        synapse.stride,
-        synapse.padding,
-        synapse.dilation,
-        synapse.groups,
-    )[0].numpy()
+    geometry = synapse.stride, synapse.padding, synapse.dilation, synapse.groups
+    lift = F.conv2d(image[None], torch.from_numpy(synapse.weight.astype(np.float64)), None, *geometry)[0].numpy()
     return replace(synapse, weight=weight, bias=bias.reshape(-1, 1, 1) + lift)
 
 

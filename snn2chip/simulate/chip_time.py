@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,10 +152,11 @@ class _Runner:
         self.current = torch.zeros(layer.shape, dtype=torch.int32)
         self.voltage = torch.zeros(layer.shape, dtype=torch.int32)
         self.bias = torch.from_numpy(layer.bias.astype(np.int32))
-        constants = (layer.threshold, layer.voltage_decay, layer.current_decay)
-        self.threshold, self.voltage_decay, self.current_decay = (
-            x if isinstance(x, int) else torch.from_numpy(x.astype(np.int32, order="C")) for x in constants
-        )
+        numbers = {name: getattr(layer, name) for name in ("threshold", "voltage_decay", "current_decay")}
+        self.constants: dict[str, Any] = {
+            name: x if isinstance(x, int) else torch.from_numpy(x.astype(np.int32, order="C"))
+            for name, x in numbers.items()
+        }
         self.products: dict[int, Product] = {}  # by delay
         self.recurrent: Tensor | None = None
         self.last: Tensor | None = None  # what the layer's own spikes of the last step weigh
@@ -190,13 +192,7 @@ class _Runner:
             if self.reset is not None and (done + step + 1) % self.reset[0] == self.reset[1]:
                 self.current, self.voltage = nothing, nothing
             self.current, self.voltage, fired = neuron.step(
-                self.current,
-                self.voltage,
-                activation,
-                bias[step],
-                threshold=self.threshold,
-                voltage_decay=self.voltage_decay,
-                current_decay=self.current_decay,
+                self.current, self.voltage, activation, bias[step], **self.constants
             )
             if self.recurrent is not None:
                 self.last = (self.recurrent @ fired.double()).to(torch.int64).to(torch.int32)

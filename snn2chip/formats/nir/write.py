@@ -22,6 +22,7 @@ import io
 import json
 import keyword
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,16 +85,14 @@ class _Builder:
             "bias": "none" if node.bias is None else "channel" if node.bias.ndim == 1 else "neuron",
         }
         bias = node.bias if node.bias is not None and node.bias.ndim == 1 else np.zeros(len(node.weight))
-        made = self._conv2d(shape, packed.weight, packed.stride, packed.padding, packed.dilation, bias, metadata)
-        self.put(node, made, self.names[node.inputs[0]])
+        self.put(node, self._conv2d(shape, replace(packed, bias=bias), metadata), self.names[node.inputs[0]])
         if node.bias is not None and node.bias.ndim == 3:
             kernel, padding = bias_kernel(node.name, node.bias.astype(np.float64))
             if self.pixel is None:
                 self.pixel = self._pixel()
             name = self.biases[node.name] = self.name(f"{node.name}_bias")
-            self.nodes[name] = self._conv2d(
-                (1, 1, 1), kernel, (1, 1), padding, (1, 1), np.zeros(len(kernel)), {"role": "bias", "of": node.name}
-            )
+            spread = ir.Conv(name, (), kernel, np.zeros(len(kernel)), padding=padding)
+            self.nodes[name] = self._conv2d((1, 1, 1), spread, {"role": "bias", "of": node.name})
             self.edges.append((self.pixel, name))
 
     def _pixel(self) -> str:
@@ -101,32 +100,16 @@ class _Builder:
         source = self.network.input
         weight_shape, stride = constant_image(source.shape)
         name = self.name("one")
-        self.nodes[name] = self._conv2d(
-            source.shape, np.zeros(weight_shape), stride, (0, 0), (1, 1), np.ones(1), {"role": "one"}
-        )
+        one = ir.Conv(name, (), np.zeros(weight_shape), np.ones(1), stride)
+        self.nodes[name] = self._conv2d(source.shape, one, {"role": "one"})
         self.edges.append((self.names[source.name], name))
         return name
 
-    def _conv2d(
-        self,
-        shape: ir.Shape,
-        weight: ir.Array,
-        stride: ir.Pair,
-        padding: ir.Pair,
-        dilation: ir.Pair,
-        bias: ir.Array,
-        metadata: dict[str, Any],
-    ) -> Any:
-        return self.nir.Conv2d(
-            input_shape=shape[1:],
-            weight=np.array(weight),
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=1,
-            bias=np.array(bias),
-            metadata=metadata,
-        )
+    def _conv2d(self, shape: ir.Shape, conv: ir.Conv, metadata: dict[str, Any]) -> Any:
+        """A convolution of an image of `shape` with one group and a bias."""
+        geometry = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation, "groups": 1}
+        weight, bias = np.array(conv.weight), np.array(conv.bias)
+        return self.nir.Conv2d(input_shape=shape[1:], weight=weight, bias=bias, **geometry, metadata=metadata)
 
     def dense(self, node: ir.Dense) -> None:
         """A matrix with or without a bias."""
