@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from snn2chip import ir
+from snn2chip.backends import environment as environments
 from snn2chip.backends import lava
 from snn2chip.backends.processes import child_environment
 from snn2chip.data import ImageSet
@@ -260,7 +261,7 @@ def lava_neurons(
     "steps" the time-varying neuron of deploy/lava/neurons, in which dv and vth are not used. Returns u and v (S, K, N)
     int32 as each step leaves them, and spikes (S, K, N) uint8.
     """
-    environment = lava.find()
+    environment = environments.find(lava.LIGHT)
     assert environment is not None
     given, found = folder / "cases.npz", folder / "found.npz"
     np.savez(given, model=np.array(model), **cases)

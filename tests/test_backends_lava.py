@@ -18,7 +18,8 @@ import pytest
 from conftest import Command
 
 from snn2chip import ir
-from snn2chip.backends import akida, lava
+from snn2chip.backends import akida, interpreters, lava
+from snn2chip.backends import environment as environments
 from snn2chip.errors import InputError, SetupError
 from snn2chip.formats import netx
 from snn2chip.places import CACHE_VARIABLE, deploy_file
@@ -431,11 +432,11 @@ def test_names_on_path_that_do_not_run(bare: Path) -> None:
     assert lava.LIGHT.variable in str(caught.value)
 
     script(bare / "python3.10", "\x7fELF is not what this is")
-    assert "does not run" in str(lava.candidates(full=True)[0].problem)
+    assert "does not run" in str(interpreters.candidates(lava.FULL)[0].problem)
     fake_python(bare / "python3.10", version="3.9.1")
-    assert lava.candidates(full=True)[0].problem == "Python 3.9.1; Lava needs 3.10"
+    assert interpreters.candidates(lava.FULL)[0].problem == "Python 3.9.1; Lava needs 3.10"
     fake_python(bare / "python3.10", problem='"No module named ensurepip"')
-    assert "install its venv package" in str(lava.candidates(full=True)[0].problem)
+    assert "install its venv package" in str(interpreters.candidates(lava.FULL)[0].problem)
 
 
 def test_doctor_lists_what_runs(bare: Path) -> None:
@@ -466,7 +467,7 @@ def test_order_of_preference(bare: Path) -> None:
     script(bare / "python3.10", "#!/bin/sh\nexit 1\n")
     fake_python(bare / "python3.12", version="3.12.99")
     fake_python(bare.parent / "pyenv/versions/3.10.5/bin/python", version="3.10.5")
-    found = lava.candidates()
+    found = interpreters.candidates(lava.LIGHT)
     assert [(each.source, each.version) for each in found if each.source in ("PATH", "pyenv")] == [
         ("PATH", None),
         ("PATH", "3.12.99"),
@@ -486,11 +487,11 @@ def test_uv_is_the_last_resort(bare: Path) -> None:
         f'[ "$2" = find ] && [ -x "{python}" ] && echo "{python}" && exit 0\nexit 2\n',
     )
     fake_python(bare / "spare")
-    assert lava.candidates(full=True) == []
+    assert interpreters.candidates(lava.FULL) == []
     environment = lava.setup(full=True, progress=False)
     assert environment.versions["lava-nc"] == "0.10.0"
     assert "python install 3.10" in asked.read_text()
-    assert lava.candidates(full=True)[0].source == "uv"
+    assert interpreters.candidates(lava.FULL)[0].source == "uv"
 
 
 def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,12 +499,12 @@ def test_explicit_interpreter(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     fake_python(bare / "python3.10")
     ordinary = lava.setup(full=True, progress=False)
     monkeypatch.setenv(lava.LIGHT.variable, str(bare / "missing"))
-    for verb in (lava.setup, lava.find):
+    for verb in (environments.setup, environments.find):
         with pytest.raises(SetupError, match=f"{lava.LIGHT.variable}: '.*missing' does not run"):
-            verb(full=True)
+            verb(lava.FULL)
     chosen = fake_python(bare.parent / "chosen" / "python")
     monkeypatch.setenv(lava.LIGHT.variable, str(chosen))
-    assert lava.find(full=True) is None
+    assert environments.find(lava.FULL) is None
     environment = lava.setup(full=True, progress=False)
     assert environment.folder != ordinary.folder
     assert (chosen.parent / "log").read_text().split() == ["venv", "pip"]
@@ -521,14 +522,14 @@ def test_unfinished_and_broken_environments_are_made_anew(bare: Path) -> None:
     environment = lava.setup(full=True, progress=False)
     assert environment.folder is not None
     assert json.loads((environment.folder / "ready.json").read_text())["lava-nc"] == "0.10.0"
-    assert lava.find(full=True) == environment
+    assert environments.find(lava.FULL) == environment
     (environment.folder / "ready.json").unlink()
     (environment.folder / "rest").touch()
-    assert lava.find(full=True) is None
+    assert environments.find(lava.FULL) is None
     assert lava.setup(full=True, progress=False) == environment
     assert not (environment.folder / "rest").exists()
     environment.python.unlink()
-    assert lava.find(full=True) is None
+    assert environments.find(lava.FULL) is None
 
 
 BREAKS = {
@@ -573,11 +574,11 @@ def test_a_place_that_others_can_write_is_not_used(bare: Path) -> None:
     environment = lava.setup(full=True, progress=False)
     assert environment.folder is not None
     environment.folder.chmod(0o777)
-    assert lava.find(full=True) is None
+    assert environments.find(lava.FULL) is None
     assert lava.setup(full=True, progress=False) == environment
     assert environment.folder.stat().st_mode & 0o777 == 0o755
     environment.folder.parent.chmod(0o777)
-    assert lava.find(full=True) is None
+    assert environments.find(lava.FULL) is None
     with pytest.raises(SetupError, match=r"cache/lava' can be changed by other users; chmod go-w it"):
         lava.setup(full=True, progress=False)
     assert (bare / "log").read_text().split() == ["venv", "pip"] * 2

@@ -21,9 +21,7 @@ from snn2chip import npz
 from snn2chip.backends import environment as environments
 from snn2chip.backends.environment import Environment as Environment
 from snn2chip.backends.environment import RegistryError as RegistryError
-from snn2chip.backends.interpreters import Candidate
 from snn2chip.backends.interpreters import NoPythonError as NoPythonError
-from snn2chip.backends.interpreters import candidates as found_interpreters
 from snn2chip.backends.kinds import Kind
 from snn2chip.backends.programs import need, run_program
 from snn2chip.console import console_of, progress_bar
@@ -57,19 +55,9 @@ FULL = replace(
 KINDS = {False: LIGHT, True: FULL}
 
 
-def find(full: bool = False) -> Environment | None:
-    """The environment that is ready to use, None if `setup` has to make it; see `backends.environment.find`."""
-    return environments.find(KINDS[full])
-
-
 def setup(full: bool = False, progress: bool = True) -> Environment:
     """Make Lava's environment unless it is there, and return it; see `backends.environment.setup`."""
     return environments.setup(KINDS[full], progress)
-
-
-def candidates(full: bool = False) -> list[Candidate]:
-    """Every interpreter that `setup` would consider; see `backends.interpreters.candidates`."""
-    return found_interpreters(KINDS[full])
 
 
 def run(

@@ -17,7 +17,6 @@ from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
 from snn2chip.errors import InputError
-from snn2chip.files import is_hdf5 as is_hdf5
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 

@@ -16,9 +16,10 @@ from snn2chip.cli.chip import (
     ResetInterval,
     ResetOffset,
 )
-from snn2chip.cli.common import app, console_of, guarded, is_hdf5
+from snn2chip.cli.common import app, console_of, guarded
 from snn2chip.cli.source import is_net, read
 from snn2chip.errors import InputError
+from snn2chip.files import is_hdf5
 
 if TYPE_CHECKING:
     from snn2chip.ir import Chain, Network

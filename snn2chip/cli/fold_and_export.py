@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
-from snn2chip.cli.common import DataDir, Explain, JsonOption, app, console_of, ensure, guarded, is_hdf5, numbers, tell
+from snn2chip.cli.common import DataDir, Explain, JsonOption, app, console_of, ensure, guarded, numbers, tell
 from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
-from snn2chip.files import write_json
+from snn2chip.files import is_hdf5, write_json
 
 if TYPE_CHECKING:
     from snn2chip.data import ImageSet

@@ -33,11 +33,11 @@ def recipe(
     """
     from snn2chip import places
     from snn2chip import recipe as recipes
-    from snn2chip.report import tables as reports
+    from snn2chip.report.columns import FIELDS
 
     console = console_of()
     if fields:
-        console.print(reports.fields_table(recipes.fields()))
+        console.print(FIELDS.table(FIELDS.about, recipes.fields()))
     elif fit or target_cores is not None:
         if name is None:
             raise InputError("--fit and --target-cores are of one recipe; name it")

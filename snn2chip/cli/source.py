@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import is_hdf5
 from snn2chip.errors import InputError
+from snn2chip.files import is_hdf5
 
 if TYPE_CHECKING:
     import numpy as np

@@ -293,11 +293,6 @@ def failure(rung: Rung) -> str:
     return f"{rung.name}: {where}{rung.detail}"
 
 
-def fields_table(rows: Sequence[tuple[str, str, str, str]]) -> Wide:
-    """The table of `recipe --fields`."""
-    return columns.FIELDS.table(columns.FIELDS.about, rows)
-
-
 def collapse_table(report: CollapseReport) -> Wide:
     """The table of `collapse`."""
     title = (

@@ -184,17 +184,11 @@ def neuron(given: Given) -> list[ir.Node]:
             )
         leak, threshold = exact
         if "current" in own:
-            stays = _exact_current(own, stays)
+            found, stays = stays, own.number("current")
+            if not (0 <= stays < 1 and abs(stays - found) < algebra.CLOSE):
+                raise own.fail("current", f"the {found:g} that its constants give")
         ties = "ties" in own and own.integer("ties", 0, 1) == 1
     return [*made, ir.LIF(called, (driver,), leak, threshold, ties=ties, current_tau=stays)]
-
-
-def _exact_current(own: Fields, found: float) -> float:
-    """The current_tau in a node's metadata, which its constants must give too."""
-    exact = own.number("current")
-    if not (0 <= exact < 1 and abs(exact - found) < algebra.CLOSE):
-        raise own.fail("current", f"the {found:g} that its constants give")
-    return exact
 
 
 def scale(name: str, driver: str, factor: ir.FloatArray, shift: ir.FloatArray | None = None) -> ir.Norm:
