@@ -20,11 +20,10 @@ from snn2chip.chip.products import Product, exact_products, integrate
 
 @dataclass(frozen=True, eq=False)
 class GraphTrace:
-    """Spikes (N, T, ...) uint8 and voltages (N, T, ...) int32 by layer of neurons; largest |input| of one step."""
+    """Spikes (N, T, ...) uint8 and voltages (N, T, ...) int32 by layer of neurons."""
 
     spikes: dict[str, NDArray[np.uint8]]
     voltage: dict[str, NDArray[np.int32]]
-    largest: dict[str, int]
 
 
 @torch.no_grad()
@@ -35,7 +34,6 @@ def run(network: ir.Network, port: ir.IntArray) -> GraphTrace:
     values: dict[str, Tensor] = {source.name: torch.from_numpy(np.require(port, np.int64, ["C", "W"]))}
     spikes: dict[str, NDArray[np.uint8]] = {}
     voltage: dict[str, NDArray[np.int32]] = {}
-    largest: dict[str, int] = {}
     with exact_products():
         for node in network.of(ir.CubaNeuron):
             synapses = network.synapses_of(node)
@@ -50,5 +48,4 @@ def run(network: ir.Network, port: ir.IntArray) -> GraphTrace:
             values[node.name] = fired
             spikes[node.name] = fired.numpy().astype(np.uint8)
             voltage[node.name] = volts.numpy()
-            largest[node.name] = int(sums.abs().max())
-    return GraphTrace(spikes, voltage, largest)
+    return GraphTrace(spikes, voltage)
