@@ -202,6 +202,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be made, or writing failed (disk full, no permission).
     """
+    if str(target) == "-":
+        raise InputError("cannot write '-': what is printed is for people; name a file")
     try:
         place = _place(Path(target))
         with part_folder(place.parent) as folder:
@@ -213,9 +215,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
                 part.chmod(stat.S_IMODE(place.stat().st_mode))
             part.replace(place)
     except OSError as error:
-        raise InputError(
-            f"cannot write '{target}': {error.strerror or error}; free some space or choose another place"
-        ) from error
+        room = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise InputError(f"cannot write '{target}': {error.strerror or error}; {room}choose another place") from error
 
 
 def read_back(target: str | Path, part: Path, read: Callable[[Path], T]) -> T:

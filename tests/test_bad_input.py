@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -559,6 +560,59 @@ def test_output_in_a_folder_that_is_not_there_yet(
     cli(*outputs(quickstart, tmp_path, target)[output]).ok()
     assert list(target.parent.iterdir()) == [target]
     assert target.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("simulate model.net --limit 2 --json model.net", "--json 'model.net' is the network itself"),
+        ("simulate model.net --limit 2 --output link.net", "-o 'link.net' is the network itself"),
+        ("simulate model.net --input in.npz --json in.npz", "--json 'in.npz' is the input itself"),
+        ("simulate model.net --input in.npz --output new --json new", "-o 'new' is the file for --json itself"),
+        ("verify model.pt model.net --no-lava --samples 1 --json model.pt", "--json 'model.pt' is the model itself"),
+        (
+            "verify model.pt model.net --no-lava --samples 1 --json model.net",
+            "--json 'model.net' is the network itself",
+        ),
+        ("fit model.net --json model.net", "--json 'model.net' is the network itself"),
+        ("show model.net --json model.net", "--json 'model.net' is the network itself"),
+        ("encode model.net -o model.net", "-o 'model.net' is the network itself"),
+        ("explore model.net -o model.net", "-o 'model.net' is the network itself"),
+        ("lava run model.net --input in.npz --output in.npz", "-o 'in.npz' is the input itself"),
+        ("fold-and-export model.pt --json model.net", "-o 'model.net' is the file for --json itself"),
+        (
+            "simulate model.net --limit 2 --json report.json",
+            "--json 'report.json' is what snn2chip keeps of a run there",
+        ),
+        ("simulate model.net --limit 2 --json -", "cannot write '-': what is printed is for people; name a file"),
+    ],
+)
+def test_no_file_is_written_over_that_a_command_reads(
+    arguments: str, message: str, cli: Command, quickstart: Quickstart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever name; a trained network would be gone, and the exit code 0."""
+    monkeypatch.chdir(tmp_path)
+    for path in (quickstart.model, quickstart.net):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "link.net").symlink_to("model.net")
+    np.savez("in.npz", input=np.zeros((1, 4, 1, 8, 8), np.int32))
+    before = snapshot(tmp_path)
+    cli(*arguments.split()).refused(message)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_folder_where_a_file_is_and_files_the_wrong_way_round(
+    cli: Command, quickstart: Quickstart, tmp_path: Path
+) -> None:
+    """Each says what to give."""
+    cli("report", quickstart.net).refused("is a file; give the folder that it is in", str(quickstart.folder))
+    cli("report", tmp_path / "none").refused("cannot read folder", "it is not there")
+    cli("verify", quickstart.net, quickstart.model).refused("is no .net file; give what was trained first")
+    for command in (("retrain", quickstart.net, "--timesteps", "2"), ("collapse", quickstart.net)):
+        cli(*command).refused("is an HDF5 file, a .net say, and no model.pt; give what was trained")
+    taken = written(tmp_path / "file")
+    said = cli("simulate", quickstart.net, "--limit", "1", "--json", taken / "x.json").refused("Not a directory")
+    assert said.endswith("; choose another place")  # there is room enough
 
 
 def test_train_into_a_file(cli: Command, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import DataDir, Explain, JsonOption, Overwrite, app, console_of, guarded, progress_bar
+from snn2chip.cli.common import DataDir, Explain, JsonOption, Overwrite, apart, app, console_of, guarded, progress_bar
 from snn2chip.errors import InputError
 from snn2chip.files import refuse_results, write_json
 
@@ -67,8 +67,7 @@ def collapse(
 
     trained = model_file.load(model)
     output = output or model.with_name(f"{model.stem}-static.pt")
-    if output.resolve() == model.resolve():
-        raise InputError(f"-o '{output}' is the model itself; name another file")
+    apart(model=model, output=output, json_file=json_file)
     refuse_results(output.parent, [output], overwrite)
     spec = trained.recipe.data
     training, test = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
 from snn2chip.errors import InputError
+from snn2chip.places import PAGE, RECORD
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -32,6 +34,27 @@ app.add_typer(akida_app, name="akida")
 
 
 P = ParamSpec("P")
+_WRITTEN = ("output", "json_file", "plot")  # what a command calls the files that it is asked to write
+
+
+def apart(**given: object) -> None:
+    """Refuse to write over a file that the command reads, or into one twice.
+
+    Args:
+        given: what the command was given, and files that it chose itself; what is a path counts, by its name.
+
+    Raises:
+        InputError: a file that is written is one of the others, or what `report` keeps of a run.
+    """
+    places = {name: os.path.realpath(value) for name, value in given.items() if isinstance(value, Path)}
+    for name in [written for written in _WRITTEN if written in places]:
+        option = {"json_file": "--json", "output": "-o"}.get(name, f"--{name}")
+        others = (other for other, place in places.items() if other != name and place == places[name])
+        if (other := next(others, None)) is not None:
+            what = {"net": "network", "json_file": "file for --json", "output": "file for -o"}.get(other, other)
+            raise InputError(f"{option} '{given[name]}' is the {what.removesuffix('_file')} itself; name another file")
+        if Path(places[name]).name in (RECORD, PAGE):
+            raise InputError(f"{option} '{given[name]}' is what snn2chip keeps of a run there; name another file")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
@@ -41,6 +64,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             room()
+            apart(**kwargs)
             command(*args, **kwargs)
             sys.stdout.flush()  # not at exit, where a reader that left would be a complaint
         except (typer.Exit, SystemExit):

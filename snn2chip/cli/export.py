@@ -16,7 +16,7 @@ from snn2chip.cli.chip import (
     ResetInterval,
     ResetOffset,
 )
-from snn2chip.cli.common import app, console_of, guarded
+from snn2chip.cli.common import apart, app, console_of, guarded
 from snn2chip.cli.source import is_net, read
 from snn2chip.errors import InputError
 from snn2chip.files import is_hdf5
@@ -141,8 +141,7 @@ def export(
 def _beside(net: Path, output: Path | None, ending: str) -> Path:
     """Where to write: `output`, or beside the network."""
     output = output or net.with_name(f"{net.stem}{ending}")
-    if output.resolve() == net.resolve():
-        raise InputError(f"-o '{output}' is the network itself; name another file")
+    apart(net=net, output=output)
     return output
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
-from snn2chip.cli.common import DataDir, Explain, JsonOption, app, console_of, ensure, guarded, numbers, tell
+from snn2chip.cli.common import DataDir, Explain, JsonOption, apart, app, console_of, ensure, guarded, numbers, tell
 from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
 from snn2chip.files import is_hdf5, write_json
@@ -105,8 +105,7 @@ def fold_and_export(
         raise InputError(f"-o '{output}': {profile.name} takes a .net; a .fbz is for --chip akd1000")
     fbz = (output or model).with_suffix(".fbz")
     output = (output or model).with_suffix(".net") if whole or output is None else output
-    if output.resolve() == model.resolve():
-        raise InputError(f"-o '{output}' is the model itself; name another file")
+    apart(model=model, output=output, json_file=json_file, fbz=fbz if whole else None)
     console = console_of()
     images: ImageSet | IntArray | None = None
     if calibration:

@@ -20,8 +20,8 @@ from snn2chip.cli.common import (
     tell,
 )
 from snn2chip.cli.source import SourceArgument, arrays, made_from
-from snn2chip.errors import CheckFailed
-from snn2chip.files import write_json
+from snn2chip.errors import CheckFailed, InputError
+from snn2chip.files import is_hdf5, write_json
 
 
 @app.command(epilog="Example: snn2chip verify runs/mine/model.pt runs/mine/model.net")
@@ -50,6 +50,8 @@ def verify(
     from snn2chip.report import tables
     from snn2chip.verify import ladder
 
+    if net.is_file() and is_hdf5(model) and not is_hdf5(net):
+        raise InputError(f"'{net}' is no .net file; give what was trained first, and behind it the .net made from it")
     chain = netx.load(net)
     trained = made_from(model, chain.made)
     console = console_of()

@@ -42,7 +42,7 @@ import snn2chip
 from snn2chip import ir
 from snn2chip import recipe as recipes
 from snn2chip.errors import InputError, out_of_memory, reading
-from snn2chip.files import atomic_path, read_back
+from snn2chip.files import atomic_path, is_hdf5, read_back
 from snn2chip.ir.plain import as_plain, of_plain
 from snn2chip.nn import BNTT, LIF, DirectInput, TDBatchNorm, safetensors
 from snn2chip.nn.build import SpikingNetwork, build, unwrapped
@@ -210,6 +210,8 @@ def load_tensors(path: str | Path) -> dict[str, Any]:
         source: Path | io.BytesIO = path
         if zipfile.is_zipfile(path):
             _check_archive(path)
+        elif is_hdf5(path):
+            raise InputError(f"'{path}' is an HDF5 file, a .net say, and no model.pt; give what was trained")
         else:  # an old file or a bare pickle, of bytes: a text of 4 GB that it may claim takes no memory
             content = path.read_bytes()
             _check_pickle(path, content)

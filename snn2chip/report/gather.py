@@ -36,6 +36,11 @@ class Run:
     """
 
     def __init__(self, folder: Path, load: Load) -> None:
+        if not folder.is_dir():
+            there = (
+                f"is a file; give the folder that it is in, '{folder.parent}'" if folder.exists() else "is not there"
+            )
+            raise InputError(f"cannot read folder '{folder}': it {there}")
         self.folder = folder
         self.record = Record.at(folder) or Record(folder)
         named = self.record.files.get("model", "model.pt")

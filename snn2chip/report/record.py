@@ -15,10 +15,11 @@ from typing import Any
 
 from snn2chip.errors import InputError, reading
 from snn2chip.files import read, sha256, write_text
+from snn2chip.places import PAGE as PAGE
+from snn2chip.places import RECORD as NAME
 from snn2chip.report.page import render
 from snn2chip.report.summary import known
 
-NAME, PAGE = "report.json", "report.html"
 _FORMAT, _VERSION = "snn2chip-report", 1
 
 
