@@ -156,6 +156,8 @@ def test_the_flow_prints_what_it_wrote(quickstart: Quickstart) -> None:
         assert (quickstart.folder / name).stat().st_size > 1000
     assert "test accuracy" in quickstart.printed
     assert "accuracy" in quickstart.printed
+    assert f"next: snn2chip fold-and-export {quickstart.model}\n" in quickstart.printed
+    assert f"next: snn2chip verify {quickstart.model} {quickstart.net}\n" in quickstart.printed
     assert "\x1b" not in quickstart.printed
 
 

@@ -644,6 +644,7 @@ def test_picture_reads_or_refuses(tmp_path: Path, data: st.DataObject) -> None:
         old.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data.draw(mutated(good.getvalue())))
+    write_image(tmp_path / "train" / "dog" / "0.png")
     try:
         assert d.load("folder", "train", tmp_path, image_size=4).shape == (3, 4, 4)
     except DataError as error:
@@ -727,6 +728,9 @@ def test_folder_layout_faults(tmp_path: Path) -> None:
     (root / "train" / "empty").mkdir()
     with pytest.raises(DataError, match="empty' holds no image"):
         d.load("folder", "train", root)
+    write_image(tmp_path / "level" / "train" / "images" / "0.png")  # one too deep, as Tiny ImageNet's are
+    with pytest.raises(DataError, match=r"'images' is the only class folder of '.*train'; put the images of two"):
+        d.load("folder", "train", tmp_path / "level")
 
 
 def test_folder_labels_follow_train(tmp_path: Path) -> None:

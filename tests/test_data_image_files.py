@@ -123,17 +123,17 @@ def test_a_damaged_file_is_named_wherever_it_is_decoded(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, and in the one that decodes ahead: one line, after the parts before it."""
-    for number, name in enumerate(("0.png", "1.png", "2.png")):
-        path = tmp_path / "train" / "ant" / name
+    for number, name in enumerate(("ant/0.png", "bee/0.png", "ant/1.png")):
+        path = tmp_path / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (SIDE, SIDE), (number, 0, 0)).save(path)
     path.write_bytes(b"")
     files = load(tmp_path, "train", "0", monkeypatch)
-    with pytest.raises(DataError, match=r"^cannot decode '.*ant/2\.png': it is empty; replace or remove it$"):
+    with pytest.raises(DataError, match=r"^cannot decode '.*ant/1\.png': it is empty; replace or remove it$"):
         files.images[2]
     parts = files.in_parts(1)
     assert [int(next(parts)[1].max()) for _ in range(2)] == [0, 1]
-    with pytest.raises(DataError, match=r"^cannot decode '.*ant/2\.png': it is empty; replace or remove it$"):
+    with pytest.raises(DataError, match=r"^cannot decode '.*ant/1\.png': it is empty; replace or remove it$"):
         next(parts)
 
 

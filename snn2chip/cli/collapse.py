@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snn2chip.cli.common import DataDir, Explain, JsonOption, Overwrite, apart, app, console_of, guarded, progress_bar
+from snn2chip.cli.common import (
+    DataDir,
+    Explain,
+    JsonOption,
+    Overwrite,
+    apart,
+    app,
+    console_of,
+    guarded,
+    progress_bar,
+    then,
+)
 from snn2chip.errors import InputError
 from snn2chip.files import refuse_results, write_json
 
@@ -99,3 +110,4 @@ def collapse(
             f"{100 * found['float_accuracy']:.2f} % collapsed: it cost {100 * found['cost']:.2f} points"
         )
     console.print(f"wrote {output}")
+    then(console, "fold-and-export", output, data=data)

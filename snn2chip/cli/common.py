@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,12 @@ def tell(console: Console, net: Path, kind: str, values: dict[str, Any]) -> None
     console.print(summary.panel(net.name, facts))
     if said:
         console.print(said)
+
+
+def then(console: Console, command: str, *words: object, data: Path | None = None) -> None:
+    """Say the command that comes next, to be copied into a shell; with the folder of the data, if one was given."""
+    given = [*map(str, words), *([] if data is None else ["--data", str(data)])]
+    console.print(f"next: snn2chip {command} {shlex.join(given)}", soft_wrap=True)
 
 
 def ensure(kind: Kind, console: Console) -> None:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.choices import Relays, Strategy, Ties
-from snn2chip.cli.common import DataDir, Explain, JsonOption, apart, app, console_of, ensure, guarded, numbers, tell
+from snn2chip.cli.common import (
+    DataDir,
+    Explain,
+    JsonOption,
+    apart,
+    app,
+    console_of,
+    ensure,
+    guarded,
+    numbers,
+    tell,
+    then,
+)
 from snn2chip.cli.source import SourceArgument, read
 from snn2chip.errors import InputError
 from snn2chip.files import is_hdf5, write_json
@@ -149,6 +161,7 @@ def fold_and_export(
         console.print(line)
     console.print(f"wrote {output}{f' and {fbz}' if whole else ''}")
     tell(console, output, "export", said | drawn(export.folded, export.chain, found))
+    then(console, "verify", model, output, data=data)
 
 
 def _binning(

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snn2chip.boundary import INTERRUPTED
-from snn2chip.cli.common import DataDir, DeviceOption, Overwrite, app, console_of, device_of, guarded, progress_bar
+from snn2chip.cli.common import (
+    DataDir,
+    DeviceOption,
+    Overwrite,
+    app,
+    console_of,
+    device_of,
+    guarded,
+    progress_bar,
+    then,
+)
 from snn2chip.errors import InputError
 from snn2chip.parallel import is_leader, leader_first, local, together
 
@@ -147,6 +157,8 @@ def train(
     )
     if line := exit_line(trainer):
         console.print(line)
+    if chosen.model.neuron.kind != "relu":
+        then(console, "fold-and-export", out / "model.pt", data=data)
 
 
 def _cores(recipe: Recipe, network: SpikingNetwork, classes: int) -> str:

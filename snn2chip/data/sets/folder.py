@@ -92,6 +92,12 @@ def class_names(root: Path, base: Path, what: str = "images") -> tuple[str, ...]
             f"'{base / strange[0]}' is a class that '{root / 'train'}' does not have ({len(strange)} such); both "
             f"splits need the same class folders"
         )
+    if len(found[-1]) == 1:
+        where = root / "train" if len(found) > 1 else base
+        raise DataError(
+            f"'{found[-1][0]}' is the only class folder of '{where}'; put the {what} of two classes at least "
+            f"in one of their own each"
+        )
     return found[-1]
 
 
