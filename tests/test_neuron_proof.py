@@ -299,8 +299,8 @@ def lane(x: Any) -> Lane:
     return Lane(raw(x))
 
 
-STEP = between("I32 u = input[part]", "#if VEC == 64") + between("I32 over = u > threshold", "fired |= bits_of")
-STEP += between("v[part] = u & ~over", "kept[part] = after & ~over")
+STEP = between("I32 u = input[part]", "#if VEC == 64") + between("I32 rest = u <= threshold", "quiet |= bits_of")
+STEP += between("v[part] = u & rest", "kept[part] = after & rest")
 
 
 @pytest.mark.parametrize("current", ["FITS", "WRAPS", "DECAYS", "FREE"])
@@ -348,7 +348,7 @@ def test_a_step_of_the_engine(current: str, decay: str, scale: int, monkeypatch:
     monkeypatch.setattr(reference, "_toward_zero", lambda *_: next(decays))
     u, v, fired = reference.neuron_step(layer, 0, kept_u, kept_v, whole, wide(bias))  # type: ignore[arg-type]
     proved(raw(wide(names["v"])) == raw(v), *given)
-    proved((raw(names["over"]) == -1) == fired, *given)
+    proved((raw(names["rest"]) == 0) == fired, *given)
     if current == "DECAYS":
         proved(raw(wide(names["current"])) == raw(u), *given)
 

@@ -106,7 +106,7 @@ def test_maps_leave_no_place_free_where_they_can(tab: Any, tmp_path: Path) -> No
     """32 maps are 8 by 4, not 7 by 5; about three wide to two high; and each value is found again under its place."""
     chain, raw = NETWORKS["direct"]()
     path = tmp_path / "a.html"
-    explore.write(path, explore.page([chain], ["direct"], samples_of(raw)))
+    write_text(path, explore.page([chain], ["direct"], samples_of(raw)))
     page = shown(tab, path)
     assert page.evaluate("[1, 2, 31, 32, 64, 252].map((n) => tiling([n, 8, 8]).across)") == [1, 2, 8, 8, 8, 18]
     assert page.evaluate("[[2, 1, 700], [6, 1, 1], [3, 5, 5]].map((shape) => tiling(shape).across)") == [1, 3, 3]
