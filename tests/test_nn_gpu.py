@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,16 +28,27 @@ needs_triton = pytest.mark.skipif(
 FILE = Path(gpu.__file__).with_name("triton_kernels.py")
 
 
+@pytest.fixture(scope="module")
+def for_numpy() -> Iterator[gpu.TritonKernels]:
+    """The kernels in a module of their own, which Triton interprets in numpy; and so it does its own functions only if
+    it is imported for that, which another test may have done otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if re.match(r"triton(?!\._C)\b", name)]:
+            patch.delitem(sys.modules, name)
+        spec = importlib.util.spec_from_file_location("interpreted_kernels", FILE)
+        assert spec is not None and spec.loader is not None
+        module: ModuleType = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "interpreted_kernels", module)
+        with pytest.MonkeyPatch.context() as wanted:
+            wanted.setenv("TRITON_INTERPRET", "1")
+            spec.loader.exec_module(module)
+        yield gpu.TritonKernels(module)
+
+
 @pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> gpu.TritonKernels:
-    """The kernels in a module of their own, which Triton interprets in numpy."""
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    spec = importlib.util.spec_from_file_location("interpreted_kernels", FILE)
-    assert spec is not None and spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "interpreted_kernels", module)
-    spec.loader.exec_module(module)
-    return gpu.TritonKernels(module)
+def interpreted(for_numpy: gpu.TritonKernels, monkeypatch: pytest.MonkeyPatch) -> gpu.TritonKernels:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when they run, too
+    return for_numpy
 
 
 def currents(steps: int, dtype: torch.dtype, layout: str, scale: float = 1.0) -> Tensor:

@@ -77,7 +77,7 @@ def save(path: str | Path, chain: Chain) -> None:
         _write_json(own, "made", chain.made)
         _write_json(own, "origin", {layer.name: layer.origin for layer in chain.layers})
     with atomic_path(path) as part:
-        part.write_bytes(memory.getbuffer())
+        part.write_bytes(memory.getvalue())
         memory.close()  # of a large network gigabytes, and what is read back takes its own
         if different := _different(read_back(path, part, load), chain):
             raise InputError(f"'{path}' is not written, what was read back differs: {different}")

@@ -265,5 +265,5 @@ def save(
     memory = io.BytesIO()  # HDF5 crashes the process when a file it writes cannot grow
     package().write(memory, graph)
     with atomic_path(path) as part:
-        part.write_bytes(memory.getbuffer())
+        part.write_bytes(memory.getvalue())
         read_back(path, part, load)
