@@ -98,7 +98,7 @@ def test_a_module_that_repeats_its_input() -> None:
     found = held(lively(Repeats()), pixels(SHAPE, 255, [0.5], [0.25]), 4)
     assert found.takes == "image" and found.captured.readout.kind == "spike_count"
     assert held(lively(Repeats(1)), pixels(SHAPE, 255, [0.5], [0.25]), 1).takes == "image"
-    with pytest.raises(UnsupportedError, match=r"'repeat' of 'static\.1'.* or runs for another T"):
+    with pytest.raises(UnsupportedError, match=r"'repeat' of 'static\.1'.* If it runs for another number of steps"):
         adapt(Repeats(), pixels(SHAPE, 255, [0.5], [0.25]), 6)
 
 

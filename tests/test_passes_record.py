@@ -282,6 +282,7 @@ def test_the_scores_of_one_step_are_not_the_sum_of_all(way: str) -> None:
         (lambda y: y.mean(0).softmax(1), "'softmax' in its forward function .*; leave it out at the end"),
         (lambda y: y.mean(0).argmax(1), "'argmax' in its forward function .*; return the scores themselves"),
         (lambda y: {"scores": y.mean(0)}, "returns a dict; it must return one tensor of scores"),
+        (lambda y: nn.functional.dropout(y).mean(0), "'dropout' in its forward function .*; give it training=self"),
         (lambda _: None, "returns a NoneType; it must return one tensor of scores"),
         (lambda y: y.transpose(0, 1), r"'transpose' in its forward function .* as the layers do, \(T, N, C, H, W\)"),
     ],

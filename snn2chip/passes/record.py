@@ -214,7 +214,7 @@ class Recorder:
     def tensor(self, value: Value, memory: _Memory | None = None) -> Seen:
         """A tensor that holds `value`, in `memory` or in some of its own."""
         sides = self.sides(value.layout, self.shapes[value.name], value.row)
-        self.own_time |= value.layout not in ("image", "step", "state") or value.step > 0
+        self.own_time |= value.layout not in ("image", "lifted", "step", "state") or value.step > 0
         made: Seen = torch.empty(sides, device="meta").as_subclass(Seen)
         made.value, made.recorder, made.memory = value, self, memory or _Memory()
         made.changes = made.memory.changes
@@ -481,6 +481,7 @@ _SIDES: dict[Layout, str] = {
 }
 _INSTEAD = {
     **dict.fromkeys(("softmax", "log_softmax"), "leave it out at the end: the largest score stays the largest"),
+    "dropout": "give it training=self.training, so that it does nothing once the network is trained",
     **dict.fromkeys(("argmax", "max", "topk"), "return the scores themselves, summed over time"),
     **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "sigmoid", "tanh"), "use snn2chip.nn.LIF"),
     **dict.fromkeys(("sub", "rsub"), "leave the input's normalization to mean= and std=, and to batch norm the rest"),
