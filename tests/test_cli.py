@@ -19,12 +19,14 @@ import torch
 import typer
 import zoo as zoo_tool
 from conftest import COMMAND, QUICK, ROOT, Child, Command, Quickstart, child_environment, run_in_process
+from torch import nn
 
 import snn2chip
 from snn2chip import cli as command_line
 from snn2chip import places
 from snn2chip.backends import lava
 from snn2chip.formats import netx
+from snn2chip.nn import LIF, DirectInput, MembraneReadout, SpikingNetwork
 from snn2chip.report import cost as costs
 from snn2chip.report.record import Record
 
@@ -159,6 +161,28 @@ def test_the_flow_prints_what_it_wrote(quickstart: Quickstart) -> None:
     assert f"next: snn2chip fold-and-export {quickstart.model}\n" in quickstart.printed
     assert f"next: snn2chip verify {quickstart.model} {quickstart.net}\n" in quickstart.printed
     assert "\x1b" not in quickstart.printed
+
+
+def test_a_data_set_of_more_classes_than_the_network_has_outputs_is_refused(cli: Command, tmp_path: Path) -> None:
+    """Its accuracy would be a number of nothing, whatever the images' size says."""
+    encoder = DirectInput(2, 16, [0.3], [0.4])
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), LIF(tau=0.5, threshold=0.1), nn.Linear(8, 3))
+    images = torch.arange(64).reshape(1, 1, 8, 8) % 17
+    torch.manual_seed(0)
+    deployed = snn2chip.deploy(SpikingNetwork(encoder, body, MembraneReadout(), (1, 8, 8)), images)
+    model, net = (deployed.save(tmp_path / name) for name in ("model.pt", "model.net"))
+    said = " has labels up to 9, but the network has 3 outputs; choose the data set it was trained on"
+    cli("simulate", net, "--dataset", "digits").refused(said)
+    cli("fold-and-export", model, "--dataset", "digits", "-o", tmp_path / "other.net").refused(said)
+    assert not (tmp_path / "other.net").exists()
+
+
+def test_a_recipe_of_ones_own_is_shown_too(cli: Command, tmp_path: Path) -> None:
+    """By its path, as `train` takes it; one that is not there is not looked for among the shipped."""
+    mine = tmp_path / "mine.toml"
+    mine.write_text(cli("recipe", "digits-tdbn").ok())
+    assert cli("recipe", mine).ok() == mine.read_text()
+    cli("recipe", tmp_path / "none.toml").refused("none.toml': No such file")
 
 
 def test_simulating_images_or_their_input_is_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,7 +44,9 @@ def recipe(
             raise InputError("--fit and --target-cores are of one recipe; name it")
         _fit(name, chip, target_cores, shape, classes)
     elif name is not None:
-        print(places.recipe_file(name).read_text(encoding="utf-8"), end="")
+        recipes.load(name)  # of one's own: that it is one
+        path = Path(name) if name.endswith(".toml") else places.recipe_file(name)
+        print(path.read_text(encoding="utf-8"), end="")
     else:
         names = places.recipe_names()
         wide = max(map(len, names)) + 2

@@ -46,6 +46,7 @@ def verify(
 
     from snn2chip.backends.akida import KIND
     from snn2chip.backends.lava import LIGHT
+    from snn2chip.data import ImageSet
     from snn2chip.formats import netx
     from snn2chip.report import tables
     from snn2chip.verify import ladder
@@ -62,6 +63,8 @@ def verify(
         steps = (network.timesteps,) if network.input.coding == "events" else ()
         shape = (samples, *steps, *network.input.shape)
         images = np.random.default_rng(0).integers(0, network.input.pixel_max, shape, endpoint=True)
+    elif isinstance(images, ImageSet):
+        images.require_classes(network.shape(network.readout.inputs[0])[0])
     pixels, labels = arrays(images)
     if lava:
         ensure(LIGHT, console)

@@ -147,6 +147,18 @@ class ImageSet:
         aside = part(drawn[:count].sort().values, f"{self.name.partition(':')[0]}:validation", "the")
         return part(drawn[count:].sort().values, self.name, "without"), aside
 
+    def require_classes(self, outputs: int) -> None:
+        """Refuse to compare the labels with the decisions of a network of fewer `outputs` than they name classes.
+
+        Raises:
+            DataError: a label is no output.
+        """
+        if len(self) and (most := int(self.labels.max())) >= outputs:
+            raise DataError(
+                f"{self.name} has labels up to {most}, but the network has {outputs} outputs; choose the data set it "
+                f"was trained on"
+            )
+
     def subset(self, limit: int | None) -> ImageSet:
         """The first `limit` images (all for None or more than there are); `source` says so.
 

@@ -128,6 +128,8 @@ def export(
             f"the network takes {given.shape} of 0..{given.pixel_max}, but {calibration.name} has "
             f"{calibration.shape} of 0..{calibration.max_value}; choose the data set it was trained on"
         )
+    if isinstance(calibration, ImageSet):
+        calibration.require_classes(network.shape(network.readout.inputs[0])[0])
     folded, fold_report = (network, FoldReport(())) if network.stage == "folded" else fold(network)
     notes = (*folded.notes, *reach.check(folded))
     plan = schedule(folded, chip, relays)

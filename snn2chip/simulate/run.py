@@ -86,12 +86,15 @@ def simulate(
     voltages that are kept reach the leader alone.
 
     Raises:
+        DataError: labels of other classes than the network's.
         InputError: neither or both of `port` and `images`, either of them does not fit the network (see
             `snn2chip.simulate.trace.check_input`), a batch size below 1, or the event engine on a GPU.
     """
     if (port is None) == (images is None):
         raise InputError("simulate: give either port integers or images")
     check_whole("batch_size", batch_size, 1)
+    if images is not None:
+        images.require_classes(chain.layers[-1].shape[0])
     if port is not None:
         port = check_input(port, chain)
     engine = make_engine(chain, device, engine_kind)
