@@ -11,6 +11,7 @@ from snn2chip.text import did_you_mean
 CACHE_VARIABLE = "SNN2CHIP_CACHE"
 CHIPS_VARIABLE = "SNN2CHIP_CHIPS"
 RECORD, PAGE = "report.json", "report.html"  # of a run, in its folder
+RECORD_FORMAT = "snn2chip-report"  # what the record says that it is, first of all
 _PACKAGE = Path(__file__).resolve().parent
 # A wheel carries the data inside the package; an editable install reads the checkout beside it.
 _ROOT = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent

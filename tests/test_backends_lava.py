@@ -447,7 +447,7 @@ def test_doctor_lists_what_runs(bare: Path) -> None:
     assert said and all("Python 3.12.99 at" in line and "python3.10" not in line for line in said)
 
 
-@pytest.mark.parametrize("variable", [lava.PYTHON_VARIABLE, akida.KIND.variable])
+@pytest.mark.parametrize("variable", [lava.LIGHT.variable, akida.KIND.variable])
 def test_doctor_goes_on_where_what_is_set_does_not_run(
     bare: Path, variable: str, cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,7 +455,7 @@ def test_doctor_goes_on_where_what_is_set_does_not_run(
     monkeypatch.setenv(variable, str(bare / "missing"))
     said = cli("doctor").ok().splitlines()
     told = [line for line in said if variable in line]
-    assert [line.split()[0] for line in told] == (["lava", "lava"] if variable == lava.PYTHON_VARIABLE else ["akida"])
+    assert [line.split()[0] for line in told] == (["lava", "lava"] if variable == lava.LIGHT.variable else ["akida"])
     for line in told:
         assert "missing' does not run: No such file or directory; name a Python 3." in line and "or unset it" in line
     assert sum("not set up; snn2chip" in line for line in said) == 3 - len(told)

@@ -27,7 +27,7 @@ from snn2chip.files import atomic_path
 from snn2chip.formats import netx
 from snn2chip.nn import model_file
 from snn2chip.passes.pipeline import export
-from snn2chip.places import CACHE_VARIABLE
+from snn2chip.places import CACHE_VARIABLE, RECORD_FORMAT
 
 OLD = b"what was there before"
 
@@ -111,7 +111,7 @@ def test_model_and_net_that_are_not_files(kind: str, cli: Command, quickstart: Q
     cli("fit", quickstart.model).refused("not an HDF5 file", "`snn2chip fold-and-export MODEL` makes a .net file")
     cli("verify", path, quickstart.net, "--no-lava").refused(f"cannot read '{path}'")
     cli("verify", quickstart.model, path, "--no-lava").refused(f"cannot read '{path}'")
-    cli("report", path).refused("cannot read", "model.pt")
+    cli("report", path).refused(*(["cannot read", "model.pt"] if kind == "folder" else ["cannot read folder"]))
     run_in_process("publish", path, tmp_path, main=zoo_tool.main).refused("cannot read", "model.pt")
     assert snapshot(tmp_path) == before
 
@@ -596,6 +596,7 @@ def test_no_file_is_written_over_that_a_command_reads(
         shutil.copy(path, tmp_path)
     (tmp_path / "link.net").symlink_to("model.net")
     np.savez("in.npz", input=np.zeros((1, 4, 1, 8, 8), np.int32))
+    Path("report.json").write_text(json.dumps({"format": RECORD_FORMAT}))
     before = snapshot(tmp_path)
     cli(*arguments.split()).refused(message)
     assert snapshot(tmp_path) == before

@@ -26,7 +26,7 @@ from snn2chip import recipe as recipes
 from snn2chip.cli.common import guarded
 from snn2chip.data import ImageSet, load
 from snn2chip.errors import InputError
-from snn2chip.files import atomic_path, read, write_json, write_text
+from snn2chip.files import atomic_path, read, sha256, write_json, write_text
 from snn2chip.fit.cost import Meter
 from snn2chip.formats import netx
 from snn2chip.nn import model_file
@@ -283,12 +283,12 @@ def _stages(run: Path, model: model_file.Model) -> cards.Stages | None:
     if not re.fullmatch(recipes.NAME, str(start["recipe"])):
         raise InputError(f"'{path}' is damaged: its recipe's name is no name; run: snn2chip retrain")
     kept = run / "model32.pt"  # what `halve` rounded
-    if rows[-1]["sha256"] != model_file.digest(kept if kept.exists() else run / "model.pt"):
+    if rows[-1]["sha256"] != sha256(kept if kept.exists() else run / "model.pt"):
         raise InputError(f"'{path}' ends with another model than '{run / 'model.pt'}'; publish the last stage")
     if not model.recipe.model.integers:
         return cards.Stages(start["recipe"], rows, None)
     origin = run.parent.parent / start["recipe"] / "model.pt"
-    if not origin.is_file() or model_file.digest(origin) != start["sha256"]:
+    if not origin.is_file() or sha256(origin) != start["sha256"]:
         raise InputError(f"'{origin}' is not the model that '{path}' started from ('{start['model']}'); put it there")
     return cards.Stages(start["recipe"], rows, model_file.load(origin))
 

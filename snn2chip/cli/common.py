@@ -19,7 +19,7 @@ from snn2chip.boundary import report, room
 from snn2chip.console import console_of as console_of
 from snn2chip.console import progress_bar as progress_bar
 from snn2chip.errors import InputError
-from snn2chip.places import PAGE, RECORD
+from snn2chip.places import PAGE, RECORD, RECORD_FORMAT
 
 # Slow imports (torch, matplotlib) wait inside the commands: `--help` answers at once.
 
@@ -54,8 +54,17 @@ def apart(**given: object) -> None:
         if (other := next(others, None)) is not None:
             what = {"net": "network", "json_file": "file for --json", "output": "file for -o"}.get(other, other)
             raise InputError(f"{option} '{given[name]}' is the {what.removesuffix('_file')} itself; name another file")
-        if Path(places[name]).name in (RECORD, PAGE):
+        if Path(places[name]).name in (RECORD, PAGE) and _holds_a_run(Path(places[name]).parent):
             raise InputError(f"{option} '{given[name]}' is what snn2chip keeps of a run there; name another file")
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """Whether there is a run's record in it."""
+    try:
+        with (folder / RECORD).open("rb") as file:
+            return RECORD_FORMAT.encode() in file.read(80)
+    except OSError:
+        return False
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

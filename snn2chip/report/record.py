@@ -17,10 +17,11 @@ from snn2chip.errors import InputError, reading
 from snn2chip.files import read, sha256, write_text
 from snn2chip.places import PAGE as PAGE
 from snn2chip.places import RECORD as NAME
+from snn2chip.places import RECORD_FORMAT
 from snn2chip.report.page import render
 from snn2chip.report.summary import known
 
-_FORMAT, _VERSION = "snn2chip-report", 1
+_VERSION = 1
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Record:
         except FileNotFoundError:
             return None
         with reading(path, kind="of another snn2chip", remedy=cls(folder)._remedy):
-            if (value["format"], value["version"]) != (_FORMAT, _VERSION):
+            if (value["format"], value["version"]) != (RECORD_FORMAT, _VERSION):
                 raise ValueError(f"{value['format']} {value['version']}")
             files = {str(kind): Path(name).name for kind, name in value["files"].items()}
             entries = {str(kind): dict(entry) for kind, entry in value["entries"].items()}
@@ -79,7 +80,7 @@ class Record:
         Raises:
             InputError: an entry is not what snn2chip writes, or a file cannot be written.
         """
-        content = {"format": _FORMAT, "version": _VERSION, "files": self.files, "entries": self.entries}
+        content = {"format": RECORD_FORMAT, "version": _VERSION, "files": self.files, "entries": self.entries}
         with reading(self.folder / NAME, kind="of another snn2chip", remedy=self._remedy):
             text = render(self.entries, refresh)
         write_text(self.folder / PAGE, text)
