@@ -38,7 +38,9 @@ class Run:
     def __init__(self, folder: Path, load: Load) -> None:
         if not folder.is_dir():
             there = (
-                f"is a file; give the folder that it is in, '{folder.parent}'" if folder.exists() else "is not there"
+                f"is a file; give the folder that it is in, '{folder.parent}'"
+                if folder.exists()
+                else "is not there; give the folder of a run, which holds model.pt"
             )
             raise InputError(f"cannot read folder '{folder}': it {there}")
         self.folder = folder
