@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import re
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, Command, Quickstart
 from foreign import random_network
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snn2chip import chip as chips
@@ -201,18 +202,26 @@ def test_no_plan_exceeds_a_limit_and_the_search_never_takes_more(layer: Demand, 
     assert best.cores * capacity.neurons.value >= layer.neurons
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 30), st.integers(1, 40))
-def test_the_search_is_as_good_as_trying_every_tile(w: int, h: int, c: int, most: int, inputs: int) -> None:
-    words = replace(LOIHI2.capacity.synaptic_words, value=60)
-    capacity = replace(LOIHI2.capacity, neurons=replace(words, value=most), synaptic_words=words)
-    layer = Demand("conv1", "conv", (inputs, 1, 1), (c, h, w), 8)
-    tiles = [(x, y, z) for x in range(1, w + 1) for y in range(1, h + 1) for z in range(1, c + 1)]
-    fitting = [Placement(layer, tile) for tile in tiles if not use_of(layer, tile, capacity).exceeded(capacity)]
+@settings(max_examples=50, deadline=None)
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 4), st.integers(1, 4)), st.integers(1, 60), st.integers(1, 8),
+    st.integers(1, 60), st.integers(1, 200), st.integers(1, 60),
+)  # fmt: skip
+# three channels that are left of tiles of four lie in two blocks and take more words than the four
+@example((7, 1, 1), 31, 8, 4, 60, 12)
+# neither the evenest parts nor a power of two
+@example((62, 1, 1), 1, 3, 60, 3, 24)
+def test_the_search_is_as_good_as_trying_every_tile(
+    shape: tuple[int, int, int], inputs: int, bits: int, most: int, words: int, list_bits: int
+) -> None:
+    limits = {"neurons": most, "synaptic_words": words, "list_bits": list_bits}
+    has = LOIHI2.capacity
+    capacity = replace(has, **{name: replace(getattr(has, name), value=value) for name, value in limits.items()})
+    layer = Demand("conv1", "conv", (inputs, 1, 1), shape, bits)
+    placed = [Placement(layer, tile) for tile in itertools.product(*(range(1, n + 1) for n in layer.extent))]
+    fitting = [each.cores for each in placed if not any(use.exceeded(capacity) for use in each.uses(capacity))]
     best = search.place(layer, capacity)
-    assert (best is None) == (not fitting)
-    if best is not None:
-        assert best.cores == min(placed.cores for placed in fitting)
+    assert (None if best is None else best.cores) == min(fitting, default=None)
 
 
 @settings(max_examples=25, deadline=None)

@@ -10,12 +10,13 @@ from snn2chip.fit.placement import Placement, Tile
 def place(layer: Demand, capacity: Capacity) -> Placement | None:
     """The layer in cores, or None where no core holds even one of its neurons.
 
-    All tiles are tried that could matter: for every number of parts along C and H the evenest, of C the powers of two,
-    too (fewer channels can take more words: `words.blocks`), and the widest W that then fits.
+    All tiles are tried that could matter: for every C of a map (fewer channels can take more words: `words.blocks`),
+    and of features for every number of parts the evenest; for every number of parts along H the evenest, and the widest
+    W that then fits. Any other tile takes no fewer cores.
     """
     best: tuple[tuple[int, int, int], Tile] | None = None
     across, down, deep = layer.extent
-    for channels in sorted({*_evenest(deep), *(1 << bit for bit in range(deep.bit_length()))}, reverse=True):
+    for channels in range(deep, 0, -1) if layer.kind == "conv" else _evenest(deep):
         use = Placement(layer, (1, 1, channels)).fullest(capacity)
         if use.synaptic_words > capacity.synaptic_words.value or use.axons_in > capacity.axons_in.value:
             continue
