@@ -170,7 +170,7 @@ EVENTS = Library(
 NN = Library(
     "nn",
     PACKAGE / "nn",
-    ("lif.cpp", "spike_conv.cpp"),
+    ("lif.cpp", "spike_conv.cpp", "../passes/quantize/rounding.cpp"),
     (),
     # contraction would round once where the plain loop rounds twice: other spikes
     ("-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),

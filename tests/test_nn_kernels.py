@@ -50,11 +50,12 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     st.sampled_from([torch.float32, torch.float64]),
     st.booleans(),
     st.sampled_from(["none", "channel", "neuron", "image"]),
+    st.sampled_from(["none", "alike", "dense"]),
     st.integers(0, 2**31),
 )
 @settings(max_examples=usually(100), deadline=None)
 def test_fire_is_the_loop_in_float64(
-    shape: tuple[int, ...], layout: str, dtype: torch.dtype, whole: bool, kind: str, seed: int
+    shape: tuple[int, ...], layout: str, dtype: torch.dtype, whole: bool, kind: str, out: str, seed: int
 ) -> None:
     """To the last bit, for every layout of the sums and every kind of bias; and the largest numbers on the way."""
     found = kernels.load()
@@ -65,7 +66,11 @@ def test_fire_is_the_loop_in_float64(
     bias = {"none": (), "channel": (one[1], 1, 1), "neuron": tuple(one[1:]), "image": tuple(one)}[kind]
     lift = torch.randn(bias, generator=generator, dtype=torch.float64)
     keep, over, factor = 0.7, 60.0, 3.0
-    spikes, most = found.fire(sums, lift, keep, over, factor=factor, whole=whole)
+    beside = torch.randint(0, 2, sums.shape, generator=generator).bool()
+    place = torch.empty(sums.shape, dtype=torch.bool) if out == "dense" else torch.empty_like(sums, dtype=torch.bool)
+    fired = found.fire(
+        sums, lift, keep, over, factor=factor, whole=whole, wanted=beside, out=None if out == "none" else place
+    )
     kept, wanted, before, after = torch.zeros(one, dtype=torch.float64), [], 0.0, 0.0
     for step in sums.double().unbind(1):
         left = keep * kept
@@ -73,8 +78,11 @@ def test_fire_is_the_loop_in_float64(
         wanted.append(v > over)
         kept = v.masked_fill(wanted[-1], 0)
         before, after = max(before, float(v.abs().max())), max(after, float(kept.abs().max()))
-    assert spikes.dtype == torch.bool and torch.equal(spikes, torch.stack(wanted, 1))
-    assert most == (float(sums.abs().max()), before, after)
+    assert fired.spikes.dtype == torch.bool and torch.equal(fired.spikes, torch.stack(wanted, 1))
+    assert out == "none" or fired.spikes.data_ptr() == place.data_ptr()
+    assert fired[1:4] == (float(sums.abs().max()), before, after)
+    assert fired.fired == int(fired.spikes.sum()) and fired.differ == int((fired.spikes != beside).sum())
+    assert found.fire(sums, lift, keep, over, factor=factor, whole=whole)[1:] == (*fired[1:5], 0)
 
 
 def far_from(x: Tensor, tau: float, threshold: float, width: float) -> bool:

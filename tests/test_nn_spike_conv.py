@@ -264,10 +264,49 @@ def test_sums_of_booleans_are_those_of_the_dense_convolution(
 @settings(max_examples=usually(60), deadline=None)
 def test_sums_of_int16_never_wrap(value: int, kernel: int) -> None:
     """Of the largest weights that are taken, and spikes everywhere; refused are only those whose sums would wrap."""
-    found = spike_conv.as_int16(np.full((32, 64, 1, kernel), value))
+    found = spike_conv.as_int16(np.full((32, 64, 1, kernel), value), 64 * kernel)
     if found is None:
         assert abs(value) // (2 - value % 2) * 64 * kernel >= 2**15
         return
     x = torch.ones((1, 1, 6, 64), dtype=torch.bool).permute(0, 3, 1, 2)
     y = spike_conv.sums_of(x, found[0], (1, 1), (0, 0), found[1])
     assert y is not None and bool((y == 64 * kernel * value).all())
+
+
+@needs_kernels
+@given(
+    st.integers(1, 200), st.integers(1, 3), st.sampled_from([0.0, 0.5, 1.0]), st.booleans(), st.integers(0, 2**31)
+)  # fmt: skip
+@settings(max_examples=usually(60), deadline=None)
+def test_sums_of_int16_are_widened_before_they_wrap(
+    channels: int, kernel: int, same: float, everywhere: bool, seed: int
+) -> None:
+    """Of the largest weights of either sign, over as many rows of the kernel and words of channels as there are."""
+    rng = np.random.default_rng(seed)
+    channels = max(channels, spike_conv.LEAST_CHANNELS)
+    most = (2**15 - 1) // (64 * kernel)
+    signs = np.where(rng.random((40, channels, kernel, kernel)) < same, 1, rng.choice([-1, 0, 1]))
+    found = spike_conv.as_int16(most * signs, 64 * kernel)
+    assert found is not None
+    x = torch.from_numpy(rng.random((2, 6, 5, channels)) < (1.0 if everywhere else 0.7)).permute(0, 3, 1, 2)
+    y = spike_conv.sums_of(x, found[0], (1, 1), (1, 1), found[1])
+    assert y is not None and torch.equal(
+        y.double(), F.conv2d(x.double(), torch.from_numpy(most * signs).double(), None, 1, 1)
+    )
+
+
+@needs_kernels
+@given(st.integers(1, 700), st.integers(1, 50), st.integers(1, 5), st.integers(0, 2**31))
+@settings(max_examples=usually(60), deadline=None)
+def test_products_of_rows_of_spikes_are_the_matrix_products(inputs: int, outputs: int, count: int, seed: int) -> None:
+    """Of several matrices at once, and of the first rows."""
+    rng, compiled = np.random.default_rng(seed), kernels.load()
+    assert isinstance(compiled, kernels.Kernels)
+    rows = torch.from_numpy(rng.random((9, inputs)) < rng.random())
+    spikes = spike_conv.SpikeRows(rows, compiled)
+    matrices = [rng.integers(-127, 128, (outputs, inputs)) * rng.choice([1, 2]) for _ in range(count)]
+    small = [spike_conv.as_int16(each, spikes.together) for each in matrices]
+    found = spikes.products([each for each in small if each is not None], 7)
+    assert len(found) == count
+    for matrix, sums in zip(matrices, found, strict=True):
+        assert torch.equal(sums.double(), F.linear(rows[:7].double(), torch.from_numpy(matrix).double()))

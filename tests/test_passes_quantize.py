@@ -147,12 +147,12 @@ def test_integers_are_the_rounded_floats_and_fit(name: str, bits: int, calibrate
 def test_sum_rounding_keeps_sums(seed: int, shape: tuple[int, ...], spread: float) -> None:
     """'sums' is off by at most half a step in every output's sum, moves few weights, and none to the wrong side."""
     scaled = rng_of(seed).normal(0, spread, shape)
-    nearest, sums = rounded(scaled, "nearest"), rounded(scaled, "sums")
+    nearest, sums = rounded(scaled, 1, "nearest")[0], rounded(scaled, 1, "sums")[0]
     np.testing.assert_array_equal(nearest, np.rint(scaled))
     outputs = (sums - scaled).reshape(len(sums), -1).sum(1)
     assert np.abs(outputs).max() <= 0.5 + 1e-9
     assert np.abs(sums - scaled).max() < 2
-    np.testing.assert_array_equal(rounded(scaled, "sums"), sums)
+    np.testing.assert_array_equal(rounded(scaled, 1, "sums")[0], sums)
 
 
 @settings(max_examples=usually(100), deadline=None)
@@ -168,7 +168,33 @@ def test_sum_rounding_moves_the_worst_first(seed: int, rows: int, length: int, g
         order = sorted(range(length), key=lambda index: -np.sign(off) * errors[index])
         for index in order[: int(abs(off))]:
             row[index] -= np.sign(off) * (np.sign(off) * errors[index] > 0)
-    np.testing.assert_array_equal(rounded(scaled, "sums"), wanted)
+    np.testing.assert_array_equal(rounded(scaled, 1, "sums")[0], wanted)
+
+
+@settings(max_examples=usually(100), deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from([(9, 2, 3, 3), (4, 700), (5, 3, 1, 1), (7, 1, 3, 3), (3, 40, 5, 5), (2, 1), (40, 30, 3, 3)]),
+    grid=st.sampled_from([0, 4, 16]),
+    scale=st.floats(1, 90),
+    each=st.booleans(),
+    kind=st.sampled_from(ROUNDINGS),
+)
+def test_rounding_is_the_same_without_the_compiled_library(
+    seed: int, shape: tuple[int, ...], grid: int, scale: float, each: bool, kind: Rounding
+) -> None:
+    rng = rng_of(seed)
+    weight = rng.normal(0.3, 2, shape)
+    if grid:  # many are rounded as badly as each other
+        weight, scale = np.rint(weight * grid) / grid, float(np.rint(scale))
+    scales = scale * np.exp2(rng.integers(-2, 3, len(weight))) if each else scale
+    made, largest = rounded(weight, scales, kind, 2)
+    assert made.dtype == np.int64 and largest == np.abs(made).max()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounding_module.kernels, "load", lambda: "no compiler")
+        again, largest_again = rounded(weight, scales, kind, 2)
+    np.testing.assert_array_equal(made, again)
+    assert largest == largest_again
 
 
 @settings(max_examples=usually(60), deadline=None)
@@ -178,26 +204,23 @@ def test_sum_rounding_moves_the_worst_first(seed: int, rows: int, length: int, g
     scale=st.floats(1, 90),
     kind=st.sampled_from(ROUNDINGS),
 )
-def test_rounding_in_pieces_and_only_as_needed_is_the_same(
+def test_odd_weights_are_tried_only_where_they_may_fit(
     seed: int, shape: tuple[int, ...], scale: float, kind: Rounding
 ) -> None:
-    """Outputs are rounded some at a time, and odd weights not tried where they cannot fit: nothing else changes."""
     weight = rng_of(seed).normal(0, 1, shape)
-    whole, ((first,), clipped) = rounded(weight * scale, kind), round_weights([weight], scale, LOIHI2, kind)
+    (first,), largest, clipped = round_weights([weight], scale, LOIHI2, kind)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rounding_module, "_AT_ONCE", 2 * weight[0].size)
         patch.setattr(rounding_module, "_MOVED", dict.fromkeys(ROUNDINGS, np.inf))
-        np.testing.assert_array_equal(rounded(weight * scale, kind), whole)
-        (second,), again = round_weights([weight], scale, LOIHI2, kind)
+        (second,), *again = round_weights([weight], scale, LOIHI2, kind)
     np.testing.assert_array_equal(first, second)
-    assert clipped == again
+    assert [largest, clipped] == again and largest == [np.abs(first).max()]
 
 
 def test_sum_rounding_is_better_where_errors_add_up() -> None:
     """A kernel of nine times 0.4 is 0 to the nearest and 4 (of 3.6) by sums."""
     scaled = np.full((1, 1, 3, 3), 0.4)
-    assert rounded(scaled, "nearest").sum() == 0
-    assert rounded(scaled, "sums").sum() == 4
+    assert rounded(scaled, 1, "nearest")[0].sum() == 0
+    assert rounded(scaled, 1, "sums")[0].sum() == 4
 
 
 # --------------------------------------------------------------------------------------------------- the proof
@@ -434,15 +457,15 @@ def test_measuring_is_the_same_without_a_compiler(seed: int, size: int, decay: i
 
 @pytest.mark.parametrize("coding", ["direct", "poisson"])
 def test_quantizing_is_the_same_without_a_compiler_or_int8(coding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Integers and report, whatever computes the sums and the neurons."""
+    """Integers and report, whatever computes the sums and the neurons: int8 products, events, or floats."""
     folded, raw = trained(5, coding=coding, readout="spike_count")
     made, report = quantize(folded, LOIHI2, calibration=raw)
-    monkeypatch.setattr(kernels, "load", lambda: "none")
-    monkeypatch.setattr(int8, "usable", lambda device: False)
-    again, other = quantize(folded, LOIHI2, calibration=raw)
-    assert report == other
-    for mine, theirs in zip(again.of(ir.Conv), made.of(ir.Conv), strict=True):
-        np.testing.assert_array_equal(mine.weight, theirs.weight)
+    for lacks, value in ((int8, "usable"), (kernels, "load")):
+        monkeypatch.setattr(lacks, value, lambda *_: "none" if value == "load" else False)  # noqa: B023
+        again, other = quantize(folded, LOIHI2, calibration=raw)
+        assert report == other
+        for mine, theirs in zip(again.of(ir.Conv), made.of(ir.Conv), strict=True):
+            np.testing.assert_array_equal(mine.weight, theirs.weight)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -625,8 +648,8 @@ def test_a_layer_that_overflows_on_the_calibration_data_is_refused(monkeypatch: 
     folded, raw = trained(3)
 
     def seen(sums: int) -> None:
-        def measured(*arguments: Any) -> tuple[Result, torch.Tensor]:
-            result, spikes = measure(*arguments)
+        def measured(*arguments: Any, **more: Any) -> tuple[Result, torch.Tensor]:
+            result, spikes = measure(*arguments, **more)
             proved = replace(result.candidate, proved=False)
             return replace(result, seen=sums, peak=sums, candidate=proved), spikes
 

@@ -20,6 +20,7 @@ from snn2chip.ir.netlist import Netlist
 BIAS_LIMIT = 2**12  # of the mantissas that drive an input layer: 13 bits, signed
 SUM_BITS = 24  # a convolution keeps so many of a sum, and wraps
 FLOAT32_EXACT = 2**24
+_AT_ONCE = 2**15
 BINARY = (np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64))  # smallest and largest value of a spike
 
 Bounds = tuple[ir.IntArray, ir.IntArray]  # smallest and largest input, per channel
@@ -36,7 +37,10 @@ def output_bounds(weights: ir.Synapse | ir.Layer[ir.Constant], low: ir.IntArray,
     real = given.dtype.kind == "f"
     if not low.any() and (high == 1).all():  # spikes: the negative weights, and the positive ones
         kind = np.float64 if real else np.int64
-        return np.minimum(given, 0).sum(axes, kind), np.maximum(given, 0).sum(axes, kind)
+        few = max(1, _AT_ONCE // max(1, given[0].size))  # outputs whose weights the cache holds
+        parts = [given[at : at + few] for at in range(0, len(given), few)]
+        sums = [[limit(part, 0).sum(axes, kind) for part in parts] for limit in (np.minimum, np.maximum)]
+        return np.concatenate(sums[0]), np.concatenate(sums[1])
     weight: ir.Array = given.astype(np.float64, copy=False) if real else given.astype(np.int64, copy=False)
     if weight.ndim == 4:
         channel = ir.input_channels(weight, weights.groups)
@@ -46,9 +50,8 @@ def output_bounds(weights: ir.Synapse | ir.Layer[ir.Constant], low: ir.IntArray,
     else:
         repeat = weight.shape[1] // len(low)
         lo, hi = np.repeat(low, repeat)[None], np.repeat(high, repeat)[None]
-    most: ir.IntArray = np.maximum(weight * hi, weight * lo).sum(axes)
-    least: ir.IntArray = np.minimum(weight * hi, weight * lo).sum(axes)
-    return least, most
+    products = weight * hi, weight * lo
+    return np.minimum(*products).sum(axes), np.maximum(*products).sum(axes)
 
 
 def joint_bounds(synapses: Sequence[ir.Synapse], bounds: Sequence[Bounds]) -> Bounds:

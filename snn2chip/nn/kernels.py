@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snn2chip import native
@@ -78,6 +80,17 @@ class ConvSizes(NamedTuple):
         )
 
 
+class Fired(NamedTuple):
+    """Spikes; the largest |sum|, |v| and |v after its reset|; how many spikes, and how many are not as wanted."""
+
+    spikes: Tensor
+    sum: float
+    before: float
+    after: float
+    fired: int
+    differ: int
+
+
 class Kernels:
     """The functions of the compiled library, over float32 tensors on the CPU that are `in_order`."""
 
@@ -102,9 +115,12 @@ class Kernels:
         self._conv_weights.argtypes = [_pointer, _pointer, _pointer, _pointer, _pointer, _int]
         self._fire = library.snn2chip_fire
         self._fire.argtypes = [
-            *(_pointer, _int, _long, _pointer, _long, _pointer, _long, _long, _long),
-            *(_double, _double, _double, _int, _pointer, _int),
+            *(_pointer, _int, _long, _pointer, _long, _pointer, _pointer, _long, _long, _long),
+            *(_double, _double, _double, _int, _pointer, _pointer, _int),
         ]
+        self._round = library.snn2chip_round
+        self._round.argtypes = [_pointer, _pointer, _int, _long, _long, _long, _int, _long, _pointer, _int]
+        self._round.restype = _long
         for function in (self._forward, self._backward, self._unpack, self._conv, self._conv_weights, self._fire):
             function.restype = None
 
@@ -175,8 +191,8 @@ class Kernels:
         Weights are float32, or int16 that count `factor` times: no sum of those in a row of the kernel, over 64
         channels, may leave int16.
         """
-        shape = (sizes.images, sizes.outputs, sizes.out_height, sizes.out_width)
-        out = torch.empty(shape, memory_format=torch.channels_last)
+        shape = (sizes.images, sizes.out_height, sizes.out_width, sizes.outputs)
+        out = torch.empty(shape).permute(0, 3, 1, 2)
         bias = None if bias is None else bias.contiguous()
         self._conv(
             *(_longs(sizes), words.data_ptr(), weight.data_ptr(), _longs(weight.stride())),
@@ -195,15 +211,25 @@ class Kernels:
         return out
 
     def fire(
-        self, sums: Tensor, bias: Tensor, keep: float, threshold: float, *, factor: float = 1.0, whole: bool = False
-    ) -> tuple[Tensor, tuple[float, float, float]]:
-        """Spikes (N, T, ...), bool, of sums (N, T, ...), float32 or float64, laid out as they are; and the largest
-        |sum|, |v| and |v after its reset|. In float64, operation for operation::
+        self,
+        sums: Tensor,
+        bias: Tensor,
+        keep: float,
+        threshold: float,
+        *,
+        factor: float = 1.0,
+        whole: bool = False,
+        out: Tensor | None = None,
+        wanted: Tensor | None = None,
+    ) -> Fired:
+        """Spikes (N, T, ...), bool, of sums (N, T, ...), float32 or float64, laid out as they are, and what `Fired`
+        says of them beside those `wanted`. In float64, operation for operation::
 
             v = factor * (sum + bias) + keep * v      with `whole`, keep * v is rounded toward zero
             spike = v > threshold;  v = 0 where it spiked
 
-        `bias` spreads over (N, ...).
+        `bias` spreads over (N, ...). If `out` is given, the spikes are written there, at once where it is laid out as
+        they are.
         """
         count, steps = sums.shape[:2]
         rows = sums[:, :1] if steps > 1 and sums.stride(1) == 0 else sums  # the same at every step
@@ -213,15 +239,36 @@ class Kernels:
         lifts = bias.expand(count, *sums.shape[2:])
         lifts = lifts[:1] if lifts.stride(0) == 0 else lifts
         lifts = lifts.permute(0, *(1 + axis for axis in inner)).to(torch.float64).contiguous()
-        spikes = torch.empty((count, steps, *rows.shape[2:]), dtype=torch.bool)
+        spikes = torch.empty((count, steps, *rows.shape[2:]), dtype=torch.bool) if out is None else out.permute(axes)
+        in_place = spikes.is_contiguous()
+        spikes = spikes if in_place else torch.empty(spikes.shape, dtype=torch.bool)
         each = rows[0, 0].numel()
-        most = (_double * 3)()
+        most, counts = (_double * 3)(), (_long * 2)()
+        other = None if wanted is None else wanted.permute(axes).contiguous()
         self._fire(
             *(rows.data_ptr(), int(rows.dtype == torch.float64), each if rows.shape[1] == steps else 0),
-            *(lifts.data_ptr(), each if len(lifts) > 1 else 0, spikes.data_ptr(), count, steps, each),
-            *(factor, keep, threshold, int(whole), ctypes.addressof(most), _threads(spikes.numel())),
+            *(lifts.data_ptr(), each if len(lifts) > 1 else 0, spikes.data_ptr()),
+            *(None if other is None else other.data_ptr(), count, steps, each, factor, keep, threshold, int(whole)),
+            *(ctypes.addressof(most), ctypes.addressof(counts), _threads(spikes.numel())),
         )
-        return spikes.permute([axes.index(axis) for axis in range(sums.ndim)]), (most[0], most[1], most[2])
+        spikes = spikes.permute([axes.index(axis) for axis in range(sums.ndim)])
+        if out is not None and not in_place:
+            spikes = out.copy_(spikes)
+        return Fired(spikes, *most, *counts)
+
+    def round(
+        self, weights: NDArray[np.float64], scales: NDArray[np.float64], keep_sums: bool, factor: int
+    ) -> tuple[NDArray[np.int64], int]:
+        """As `snn2chip.passes.quantize.rounding.rounded`, with one scale or (O,)."""
+        weights, scales = np.ascontiguousarray(weights), np.ascontiguousarray(scales)
+        out = np.empty(weights.shape, dtype=np.int64)
+        pixels = math.prod(weights.shape[2:])
+        outputs, count = len(weights), weights[0].size
+        largest = self._round(
+            *(weights.ctypes.data, scales.ctypes.data, int(len(scales) > 1), outputs, count // pixels, pixels),
+            *(int(keep_sums), factor, out.ctypes.data, _threads(weights.size)),
+        )
+        return out, int(largest)
 
 
 @functools.cache

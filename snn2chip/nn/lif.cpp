@@ -184,20 +184,30 @@ void fire_block(const Sum* sums, int64_t stride, const double* bias, uint8_t* sp
 }
 
 template <typename Sum, bool WHOLE>
-void fire(const Sum* sums, int64_t stride, const double* bias, int64_t each_bias, uint8_t* spikes, int64_t images,
-          int64_t steps, int64_t all, const Cell& cell, double* most, int threads) {
+void fire(const Sum* sums, int64_t stride, const double* bias, int64_t each_bias, uint8_t* spikes,
+          const uint8_t* wanted, int64_t images, int64_t steps, int64_t all, const Cell& cell, double* most,
+          int64_t* counts, int threads) {
     const int64_t blocks = (all + BLOCK - 1) / BLOCK, each = stride ? steps * all : all;
     double sum = 0, before = 0, after = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : sum, before, after)
+    int64_t fired = 0, differ = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : sum, before, after) \
+    reduction(+ : fired, differ)
     for (int64_t at = 0; at < images * blocks; at++) {
-        const int64_t image = at / blocks, start = at % blocks * BLOCK;
+        const int64_t image = at / blocks, start = at % blocks * BLOCK, count = std::min(BLOCK, all - start);
+        const int64_t place = image * steps * all + start;
         double here[3] = {};
-        fire_block<Sum, WHOLE>(sums + image * each + start, stride, bias + image * each_bias + start,
-                               spikes + image * steps * all + start, steps, all, std::min(BLOCK, all - start), cell,
-                               here);
+        fire_block<Sum, WHOLE>(sums + image * each + start, stride, bias + image * each_bias + start, spikes + place,
+                               steps, all, count, cell, here);
         sum = std::max(sum, here[0]), before = std::max(before, here[1]), after = std::max(after, here[2]);
+        for (int64_t t = 0; t < steps; t++) {
+            const uint8_t *out = spikes + place + t * all, *other = wanted ? wanted + place + t * all : out;
+            int32_t ones = 0, others = 0;
+            for (int64_t i = 0; i < count; i++) ones += out[i], others += out[i] ^ other[i];
+            fired += ones, differ += others;
+        }
     }
     most[0] = sum, most[1] = before, most[2] = after;
+    counts[0] = fired, counts[1] = differ;
 }
 
 }  // namespace
@@ -207,15 +217,16 @@ extern "C" {
 int64_t snn2chip_block() { return BLOCK; }
 
 // Sums (images, steps, all), floats or with `wide` doubles, with `stride` 0 the same at every step; biases are
-// `each_bias` apart, 0 where all images have the same. Spikes (images, steps, all) are bytes. See `fire` in kernels.py.
+// `each_bias` apart, 0 where all images have the same. Spikes (images, steps, all) are bytes, as are those `wanted`,
+// which may be null. See `fire` in kernels.py.
 void snn2chip_fire(const void* sums, int wide, int64_t stride, const double* bias, int64_t each_bias, uint8_t* spikes,
-                   int64_t images, int64_t steps, int64_t all, double factor, double keep, double threshold, int whole,
-                   double* most, int threads) {
+                   const uint8_t* wanted, int64_t images, int64_t steps, int64_t all, double factor, double keep,
+                   double threshold, int whole, double* most, int64_t* counts, int threads) {
     const Cell cell{factor, keep, threshold};
     const auto of = [&](auto* from) {
         using Sum = std::remove_cv_t<std::remove_pointer_t<decltype(from)>>;
-        (whole ? fire<Sum, true> : fire<Sum, false>)(from, stride, bias, each_bias, spikes, images, steps, all, cell,
-                                                     most, threads);
+        (whole ? fire<Sum, true> : fire<Sum, false>)(from, stride, bias, each_bias, spikes, wanted, images, steps,
+                                                     all, cell, most, counts, threads);
     };
     wide ? of(static_cast<const double*>(sums)) : of(static_cast<const float*>(sums));
 }

@@ -29,6 +29,9 @@ constexpr int64_t MOST = 3;                // rows and columns of a kernel that 
 
 typedef float Row __attribute__((vector_size(LANES * sizeof(float))));
 
+template <typename Weight>
+constexpr int64_t WIDE = sizeof(Row) / sizeof(Weight);
+
 template <typename Vector = Row>
 inline Vector load(const void* from) {
     Vector row;
@@ -41,6 +44,17 @@ inline void store(void* to, Vector row) {
     std::memcpy(to, &row, sizeof row);
 }
 
+// Room for `count` values from the start of a cache line on, so that no row of them lies across two; zeros at first.
+template <typename T>
+struct Lines {
+    static constexpr int64_t LINE = 64;
+    std::vector<T> space;
+    T* at;
+    explicit Lines(int64_t count) : space(count + LINE / int64_t(sizeof(T))), at(space.data()) {
+        while (reinterpret_cast<uintptr_t>(at) % LINE) at++;
+    }
+};
+
 inline int64_t over(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Shape {  // as `dims` in kernels.py
@@ -51,11 +65,11 @@ struct Shape {  // as `dims` in kernels.py
     int64_t out_pixels() const { return out_height * out_width; }
 };
 
-// Vectors in a block of outputs: as wide as can be without computing more of nothing than a narrower one.
-int64_t vectors(int64_t outputs) {
+// Vectors in a block of outputs: each spike costs those, and about two more to get there, in every block.
+int64_t vectors(int64_t outputs, int64_t lanes) {
     int64_t best = 4;
     for (int64_t v : {2, 1})
-        if (over(outputs, v * LANES) * v < over(outputs, best * LANES) * best) best = v;
+        if (over(outputs, v * lanes) * (v + 2) < over(outputs, best * lanes) * (best + 2)) best = v;
     return best;
 }
 
@@ -95,16 +109,11 @@ void list_rows(const Shape& s, const uint64_t* bits, int64_t lanes, uint32_t* en
         }
 }
 
-// One row of the kernel over the spikes of one row of pixels: added, times `factor` if they are int16, to the sums of a
-// row of outputs.
+// One row of the kernel over the spikes of one row of pixels: added to the sums of a row of outputs.
 template <int64_t VECTORS, typename Weight>
-void add_row(const Shape& s, const Weight* weights, const uint32_t* entries, const uint32_t* starts, float factor,
-             float* sums) {
-    constexpr bool whole = std::is_same<Weight, int16_t>::value;
-    constexpr int64_t lanes = VECTORS * LANES, bytes = lanes * sizeof(Weight);
-    constexpr int64_t wide = std::min(bytes, LANES * int64_t(sizeof(float))), each = wide / sizeof(Weight);
-    constexpr int64_t parts = bytes / wide;
-    typedef Weight Part __attribute__((vector_size(wide)));
+void add_row(const Shape& s, const Weight* weights, const uint32_t* entries, const uint32_t* starts, Weight* sums) {
+    constexpr int64_t each = WIDE<Weight>, lanes = VECTORS * each;
+    typedef Weight Part __attribute__((vector_size(each * sizeof(Weight))));
     for (int64_t ox = 0; ox < s.out_width; ox++, sums += lanes) {
         const int64_t left = ox * s.stride_x - s.pad_x;
         const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + s.kernel_x, s.width);
@@ -112,34 +121,62 @@ void add_row(const Shape& s, const Weight* weights, const uint32_t* entries, con
         const uint32_t *entry = entries + starts[first], *end = entries + starts[last];
         if (entry == end) continue;
         const int64_t origin = -left * WORD * lanes;
-        Part sum[parts];
-        for (int64_t p = 0; p < parts; p++) sum[p] = whole ? Part{} : load<Part>(sums + p * each);
+        Part sum[VECTORS];
+        for (int64_t p = 0; p < VECTORS; p++) sum[p] = load<Part>(sums + p * each);
         for (; entry < end; entry++) {
             const Weight* row = weights + (origin + int64_t(*entry));
-            for (int64_t p = 0; p < parts; p++) sum[p] += load<Part>(row + p * each);
+            for (int64_t p = 0; p < VECTORS; p++) sum[p] += load<Part>(row + p * each);
         }
-        if (whole) {
-            Weight found[lanes];
-            for (int64_t p = 0; p < parts; p++) store(found + p * each, sum[p]);
-            for (int64_t lane = 0; lane < lanes; lane++) sums[lane] += factor * float(found[lane]);
-        } else {
-            for (int64_t p = 0; p < parts; p++) store(sums + p * each, sum[p]);
-        }
+        for (int64_t p = 0; p < VECTORS; p++) store(sums + p * each, sum[p]);
     }
+}
+
+// After which rows of a block's kernel the sums are widened, so that no spikes whatever take them out of int16.
+std::vector<bool> widenings(const int16_t* weights, int64_t parts, int64_t pixel, int64_t lanes) {
+    std::vector<bool> after(parts);
+    std::vector<int32_t> up(lanes), down(lanes);
+    int64_t reached = 0;
+    for (int64_t part = 0; part < parts; part++, weights += pixel) {
+        std::fill(up.begin(), up.end(), 0);
+        std::fill(down.begin(), down.end(), 0);
+        for (int64_t at = 0; at < pixel; at += lanes)
+            for (int64_t lane = 0; lane < lanes; lane++) {
+                up[lane] += std::max<int32_t>(weights[at + lane], 0);
+                down[lane] -= std::min<int32_t>(weights[at + lane], 0);
+            }
+        const int64_t here = std::max(*std::max_element(up.begin(), up.end()), *std::max_element(down.begin(), down.end()));
+        if (part && reached + here > INT16_MAX) {
+            after[part - 1] = true;
+            reached = 0;
+        }
+        reached += here;
+    }
+    after[parts - 1] = true;
+    return after;
 }
 
 template <int64_t VECTORS, typename Weight>
 void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const float* bias, float factor, float* out,
              int threads) {
-    constexpr int64_t lanes = VECTORS * LANES;
-    const int64_t words = s.words(), blocks = over(s.outputs, lanes);
+    constexpr bool whole = std::is_same<Weight, int16_t>::value;
+    constexpr int64_t lanes = VECTORS * WIDE<Weight>;
+    const int64_t words = s.words(), blocks = over(s.outputs, lanes), parts = words * s.kernel_y;
+    const int64_t pixel = s.kernel_x * WORD * lanes;
     const int64_t band = std::max<int64_t>(1, std::min(s.out_height, BAND / s.out_width));  // rows of outputs
     const int64_t group = std::max<int64_t>(1, BAND / s.out_pixels());                      // images
     const int64_t each_start = words * s.height * (s.width + 1), each_entry = s.channels * s.pixels();
+    std::vector<std::vector<bool>> widen(blocks);
 #pragma omp parallel num_threads(threads)
     {
+        if constexpr (whole) {
+#pragma omp for schedule(static)
+            for (int64_t block = 0; block < blocks; block++)
+                widen[block] = widenings(weights + block * parts * pixel, parts, pixel, lanes);
+        }
         std::vector<uint32_t> starts(group * each_start), entries(group * each_entry);
-        std::vector<float> sums(group * band * s.out_width * lanes);
+        const int64_t size = group * band * s.out_width * lanes;
+        Lines<float> sums(size);
+        Lines<Weight> narrow(whole ? size : 0);  // what is added since they were widened
 #pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < s.images; image += group) {
             const int64_t count = std::min(group, s.images - image);
@@ -151,25 +188,34 @@ void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const 
                     const int64_t rows = std::min(band, s.out_height - top), row = s.out_width * lanes;
                     const int64_t valid = std::min(lanes, s.outputs - block * lanes);
                     for (int64_t at = 0; at < count * rows * row; at++)
-                        sums[at] = bias && at % lanes < valid ? bias[block * lanes + at % lanes] : 0.0f;
-                    for (int64_t word = 0; word < words; word++)
-                        for (int64_t ky = 0; ky < s.kernel_y; ky++) {
-                            const int64_t part = (block * words + word) * s.kernel_y + ky;
-                            for (int64_t i = 0; i < count; i++)
-                                for (int64_t y = 0; y < rows; y++) {
-                                    const int64_t in = (top + y) * s.stride_y - s.pad_y + ky;
-                                    if (in < 0 || in >= s.height) continue;
-                                    add_row<VECTORS>(
-                                        s, weights + part * s.kernel_x * WORD * lanes, entries.data() + i * each_entry,
-                                        starts.data() + i * each_start + (word * s.height + in) * (s.width + 1),
-                                        factor, sums.data() + (i * rows + y) * row);
-                                }
-                        }
+                        sums.at[at] = bias && at % lanes < valid ? bias[block * lanes + at % lanes] : 0.0f;
+                    for (int64_t part = 0; part < parts; part++) {
+                        const int64_t word = part / s.kernel_y, ky = part % s.kernel_y;
+                        for (int64_t i = 0; i < count; i++)
+                            for (int64_t y = 0; y < rows; y++) {
+                                const int64_t in = (top + y) * s.stride_y - s.pad_y + ky;
+                                if (in < 0 || in >= s.height) continue;
+                                Weight* to;
+                                if constexpr (whole)
+                                    to = narrow.at;
+                                else
+                                    to = sums.at;
+                                add_row<VECTORS>(s, weights + (block * parts + part) * pixel,
+                                                 entries.data() + i * each_entry,
+                                                 starts.data() + i * each_start + (word * s.height + in) * (s.width + 1),
+                                                 to + (i * rows + y) * row);
+                            }
+                        if (whole && widen[block][part])
+                            for (int64_t at = 0; at < count * rows * row; at++) {
+                                sums.at[at] += factor * float(narrow.at[at]);
+                                narrow.at[at] = 0;
+                            }
+                    }
                     for (int64_t i = 0; i < count; i++)
-                        for (int64_t pixel = 0; pixel < rows * s.out_width; pixel++)
-                            std::memcpy(out + ((image + i) * s.out_pixels() + top * s.out_width + pixel) * s.outputs +
+                        for (int64_t at = 0; at < rows * s.out_width; at++)
+                            std::memcpy(out + ((image + i) * s.out_pixels() + top * s.out_width + at) * s.outputs +
                                             block * lanes,
-                                        sums.data() + (i * rows * s.out_width + pixel) * lanes, valid * sizeof(float));
+                                        sums.at + (i * rows * s.out_width + at) * lanes, valid * sizeof(float));
                 }
         }
     }
@@ -178,13 +224,13 @@ void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const 
 template <typename Weight>
 void convolve(const Shape& s, const uint64_t* bits, const Weight* weights, const int64_t* strides, const float* bias,
               float factor, float* out, int threads) {
-    const int64_t lanes = vectors(s.outputs) * LANES;
-    std::vector<Weight> blocked(over(s.outputs, lanes) * lanes * s.words() * WORD * s.kernel_y * s.kernel_x);
-    block_weights(s, weights, strides, lanes, blocked.data(), threads);
-    switch (lanes / LANES) {
-        case 4: return forward<4>(s, bits, blocked.data(), bias, factor, out, threads);
-        case 2: return forward<2>(s, bits, blocked.data(), bias, factor, out, threads);
-        default: return forward<1>(s, bits, blocked.data(), bias, factor, out, threads);
+    const int64_t count = vectors(s.outputs, WIDE<Weight>), lanes = count * WIDE<Weight>;
+    Lines<Weight> blocked(over(s.outputs, lanes) * lanes * s.words() * WORD * s.kernel_y * s.kernel_x);
+    block_weights(s, weights, strides, lanes, blocked.at, threads);
+    switch (count) {
+        case 4: return forward<4>(s, bits, blocked.at, bias, factor, out, threads);
+        case 2: return forward<2>(s, bits, blocked.at, bias, factor, out, threads);
+        default: return forward<1>(s, bits, blocked.at, bias, factor, out, threads);
     }
 }
 
@@ -414,7 +460,7 @@ void snn2chip_spike_conv_weights(const int64_t* dims, const uint64_t* bits, cons
     const Shape& s = *reinterpret_cast<const Shape*>(dims);
     const int64_t met = std::min(MOST, over(s.kernel_y, s.stride_y)) * std::min(MOST, over(s.kernel_x, s.stride_x));
     // a second vector of outputs gives every spike more to do, where the sums of both still fit the registers
-    if (met <= 4 && vectors(s.outputs) > 1)
+    if (met <= 4 && over(s.outputs, LANES) % 2 == 0)
         weights_gradient<2>(s, bits, grad, out, strides, threads);
     else
         weights_gradient<1>(s, bits, grad, out, strides, threads);

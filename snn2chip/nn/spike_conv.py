@@ -9,6 +9,7 @@ threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from snn2chip.nn import kernels
 # Where the dense convolution is as fast, measured: with fewer channels, or more spikes (never, of int16)
 LEAST_CHANNELS = 32
 MOST_SPIKES = 1 / 3
-_WORD = 64  # channels whose spikes are added in a row, as in spike_conv.cpp
+WORD = 64  # channels whose spikes are added in a row, as in spike_conv.cpp
+_ADDED = 4  # words of a row of `SpikeRows` that are: as many as weights of eight bits leave within int16
 
 
 class _SpikeConv(torch.autograd.Function):
@@ -102,15 +104,15 @@ def convolve(x: Tensor, layer: nn.Conv2d) -> Tensor | None:
     return y
 
 
-def as_int16(weight: NDArray[np.int64]) -> tuple[Tensor, int] | None:
-    """Integer weights (O, C, KY, KX) as int16 and a factor for all, as `sums_of` takes them; None where the sum of
-    those that are added up before they are widened could leave int16."""
+def as_int16(weight: NDArray[np.int64], together: int) -> tuple[Tensor, int] | None:
+    """Integer weights as int16 and a factor for all; None where the sum of as many as are added up `together`, before
+    they are widened, could leave int16."""
     largest = max(-int(weight.min(initial=0)), int(weight.max(initial=0)))
     if largest >= 2**15:
         return None
     small = weight.astype(np.int16)
     shift = int(not (small & 1).any())
-    fits = _WORD * weight.shape[3] * (largest >> shift) < 2**15
+    fits = together * (largest >> shift) < 2**15
     return (torch.from_numpy(small >> shift), 1 << shift) if fits else None
 
 
@@ -132,3 +134,34 @@ def sums_of(
     if weight.dtype != torch.int16 and packed[1] > MOST_SPIKES * x.numel():
         return None
     return found.spike_conv(packed[0], sizes, weight, None, factor)
+
+
+class SpikeRows:
+    """Rows of spikes (M, F), bool, whose products with many matrices are taken: packed once, and added by the events
+    like those of images whose one output sees all of their pixels."""
+
+    def __init__(self, rows: Tensor, compiled: kernels.Kernels) -> None:
+        inputs = rows.shape[1]
+        self.compiled, self.inputs = compiled, inputs
+        words = -(-inputs // WORD)
+        self.across = min(_ADDED, words)
+        self.down = -(-words // self.across)
+        self.together = self.across * WORD
+        packed = compiled.pack_pixels(self._images(rows).permute(0, 3, 1, 2))
+        assert packed is not None  # what is bool is 0 or 1
+        self.words = packed[0]
+
+    def _images(self, rows: Tensor) -> Tensor:
+        """Rows (M, F) as (M, H, W, C), with zeros behind them."""
+        whole = self.down * self.across * WORD
+        return F.pad(rows, (0, whole - self.inputs)).view(len(rows), self.down, self.across, WORD)
+
+    def products(self, matrices: Sequence[tuple[Tensor, int]], some: int) -> list[Tensor]:
+        """The sums (some, O), float32, of the first rows and each matrix (O, F), int16 with a factor, as `as_int16` has
+        them of no more than `together`; exact up to 2^24."""
+        weight = torch.cat([self._images(each).permute(0, 3, 1, 2) for each, _ in matrices])
+        kernel = self.down, self.across
+        sizes = kernels.ConvSizes(some, WORD, *kernel, len(weight), 1, 1, *kernel, 1, 1, 0, 0)
+        y = self.compiled.spike_conv(self.words, sizes, weight, None).flatten(1)
+        parts = torch.split(y, [len(each) for each, _ in matrices], 1)
+        return [part.mul_(factor) for part, (_, factor) in zip(parts, matrices, strict=True)]

@@ -121,10 +121,12 @@ def _pool_before_dense(dense: ir.Dense, pools: list[ir.AvgPool], shape: ir.Shape
     weight = dense.weight.reshape(-1, *sides[-1])
     for pool, (_, height, width) in zip(reversed(pools), reversed(sides[:-1]), strict=True):
         k0, k1 = pool.kernel
-        spread = weight.repeat(k0, axis=2).repeat(k1, axis=3) / (k0 * k1)
+        out, channels, down, across = weight.shape
+        each = (weight / (k0 * k1))[:, :, :, None, :, None]
+        spread = np.broadcast_to(each, (out, channels, down, k0, across, k1)).reshape(out, channels, down * k0, -1)
         # pixels that fill no window take no part in the average
-        weight = np.zeros((*spread.shape[:2], height, width))
-        weight[:, :, : spread.shape[2], : spread.shape[3]] = spread
+        weight = np.pad(spread, ((0, 0), (0, 0), (0, height - down * k0), (0, width - across * k1)))
+    weight.setflags(write=False)  # or the node takes a copy
     return replace(dense, weight=weight.reshape(len(weight), -1))
 
 

@@ -125,10 +125,11 @@ class StepQuantizer:
         chip = self.chip
         weights, clipped = [], 0
         for item, n in zip(self.synapses, self.reads, strict=True):
-            whole = rounded(item.weight.astype(np.float64) * _column(scale, item.weight.ndim), rounding)
-            most = n * chip.weight_odd_max
-            clipped += int((np.abs(whole) > most).sum())
-            weights.append(np.clip(whole, -most, most))
+            whole, largest = rounded(item.weight.astype(np.float64, copy=False), scale, rounding)
+            if largest > (most := n * chip.weight_odd_max):
+                clipped += int((np.abs(whole) > most).sum())
+                whole = np.clip(whole, -most, most)
+            weights.append(whole)
         if not any(weight.any() for weight in weights):
             return None
         tables = self._tables(scale)

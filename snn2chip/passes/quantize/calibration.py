@@ -92,7 +92,8 @@ class At:
         out = sums.room_for(count, steps, self.shape) if spiking else torch.empty_like(self.wanted)
         parts = []
         for span in sums.spans(count, steps * int(np.prod(self.shape))):
-            result, out[span] = measure(made, weighted([x[span] for x in self.xs]), bias, self.wanted[span])
+            found = weighted([x[span] for x in self.xs])
+            result, _ = measure(made, found, bias, self.wanted[span], out=out[span])
             parts.append((result, span.stop - span.start))
         joined = _joined(parts)
         return (joined if spiking else replace(joined, error=score_error(out, self.wanted))), out
@@ -142,7 +143,10 @@ class At:
             candidates = [item for item in candidates if item.proved]
         if not candidates:
             raise job.refuse()
-        read = [torch.from_numpy(ir.input_channels(item.weight, item.groups)[rows]) for item in job.synapses]
+        read = [
+            torch.from_numpy(ir.input_channels(item.weight, item.groups)[rows]) if item.groups > 1 else None
+            for item in job.synapses
+        ]
         fan_in = sum(
             int(np.prod(item.weight.shape[2:]))
             * max(item.weight.shape[1] * item.groups, len(rows) * item.weight.shape[1] * (item.groups > 1))
@@ -152,21 +156,19 @@ class At:
         places = sums.draw(self.index, samples, steps, self.shape, len(rows), fan_in)
         inputs = [places.inputs(item, x) for item, x in zip(job.synapses, self.xs, strict=True)]
         laid = sums.Rows(job.synapses, inputs, read, steps)
-        wanted = places.of(self.wanted)[..., torch.from_numpy(rows)]
-
-        def result(made: Candidate, some: int) -> Result:
-            found = laid.sums(made.synapses, some, sums.exact_in(made))
-            bias = places.bias(made.synapses, len(rows))[:some]
-            return measure(made, found, bias, wanted[:some], slice(judged))[0]
+        wanted = places.of(self.wanted)[..., torch.from_numpy(rows[:judged])]
 
         def all_of(items: Sequence[Candidate], some: int) -> list[Result]:
-            known: dict[tuple[object, ...], Result] = {}
-            found = []
-            for item in items:
-                key = id(item.synapses), id(item.neuron)  # two rules may come to the same
-                known[key] = known.get(key) or result(item, some)
-                found.append(replace(known[key], candidate=item))
-            return found
+            # two rules may come to the same
+            different = {(id(item.synapses), id(item.neuron)): item for item in items}
+            known: dict[tuple[int, int], Result] = {}
+            for proved in (True, False):
+                few = {key: item for key, item in different.items() if item.proved == proved}
+                outputs = judged if proved else len(rows)  # how far others reach counts where nothing is proved
+                for (key, made), found in zip(few.items(), laid.sums([*few.values()], some, outputs), strict=True):
+                    bias = places.bias(made.synapses, len(rows))[:some, :outputs]
+                    known[key], _ = measure(made, found, bias, wanted[:some])
+            return [replace(known[id(item.synapses), id(item.neuron)], candidate=item) for item in items]
 
         if len(places) * steps * len(rows) > _SMALL:
             rough = sorted(all_of(candidates, -(-len(places) // _PART)), key=lambda item: item.error)
@@ -408,7 +410,7 @@ def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: S
     bias = bias.view(-1, *(1,) * (len(shape) - 1)) if bias.ndim == 1 else bias
     count, steps = xs[0].shape[:2]
     out = sums.room_for(count, steps, shape) if fires else torch.empty((count, *shape), dtype=torch.float64)
-    compiled = kernels.load()
+    compiled, fired = kernels.load(), 0
     for span in sums.spans(count, steps * int(np.prod(shape))):
         found = weighted([x[span] for x in xs])
         kept: Tensor | None = None
@@ -418,9 +420,10 @@ def _float(node: ir.Node, synapses: Sequence[ir.Synapse], shape: ir.Shape, xs: S
             continue
         if not isinstance(compiled, str) and node.steps is None and node.grain is None and not node.current_tau:
             over = float(np.nextafter(node.threshold, -np.inf)) if node.ties else node.threshold
-            out[span] = compiled.fire(found, bias, node.tau, over)[0]
+            fired += compiled.fire(found, bias, node.tau, over, out=out[span]).fired
             continue
         for step in range(steps):
             flow = current(node, found[:, step].double() + bias, flow)
             out[span, step], kept, _ = neuron(node, flow, kept, step)
-    return int(out.count_nonzero()) if fires else 0, out
+        fired += int(out[span].count_nonzero())
+    return fired, out

@@ -63,40 +63,50 @@ class Result:
 
 
 def measure(
-    made: Candidate, sums: Tensor, bias: Tensor, wanted: Tensor, judged: slice = slice(None)
+    made: Candidate, sums: Tensor, bias: Tensor, wanted: Tensor, out: Tensor | None = None
 ) -> tuple[Result, Tensor]:
     """A candidate's sums (N, T, ...), integers of a float type, and bias, compared with the float network's spikes, or
-    with its scores (N, ...); of outputs (N, T, O) in the last axis only the `judged`. Gives its spikes, or its scores
-    in the trained network's units, as well."""
-    spiking = wanted.dtype == torch.bool
-    fired = _fired(made.neuron, sums, bias) if spiking else None
-    if fired is None:
+    with its scores (N, ...), which may be those of the first outputs, in the last axis, alone. Gives its spikes, or its
+    scores in the trained network's units, as well, written to `out` if given."""
+    spiking, some = wanted.dtype == torch.bool, wanted.shape[-1]
+    found = _fired(made.neuron, sums, bias, wanted, out) if spiking else None
+    if found is not None:
+        fired, seen, peak = found
+        spikes, count = fired.spikes, fired.fired
+        differ = fired.differ if spikes.shape == wanted.shape else _unlike(spikes[..., :some], wanted)
+    else:
         sums = sums.round().to(torch.int64).to(torch.int32)
         spikes, voltage = integrate(sums, bias, made.neuron)
         seen = largest_current(sums, made.neuron)
         peak = max(seen, -(-int(voltage.abs().max()) // UNIT))
-    else:
-        spikes, seen, peak = fired
-    if spiking:
-        differ = spikes[..., judged] != wanted[..., judged]
-        error = int(differ.count_nonzero()) / differ.numel()
-        return Result(made, error, seen, peak, int(spikes.count_nonzero())), spikes
-    scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
-    return Result(made, score_error(scores[..., judged], wanted[..., judged]), seen, peak), scores
+        if not spiking:
+            scores = voltage[:, -1].double() / (UNIT * float(made.scale))  # one scale: the readout does not vary
+            scores = scores if out is None else out.copy_(scores)
+            return Result(made, score_error(scores[..., :some], wanted), seen, peak), scores
+        spikes = spikes if out is None else out.copy_(spikes)
+        differ, count = _unlike(spikes[..., :some], wanted), int(spikes.count_nonzero())
+    return Result(made, differ / wanted.numel(), seen, peak, count), spikes
 
 
-def _fired(neuron: ir.CubaNeuron, sums: Tensor, bias: Tensor) -> tuple[Tensor, int, int] | None:
+def _unlike(a: Tensor, b: Tensor) -> int:
+    return int((a != b).count_nonzero())
+
+
+def _fired(
+    neuron: ir.CubaNeuron, sums: Tensor, bias: Tensor, wanted: Tensor, out: Tensor | None
+) -> tuple[kernels.Fired, int, int] | None:
     """As `integrate`, compiled: spikes, the largest |sum|, and the largest |sum| or |membrane|, in weight units. None
     where there is no compiler, for neurons that it does not know, and where a state leaves the chip's range."""
     found = kernels.load()
     if isinstance(found, str) or neuron.steps is not None or neuron.current_decay != DECAY_ONE:
         return None
-    keep = 1 - neuron.voltage_decay / DECAY_ONE
-    spikes, most = found.fire(sums, bias, keep, UNIT * neuron.threshold, factor=UNIT, whole=True)
-    seen, before, after = map(int, most)
+    keep, over = 1 - neuron.voltage_decay / DECAY_ONE, UNIT * neuron.threshold
+    beside = wanted if wanted.shape == sums.shape else None
+    fired = found.fire(sums, bias, keep, over, factor=UNIT, whole=True, out=out, wanted=beside)
+    seen, before, after = map(int, fired[1:4])
     if max(UNIT * seen, before) >= STATE_MAX:  # the current wraps, or the membrane is clipped
         return None
-    return spikes, seen, max(seen, -(-after // UNIT))
+    return fired, seen, max(seen, -(-after // UNIT))
 
 
 def score_error(scores: Tensor, wanted: Tensor) -> float:

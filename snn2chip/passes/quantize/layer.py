@@ -98,9 +98,9 @@ class LayerQuantizer:
     @functools.cached_property
     def size(self) -> ir.FloatArray:
         """How much of the range each weight takes: one shared out among copies counts by its share."""
-        return np.concatenate(
-            [np.abs(item.weight).ravel() / n for item, n in zip(self.synapses, self.reads, strict=True)]
-        )
+        sizes = [np.abs(item.weight).ravel() for item in self.synapses]
+        shares = [size if n == 1 else size / n for size, n in zip(sizes, self.reads, strict=True)]
+        return shares[0] if len(shares) == 1 else np.concatenate(shares)
 
     def part(self, outputs: ir.IntArray) -> LayerQuantizer:
         """The same layer of some of its outputs."""
@@ -159,16 +159,13 @@ class LayerQuantizer:
             scale = threshold / self.neuron.threshold
             threshold -= ties
         floats = [item.weight.astype(np.float64, copy=False) for item in self.synapses]
-        weights, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
-        even = any(
-            np.abs(weight).max(initial=0) > n * chip.weight_odd_max
-            for weight, n in zip(weights, self.reads, strict=True)
-        )
+        weights, largest, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
+        even = any(top > n * chip.weight_odd_max for top, n in zip(largest, self.reads, strict=True))
         if not self._relays_fit(threshold, even):
             if even or not self._relays_fit(threshold, True):
                 return None
-            weights, clipped = round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
-        if not any(weight.any() for weight in weights):
+            weights, largest, clipped = round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
+        if not any(largest):
             return None
         bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
         if bias is not None and np.abs(bias).max(initial=0) > self.bias_max:

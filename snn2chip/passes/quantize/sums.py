@@ -7,7 +7,7 @@ and of scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,12 @@ from snn2chip import ir
 from snn2chip.chip import int8
 from snn2chip.chip.bounds import FLOAT32_EXACT
 from snn2chip.chip.products import exact_products, float32_exact
-from snn2chip.nn import spike_conv
+from snn2chip.nn import kernels, spike_conv
 from snn2chip.passes.quantize.candidate import Candidate
 
 Bits = NDArray[np.uint8]
 _AT_ONCE = 2**21  # sums that are in memory together
+_TOGETHER = 2**22  # sums of several candidates
 _OUTPUTS = 2**19  # of a layer, spikes or none, that candidates are judged by: places times steps times outputs
 _COLUMNS = 2**24  # inputs of those
 
@@ -46,8 +47,10 @@ class Weighted:
         self.floats: dict[int, Tensor] = {}
 
     def __call__(self, xs: Sequence[Tensor]) -> Tensor:
-        parts = [self._of(number, x) for number, x in enumerate(xs)]
-        return sum(parts[1:], parts[0])
+        first, *others = [self._of(number, x) for number, x in enumerate(xs)]
+        for other in others:  # in its place, where its steps are not all one
+            first = first + other if first.stride(1) == 0 else first.add_(other)
+        return first
 
     def _weight(self, number: int) -> Tensor:
         if number not in self.floats:
@@ -76,7 +79,8 @@ class Weighted:
 def _small(synapse: ir.Synapse) -> tuple[Tensor, int] | None:
     """Integers of a convolution as spikes add them fastest; None where they are no integers, or too large."""
     whole = isinstance(synapse, ir.Conv) and synapse.weight.dtype.kind == "i"
-    return spike_conv.as_int16(synapse.weight.astype(np.int64, copy=False)) if whole else None
+    weight = synapse.weight.astype(np.int64, copy=False)
+    return spike_conv.as_int16(weight, spike_conv.WORD * weight.shape[3]) if whole else None
 
 
 def spans(count: int, each: int) -> Iterator[slice]:
@@ -88,10 +92,9 @@ def spans(count: int, each: int) -> Iterator[slice]:
 
 def room_for(count: int, steps: int, shape: ir.Shape) -> Tensor:
     """Where the spikes (N, T, ...) of a layer go, channels last, as what reads them by their events wants them."""
-    if len(shape) == 1:
-        return torch.empty((count, steps, *shape), dtype=torch.bool)
-    channels, height, width = shape
-    return torch.empty((count, steps, height, width, channels), dtype=torch.bool).movedim(-1, 2)
+    last = shape if len(shape) == 1 else (*shape[1:], shape[0])
+    made = torch.empty((count, steps, *last), dtype=torch.bool)
+    return made if len(shape) == 1 else made.movedim(-1, 2)
 
 
 def packed(made: Tensor) -> Bits | Tensor:
@@ -166,44 +169,62 @@ class Rows:
     synapse in groups, `channels` (O, I / groups) are those that each output reads."""
 
     def __init__(
-        self, synapses: Sequence[ir.Synapse], inputs: Sequence[Tensor], channels: Sequence[Tensor], steps: int
+        self, synapses: Sequence[ir.Synapse], inputs: Sequence[Tensor], channels: Sequence[Tensor | None], steps: int
     ) -> None:
         self.steps = steps
         self.groups = [item.groups > 1 for item in synapses]
         self.rows = [
-            x[..., read].contiguous() if groups else x.flatten(2).contiguous()
-            for x, read, groups in zip(inputs, channels, self.groups, strict=True)
+            x.flatten(2).contiguous() if read is None else x[..., read].contiguous()
+            for x, read in zip(inputs, channels, strict=True)
         ]
         self.floats: dict[tuple[int, torch.dtype], Tensor] = {}
+        self.spikes: list[spike_conv.SpikeRows | None] = [None for _ in synapses]
+        found = kernels.load()
+        if not isinstance(found, str) and not int8.usable(torch.device("cpu")):
+            for number, rows in enumerate(self.rows):
+                if rows.dtype == torch.bool and not self.groups[number]:
+                    self.spikes[number] = spike_conv.SpikeRows(rows.flatten(0, 1), found)
 
-    def sums(self, synapses: Sequence[ir.Synapse], some: int, dtype: torch.dtype) -> Tensor:
-        """The sums (P, T, O) of integer weights at `some` of the places, the first, and over all steps, of a float
-        type."""
-        parts = []
-        for number, synapse in enumerate(synapses):
-            y = self._small(number, synapse.weight, some, dtype)
-            if y is None:
-                if (number, dtype) not in self.floats:
-                    self.floats[number, dtype] = self.rows[number].to(dtype)
-                x, weight = self.floats[number, dtype][:some], _last(synapse.weight).to(dtype)
-                with exact_products():
-                    way = "ptyxoc,oyxc->pto" if self.groups[number] else None
-                    y = torch.einsum(way, x, weight) if way else F.linear(x, weight.flatten(1))
-            parts.append(y.expand(-1, self.steps, -1))
-        return sum(parts[1:], parts[0])
+    def sums(self, candidates: Sequence[Candidate], some: int, outputs: int) -> Iterator[Tensor]:
+        """The sums (P, T, O) of the first `outputs` of each candidate, all of integers, at `some` of the places, the
+        first, and over all steps; of the float type in which they are exact."""
+        each = max(1, _TOGETHER // (some * self.steps * outputs))
+        for few in (candidates[start : start + each] for start in range(0, len(candidates), each)):
+            parts = [self._of(number, few, some, outputs) for number in range(len(self.rows))]
+            for found in zip(*parts, strict=True):
+                spread = [part.expand(-1, self.steps, -1) for part in found]
+                yield sum(spread[1:], spread[0])
 
-    def _small(self, number: int, weight: ir.Array, some: int, dtype: torch.dtype) -> Tensor | None:
-        """By int8 products, where the processor has them, of spikes and of weights that are such numbers, or twice
-        such."""
+    def _of(self, number: int, candidates: Sequence[Candidate], some: int, outputs: int) -> Iterable[Tensor]:
+        """What one of the synapses adds, (P, T or 1, O), of each candidate."""
+        spikes, kinds = self.spikes[number], [exact_in(item) for item in candidates]
+        weights = [item.synapses[number].weight[:outputs].astype(np.int64, copy=False) for item in candidates]
+        if spikes is not None and all(item.bound < FLOAT32_EXACT for item in candidates):
+            small = [spike_conv.as_int16(weight, spikes.together) for weight in weights]
+            known = [(_last(each[0].numpy()).flatten(1), each[1]) for each in small if each is not None]
+            if len(known) == len(small):
+                steps = self.rows[number].shape[1]
+                pairs = zip(spikes.products(known, some * steps), kinds, strict=True)
+                return [part.to(kind).view(some, steps, -1) for part, kind in pairs]
+        return (self._one(number, _last(weight), kind, some) for weight, kind in zip(weights, kinds, strict=True))
+
+    def _one(self, number: int, weight: Tensor, dtype: torch.dtype, some: int) -> Tensor:
+        """Of one weight (O, KY, KX, C): by int8 products, where the processor has them, of spikes and of weights that
+        are such numbers, or twice such; else of a float type."""
         rows = self.rows[number]
-        if self.groups[number] or rows.dtype != torch.bool or not int8.usable(rows.device):
-            return None
-        digits = int8.digits_of(weight.astype(np.int64, copy=False))
-        if len(digits) > 1:
-            return None
-        (factor, digit), x = digits[0], rows[:some]
-        y = int8.product(x.flatten(0, 1).view(torch.int8), _last(digit).flatten(1).t())
-        return y.to(dtype).mul_(factor).view(*x.shape[:2], -1)
+        if not self.groups[number] and rows.dtype == torch.bool and int8.usable(rows.device):
+            digits = int8.digits_of(weight.flatten(1).numpy())
+            if len(digits) == 1:
+                (factor, digit), x = digits[0], rows[:some]
+                y = int8.product(x.flatten(0, 1).view(torch.int8), torch.from_numpy(digit).t())
+                return y.to(dtype).mul_(factor).view(*x.shape[:2], -1)
+        if (number, dtype) not in self.floats:
+            self.floats[number, dtype] = rows.to(dtype)
+        x, weight = self.floats[number, dtype][:some], weight.to(dtype)
+        with exact_products():
+            if self.groups[number]:
+                return torch.einsum("ptyxoc,oyxc->pto", x[..., : len(weight), :], weight)
+            return F.linear(x, weight.flatten(1))
 
 
 def _last(weight: ir.Array) -> Tensor:
