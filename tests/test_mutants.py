@@ -200,7 +200,7 @@ MUTANTS = [
         ("if spare is None and taken[0].seen <= limit:", "if spare is None:"),
         ("known[key], _ = measure(made,", "known[key], _ = measure(items[0],"),
         ("max(item.seen for item in results)", "results[0].seen"),
-        ("outputs = judged if proved else len(rows)", "outputs = judged"),
+        ("torch.from_numpy(rows[:judged])", "torch.from_numpy(rows[:1])"),
     ),
     *of(
         "passes/quantize/__init__.py",
@@ -530,7 +530,6 @@ MUTANTS = [
         "nn/spike_conv.cpp",
         "test_nn_spike_conv.py -k 'widened or never_wrap or products_of_rows'",
         ("reached + here > INT16_MAX", "reached + here > 2 * INT16_MAX"),
-        ("after[part - 1] = true;\n            reached = 0;", "after[part - 1] = true;"),
         ("after[parts - 1] = true;", ""),
         ("narrow.at[at] = 0;", ""),
     ),

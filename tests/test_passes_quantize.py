@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import images_for, look_trained, rng_of, spiking_network, usually
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -175,17 +175,18 @@ def test_sum_rounding_moves_the_worst_first(seed: int, rows: int, length: int, g
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(9, 2, 3, 3), (4, 700), (5, 3, 1, 1), (7, 1, 3, 3), (3, 40, 5, 5), (2, 1), (40, 30, 3, 3)]),
-    grid=st.sampled_from([0, 4, 16]),
+    grid=st.sampled_from([0, 4, 10]),
     scale=st.floats(1, 90),
     each=st.booleans(),
     kind=st.sampled_from(ROUNDINGS),
 )
+@example(seed=1, shape=(400, 700), grid=10, scale=1.0, each=False, kind="sums")
 def test_rounding_is_the_same_without_the_compiled_library(
     seed: int, shape: tuple[int, ...], grid: int, scale: float, each: bool, kind: Rounding
 ) -> None:
     rng = rng_of(seed)
     weight = rng.normal(0.3, 2, shape)
-    if grid:  # many are rounded as badly as each other
+    if grid:  # many are rounded as badly as each other; of tenths the sums are halves but for the order of adding up
         weight, scale = np.rint(weight * grid) / grid, float(np.rint(scale))
     scales = scale * np.exp2(rng.integers(-2, 3, len(weight))) if each else scale
     made, largest = rounded(weight, scales, kind, 2)
