@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -97,7 +97,7 @@ class Placement:
         if not left:
             return whole
         last = use_of(self.layer, (width, height, left), capacity)
-        return Use(*(max(pair) for pair in zip(astuple(whole), astuple(last), strict=True)))
+        return Use(*map(max, vars(whole).values(), vars(last).values()))
 
 
 def without(capacity: Capacity, limit: Limit) -> Capacity:
