@@ -191,8 +191,8 @@ class Kernels:
         Weights are float32, or int16 that count `factor` times: no sum of those in a row of the kernel, over 64
         channels, may leave int16.
         """
-        shape = (sizes.images, sizes.out_height, sizes.out_width, sizes.outputs)
-        out = torch.empty(shape).permute(0, 3, 1, 2)
+        shape = (sizes.images, sizes.outputs, sizes.out_height, sizes.out_width)
+        out = torch.empty(shape, memory_format=torch.channels_last)
         bias = None if bias is None else bias.contiguous()
         self._conv(
             *(_longs(sizes), words.data_ptr(), weight.data_ptr(), _longs(weight.stride())),

@@ -177,6 +177,11 @@ void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const 
         const int64_t size = group * band * s.out_width * lanes;
         Lines<float> sums(size);
         Lines<Weight> narrow(whole ? size : 0);  // what is added since they were widened
+        Weight* to;
+        if constexpr (whole)
+            to = narrow.at;
+        else
+            to = sums.at;
 #pragma omp for schedule(dynamic)
         for (int64_t image = 0; image < s.images; image += group) {
             const int64_t count = std::min(group, s.images - image);
@@ -195,11 +200,6 @@ void forward(const Shape& s, const uint64_t* bits, const Weight* weights, const 
                             for (int64_t y = 0; y < rows; y++) {
                                 const int64_t in = (top + y) * s.stride_y - s.pad_y + ky;
                                 if (in < 0 || in >= s.height) continue;
-                                Weight* to;
-                                if constexpr (whole)
-                                    to = narrow.at;
-                                else
-                                    to = sums.at;
                                 add_row<VECTORS>(s, weights + (block * parts + part) * pixel,
                                                  entries.data() + i * each_entry,
                                                  starts.data() + i * each_start + (word * s.height + in) * (s.width + 1),

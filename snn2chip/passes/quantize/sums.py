@@ -78,9 +78,10 @@ class Weighted:
 
 def _small(synapse: ir.Synapse) -> tuple[Tensor, int] | None:
     """Integers of a convolution as spikes add them fastest; None where they are no integers, or too large."""
-    whole = isinstance(synapse, ir.Conv) and synapse.weight.dtype.kind == "i"
+    if not isinstance(synapse, ir.Conv) or synapse.weight.dtype.kind != "i":
+        return None
     weight = synapse.weight.astype(np.int64, copy=False)
-    return spike_conv.as_int16(weight, spike_conv.WORD * weight.shape[3]) if whole else None
+    return spike_conv.as_int16(weight, spike_conv.WORD * weight.shape[3])
 
 
 def spans(count: int, each: int) -> Iterator[slice]:
@@ -92,9 +93,10 @@ def spans(count: int, each: int) -> Iterator[slice]:
 
 def room_for(count: int, steps: int, shape: ir.Shape) -> Tensor:
     """Where the spikes (N, T, ...) of a layer go, channels last, as what reads them by their events wants them."""
-    last = shape if len(shape) == 1 else (*shape[1:], shape[0])
-    made = torch.empty((count, steps, *last), dtype=torch.bool)
-    return made if len(shape) == 1 else made.movedim(-1, 2)
+    if len(shape) == 1:
+        return torch.empty((count, steps, *shape), dtype=torch.bool)
+    channels, height, width = shape
+    return torch.empty((count, steps, height, width, channels), dtype=torch.bool).movedim(-1, 2)
 
 
 def packed(made: Tensor) -> Bits | Tensor:
