@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,17 @@ def out() -> Path:
 
 def write(name: str, rows: Any) -> None:
     """What `name` found so far, for results.json."""
-    (out() / f"{name}.part.json").write_text(json.dumps(rows, indent=1))
+    content = {"versions": versions(), "rows": rows}
+    (out() / f"{name}.part.json").write_text(json.dumps(content, indent=1))
+
+
+def versions() -> dict[str, str]:
+    """Of what computes."""
+    found = {"python": platform.python_version(), "cuda": str(torch.version.cuda)}
+    for package in ("torch", "triton", "numpy", "spikingjelly"):
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def wait(device: torch.device) -> None:

@@ -39,6 +39,8 @@ def unpack(folder: Path, target: Path, names: Sequence[str] = FILES) -> None:
     """The published files in `target`, of what `pack` made in `folder`."""
     target.mkdir(parents=True, exist_ok=True)
     for name in names:
+        if not (folder / f"{name}.labels").is_file():
+            continue  # did not travel: of a run that does not train
         labels = np.fromfile(folder / f"{name}.labels", np.uint8)
         parts = []
         for path in sorted(folder.glob(f"{name}.*.webp")):

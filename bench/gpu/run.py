@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE, START = Path(__file__).resolve().parent, time.monotonic()
 ROOT = HERE.parents[1]
 TESTS = ("tests/test_gpu.py", "tests/test_nn_gpu.py", "tests/test_chip_int8.py", "tests/test_data.py")
 SECONDS = {"tests": 130, "steps": 110, "simulation": 60}  # at most, of all those there are; training has the rest
+PARTS = "tests", "steps", "simulation", "training"
 END = 12  # seconds kept for the end
 
 
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=Path(os.environ.get("SNN2CHIP_GPU_KEPT", "/tmp/snn2chip-gpu")))
     parser.add_argument("--seconds", type=float, default=590)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="default all")
     parser.add_argument("--small", action="store_true", help="tiny networks and no tests: a rehearsal")
     options = parser.parse_args()
     site = options.kept / "site"
@@ -75,22 +78,24 @@ def main() -> None:
     unpack = [sys.executable, str(HERE / "mosaics.py"), str(options.kept), str(data)]
     unpacking = subprocess.Popen(unpack, env=environment)
     tail = ["--device", options.device, *(["--small"] if options.small else [])]
-    parts = {name: [sys.executable, str(HERE / f"{name}.py"), *tail] for name in ("steps", "simulation", "training")}
+    parts = {name: [sys.executable, str(HERE / f"{name}.py"), *tail] for name in PARTS[1:]}
     limits = dict.fromkeys(SECONDS, options.seconds / 2) if options.small else SECONDS
-    if not options.small:
-        doctor = [sys.executable, "-m", "snn2chip", "doctor"]
-        run.part("doctor", doctor, 30)
+    if "tests" in options.parts and not options.small:
         pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
         run.part("tests", [*pytest, "-m", "gpu", *TESTS], min(limits["tests"], run.left))
-    run.part("steps", parts["steps"], min(limits["steps"], run.left))
+    if "steps" in options.parts:
+        run.part("steps", parts["steps"], min(limits["steps"], run.left))
     unpacking.wait()
     named = ["--data", str(options.kept)]
     shipped = [*parts["simulation"], *named, "--packed", str(options.packed)]
-    run.part("simulation", shipped, min(limits["simulation"], run.left))
-    run.part("training", [*parts["training"], *named, "--seconds", f"{run.left - 5:.0f}"], run.left)
-    found: dict[str, object] = {"codes": run.codes}
+    if "simulation" in options.parts:
+        run.part("simulation", shipped, min(limits["simulation"], run.left))
+    if "training" in options.parts:
+        run.part("training", [*parts["training"], *named, "--seconds", f"{run.left - 5:.0f}"], run.left)
+    found: dict[str, Any] = {"codes": run.codes}
     for path in sorted(options.out.glob("*.part.json")):
-        found[path.name.partition(".")[0]] = json.loads(path.read_text())
+        part = json.loads(path.read_text())
+        found["versions"], found[path.name.partition(".")[0]] = part["versions"], part["rows"]
         path.unlink()  # few files come back
     (options.out / "results.json").write_text(json.dumps(found, indent=1))
     run.say("done")

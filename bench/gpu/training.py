@@ -25,10 +25,12 @@ from snn2chip.train.loop import Trainer
 
 OPTIONS = common.options_of(__doc__)
 SMALL, START = OPTIONS.small, time.monotonic()
+GRAPH = OPTIONS.device.type == "cuda"
 PIECE = 15 << 20  # bytes of a file that comes back
 PROBE = (2, 4) if SMALL else (10, 30)  # steps before and until which time is taken
 SHARES = {"teacher": 0.17, "T1": 0.3, "T2": 0.5, "T4": 1.0}  # of what is left
-SPARE = 1.1  # a step takes longer than measured, and an epoch more than its steps
+SPARE = 1.05  # a step takes longer than measured
+SEND = 20.0  # seconds between two sendings
 COMMON = [
     "data.augment={crop = 3, border = 'reflect', flip = 'alternating', cutout = 8}",
     "train.optimizer=muon", "train.weight_decay=0.02", "train.schedule=linear", "train.average=0.99",
@@ -36,12 +38,16 @@ COMMON = [
     *(["model.width=0.0625", "train.batch_size=16", "data.validation=8"] if SMALL
       else ["train.batch_size=250", "data.validation=2000"]),
 ]  # fmt: skip
-TEACHER = ["model.timesteps=1", "model.neuron.kind=relu", "train.lr=0.05", "train.adamw_lr=4e-3"]
+TEACHER = [
+    "model.timesteps=1", "model.neuron.kind=relu", "train.lr=0.05", "train.adamw_lr=4e-3", "train.whiten=true",
+]  # fmt: skip
 SPIKING = [
     "model.neuron.surrogate=triangular", "model.neuron.trainable_tau=true", "model.neuron.trainable_threshold=true",
     "train.lr=0.03", "train.adamw_lr=3e-3", "train.distill=0.9", "train.warmup_epochs=0.3", "train.label_smoothing=0.0",
 ]  # fmt: skip
 ROWS: list[dict[str, Any]] = []
+SENT: dict[str, float] = {}  # when a stage's network was sent
+ENDS = [1.0 if SMALL else 2.5]  # seconds that an epoch takes beside its steps, as the last stage says
 
 
 def left() -> float:
@@ -54,9 +60,13 @@ def recipe(name: str, epochs: int) -> Recipe:
 
 
 def send(name: str, trainer: Trainer) -> None:
-    """The network as it is, in pieces that come back."""
+    """The network as it is, in pieces that come back; those of T = 1 make way, so that all that is sent may."""
     if name == "teacher":
         return
+    SENT[name] = time.monotonic()
+    if name == "T4":
+        for piece in common.out().glob("model-T1.*"):
+            piece.unlink()
     network = copy.deepcopy(trainer.network if trainer.average is None else trainer.average.network)
     network.to("cpu", memory_format=torch.contiguous_format).eval()
     with torch.no_grad():
@@ -72,7 +82,7 @@ def send(name: str, trainer: Trainer) -> None:
 
 
 def seconds_of_an_epoch(name: str, sets: tuple[ImageSet, ImageSet], folder: Path) -> float:
-    trainer = Trainer(recipe(name, 1), *sets, folder / f"probe-{name}", device=OPTIONS.device)
+    trainer = Trainer(recipe(name, 1), *sets, folder / f"probe-{name}", device=OPTIONS.device, graph=GRAPH)
     events = trainer.run()
     marks = []
     for number in range(1, PROBE[1] + 1):
@@ -86,21 +96,26 @@ def seconds_of_an_epoch(name: str, sets: tuple[ImageSet, ImageSet], folder: Path
 
 def stage(name: str, before: Path | None, teacher: Path | None, sets: tuple[ImageSet, ImageSet], folder: Path) -> Path:
     """Train one; gives its model.pt."""
-    each = seconds_of_an_epoch(name, sets, folder)
-    epochs = min(1 if SMALL else 60, int(SHARES[name] * left() * 0.9 / each))
-    ROWS.append({"stage": name, "device": common.card(OPTIONS.device), "seconds_an_epoch": each, "epochs": epochs})
+    steps = seconds_of_an_epoch(name, sets, folder)
+    epochs = min(1 if SMALL else 60, int(SHARES[name] * 0.95 * left() / (steps + ENDS[-1])))
+    row = {"stage": name, "device": common.card(OPTIONS.device), "seconds_of_steps": steps, "epochs": epochs}
+    ROWS.append({**row, "seconds_of_an_end": ENDS[-1]})
     print(ROWS[-1], f"{left():.0f} s left", flush=True)
     common.write("training", ROWS)
     if epochs < 1:
         raise SystemExit(f"no time for {name}")
-    trainer = Trainer(
-        recipe(name, epochs), *sets, folder / name, device=OPTIONS.device, init=before, teacher=teacher
-    )  # fmt: skip
+    options: dict[str, Any] = {"init": before, "teacher": teacher, "graph": GRAPH}
+    trainer, started = Trainer(recipe(name, epochs), *sets, folder / name, device=OPTIONS.device, **options), None
     for event in trainer.run():
         if event.metrics is not None:
             ROWS[-1]["history"] = [*ROWS[-1].get("history", []), event.metrics]
             print(name, event.metrics, f"{left():.0f} s left", flush=True)
-            send(name, trainer)
+            now = time.monotonic()
+            if started is not None:
+                ENDS.append(max(0.0, (now - started) - steps / SPARE))
+            if now - SENT.get(name, 0.0) > SEND:
+                send(name, trainer)
+            started = time.monotonic()
             common.write("training", ROWS)
     ROWS[-1]["metrics"] = trainer.metrics
     send(name, trainer)

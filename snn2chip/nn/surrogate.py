@@ -28,14 +28,19 @@ class Gradient(NamedTuple):
     detach_reset: bool
 
 
+def _over(x: Tensor, width: float) -> Tensor:
+    """x / width as IEEE rounds it: by a number of Python's, torch on a GPU multiplies by 1 / width."""
+    return x / torch.full((), width, dtype=x.dtype, device=x.device)
+
+
 def rectangular(x: Tensor, width: float) -> Tensor:
     """``1/a`` where ``|x| < a/2``, else 0."""
-    return (x.abs() < width / 2).to(x.dtype) / width
+    return _over((x.abs() < width / 2).to(x.dtype), width)
 
 
 def triangular(x: Tensor, width: float) -> Tensor:
     """``max(0, 1 - |x|/a) / a``."""
-    return torch.relu(1 - x.abs() / width) / width
+    return _over(torch.relu(1 - _over(x.abs(), width)), width)
 
 
 def arctan(x: Tensor, width: float) -> Tensor:

@@ -116,7 +116,8 @@ class Batches:
         files = None if isinstance(self.images, Tensor) else self.images
         images = self.images[near] if files is None else self._decode(files, epoch, step)
         labels = self.labels[rows]
-        if images.device != self.device:  # from pinned memory the host need not wait for the copy
+        # of a type alone: "cuda" is not equal to the "cuda:0" where it is. From pinned memory the host need not wait
+        if images.device.type != self.device.type:
             images = (images.pin_memory() if self.device.type == "cuda" else images).to(self.device, non_blocking=True)
         if len(images) < len(rows):
             alone, images = images, images.new_zeros(len(rows), *images.shape[1:])
