@@ -176,6 +176,7 @@ def test_a_graph_that_cannot_be_is_said(digits: Sets, tmp_path: Path) -> None:
     trainer = Trainer(tiny_recipe(), *digits, tmp_path, fuse=False, graph=True)
     assert trainer.notes == ["steps are not replayed as a graph: it needs one process on a GPU"]
     assert trainer._work == trainer._pass
+    assert not Trainer(tiny_recipe(), *digits, tmp_path, fuse=False).notes  # nobody asked
 
 
 # ------------------------------------------------------------------------------------------- how it computes

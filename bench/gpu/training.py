@@ -1,9 +1,9 @@
 """ResNet-19 within the seconds there are: a teacher of ReLUs, then T = 1, 2 and 4, each from the one before.
 
-As in models/cifar10-vgg-tdbn-t2: Muon, a line down, an average of the weights, a triangular surrogate, leak and
-threshold learnt, and the teacher's answers. Every stage gets a share of what is left, and as many epochs as the time of
-its steps, measured first, allows. Nothing is chosen by test images. The newest network of each T goes to $OUT as
-model-T*.0 and .1, in float16, after every epoch.
+As models/cifar10-resnet19-tdbn-t1 and -t2 are trained: Muon, a line down, an average of the weights, a triangular
+surrogate, and the teacher's answers; leak and threshold are learnt from T = 2 on. Every stage gets a share of what is
+left, and as many epochs as the time of its steps, measured first, allows. Nothing is chosen by test images. The newest
+network of each T goes to $OUT as model-T*.0 and .1, in float16, now and then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from snn2chip.train.loop import Trainer
 
 OPTIONS = common.options_of(__doc__)
 SMALL, START = OPTIONS.small, time.monotonic()
-GRAPH = OPTIONS.device.type == "cuda"
 PIECE = 15 << 20  # bytes of a file that comes back
 PROBE = (2, 4) if SMALL else (10, 30)  # steps before and until which time is taken
 SHARES = {"teacher": 0.17, "T1": 0.3, "T2": 0.5, "T4": 1.0}  # of what is left
@@ -34,17 +33,24 @@ SEND = 20.0  # seconds between two sendings
 COMMON = [
     "data.augment={crop = 3, border = 'reflect', flip = 'alternating', cutout = 8}",
     "train.optimizer=muon", "train.weight_decay=0.02", "train.schedule=linear", "train.average=0.99",
-    "train.precision=bfloat16", "train.label_smoothing=0.1",
+    "train.precision=bfloat16",
     *(["model.width=0.0625", "train.batch_size=16", "data.validation=8"] if SMALL
       else ["train.batch_size=250", "data.validation=2000"]),
 ]  # fmt: skip
 TEACHER = [
     "model.timesteps=1", "model.neuron.kind=relu", "train.lr=0.05", "train.adamw_lr=4e-3", "train.whiten=true",
+    "train.label_smoothing=0.1",
 ]  # fmt: skip
-SPIKING = [
-    "model.neuron.surrogate=triangular", "model.neuron.trainable_tau=true", "model.neuron.trainable_threshold=true",
-    "train.lr=0.03", "train.adamw_lr=3e-3", "train.distill=0.9", "train.warmup_epochs=0.3", "train.label_smoothing=0.0",
+SPIKING = ["model.neuron.surrogate=triangular", "train.label_smoothing=0.0"]
+FIRST = [  # from ReLUs, whose thresholds are balanced: at the usual percentile a network this deep is silent
+    *SPIKING, "train.lr=0.05", "train.adamw_lr=4e-3", "train.distill=0.8", "train.balance_percentile=85",
 ]  # fmt: skip
+LATER = [
+    *SPIKING, "model.neuron.trainable_tau=true", "model.neuron.trainable_threshold=true",
+    "train.lr=0.03", "train.adamw_lr=3e-3", "train.distill=0.9", "train.warmup_epochs=0.3",
+]  # fmt: skip
+SETTINGS = {"teacher": TEACHER, "T1": ["model.timesteps=1", *FIRST]}
+SETTINGS |= {f"T{t}": [f"model.timesteps={t}", *LATER] for t in (2, 4)}
 ROWS: list[dict[str, Any]] = []
 SENT: dict[str, float] = {}  # when a stage's network was sent
 ENDS = [1.0 if SMALL else 2.5]  # seconds that an epoch takes beside its steps, as the last stage says
@@ -55,8 +61,7 @@ def left() -> float:
 
 
 def recipe(name: str, epochs: int) -> Recipe:
-    own = TEACHER if name == "teacher" else [f"model.timesteps={name[1:]}", *SPIKING]
-    return recipe_of("resnet19", [*COMMON, *own, f"train.epochs={epochs}"])
+    return recipe_of("resnet19", [*COMMON, "train.warmup_epochs=1", *SETTINGS[name], f"train.epochs={epochs}"])
 
 
 def send(name: str, trainer: Trainer) -> None:
@@ -82,7 +87,7 @@ def send(name: str, trainer: Trainer) -> None:
 
 
 def seconds_of_an_epoch(name: str, sets: tuple[ImageSet, ImageSet], folder: Path) -> float:
-    trainer = Trainer(recipe(name, 1), *sets, folder / f"probe-{name}", device=OPTIONS.device, graph=GRAPH)
+    trainer = Trainer(recipe(name, 1), *sets, folder / f"probe-{name}", device=OPTIONS.device)
     events = trainer.run()
     marks = []
     for number in range(1, PROBE[1] + 1):
@@ -104,7 +109,7 @@ def stage(name: str, before: Path | None, teacher: Path | None, sets: tuple[Imag
     common.write("training", ROWS)
     if epochs < 1:
         raise SystemExit(f"no time for {name}")
-    options: dict[str, Any] = {"init": before, "teacher": teacher, "graph": GRAPH}
+    options: dict[str, Any] = {"init": before, "teacher": teacher}
     trainer, started = Trainer(recipe(name, epochs), *sets, folder / name, device=OPTIONS.device, **options), None
     for event in trainer.run():
         if event.metrics is not None:

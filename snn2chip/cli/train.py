@@ -91,7 +91,10 @@ def train(
     teacher: Annotated[
         Path | None, typer.Option(help="Learn from this model.pt's answers too (train.distill, train.temperature).")
     ] = None,
-    graph: Annotated[bool, typer.Option("--graph", help="On a GPU: replay a step as one CUDA graph.")] = False,
+    graph: Annotated[
+        bool | None,
+        typer.Option("--graph/--no-graph", help="On a GPU: replay a step as one CUDA graph; default where it can be."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Open report.html, which refreshes, in a browser.")] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write files for TensorBoard into OUT/tensorboard, too.")

@@ -76,7 +76,8 @@ class Trainer:
     """One training run in folder `out`: `model.pt`, `metrics.jsonl`, `checkpoint.pt`.
 
     Nothing in `out` is changed before `run`, which holds the folder. A run that is there already is gone on with
-    (`resume`), deleted by `run` (`overwrite`), or refused. `graph`: on a GPU, replay a step as one CUDA graph.
+    (`resume`), deleted by `run` (`overwrite`), or refused. `graph`: on a GPU, replay a step as one CUDA graph; by
+    default where that can be.
 
     Raises:
         InputError: `out` holds a run and neither was said; resume without a checkpoint, of another recipe or from a
@@ -96,7 +97,7 @@ class Trainer:
         init: Path | None = None,
         teacher: Path | None = None,
         fuse: bool = True,
-        graph: bool = False,
+        graph: bool | None = None,
     ) -> None:
         self.recipe, self.out = recipe, out
         self._resume, self._overwrite = resume, overwrite
@@ -155,8 +156,8 @@ class Trainer:
         self._unread = 0  # steps
         self._shown = (0.0, 0.0)  # loss and accuracy as last read
         self._work: Callable[[Tensor, Tensor], None] = self._pass
-        if graph:
-            self._replay()
+        if graph is not False:
+            self._replay(asked=graph is True)
         self._half = False  # in the middle of a step: nothing to keep
         self._stepped = False
         self._interrupt = parallel.Interrupt()
@@ -181,8 +182,8 @@ class Trainer:
         )
         self._start_sums()
 
-    def _replay(self) -> None:
-        """Replay steps as a graph, or note why not."""
+    def _replay(self, asked: bool) -> None:
+        """Replay steps as a graph; where that cannot be, note why if it was asked for."""
         why = None
         if self.device.type != "cuda" or parallel.size() > 1:
             why = "it needs one process on a GPU"
@@ -190,7 +191,7 @@ class Trainer:
             why = "the exporter in every step, and Poisson input, work on the host too"
         if why is None:
             self._work = Graphed(self._pass, [p for p in self.network.parameters() if p.requires_grad])
-        else:
+        elif asked:
             self.notes.append(f"steps are not replayed as a graph: {why}")
 
     def _balance(self) -> None:
