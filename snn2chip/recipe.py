@@ -287,7 +287,7 @@ class TrainSpec(Table):
         "repeats an unbroken one bit for bit there too, but steps take longer",
     )
     balance_percentile: float = Field(
-        99.7, ge=0, le=100, description="of a layer's currents: its threshold when train --init gives a ReLU network"
+        85.0, ge=0, le=100, description="of a layer's currents: its threshold when train --init gives a ReLU network"
     )
     quantize: QuantizeTable | None = Field(None, description="quantization-aware training, from a trained network")
     seed: int = Field(0, ge=0, description="of weights, order, augmentation and Poisson input")

@@ -1,4 +1,4 @@
-"""ResNet-19 within the seconds there are: a teacher of ReLUs, then T = 1, 2 and 4, each from the one before.
+"""A network of --recipe within the seconds there are: a teacher of ReLUs, then T = 1, 2 and 4, each from the last.
 
 As models/cifar10-resnet19-tdbn-t1 and -t2 are trained: Muon, a line down, an average of the weights, a triangular
 surrogate, and the teacher's answers; leak and threshold are learnt from T = 2 on. Every stage gets a share of what is
@@ -42,9 +42,7 @@ TEACHER = [
     "train.label_smoothing=0.1",
 ]  # fmt: skip
 SPIKING = ["model.neuron.surrogate=triangular", "train.label_smoothing=0.0"]
-FIRST = [  # from ReLUs, whose thresholds are balanced: at the usual percentile a network this deep is silent
-    *SPIKING, "train.lr=0.05", "train.adamw_lr=4e-3", "train.distill=0.8", "train.balance_percentile=85",
-]  # fmt: skip
+FIRST = [*SPIKING, "train.lr=0.05", "train.adamw_lr=4e-3", "train.distill=0.8"]
 LATER = [
     *SPIKING, "model.neuron.trainable_tau=true", "model.neuron.trainable_threshold=true",
     "train.lr=0.03", "train.adamw_lr=3e-3", "train.distill=0.9", "train.warmup_epochs=0.3",
@@ -61,7 +59,7 @@ def left() -> float:
 
 
 def recipe(name: str, epochs: int) -> Recipe:
-    return recipe_of("resnet19", [*COMMON, "train.warmup_epochs=1", *SETTINGS[name], f"train.epochs={epochs}"])
+    return recipe_of(OPTIONS.recipe, [*COMMON, "train.warmup_epochs=1", *SETTINGS[name], f"train.epochs={epochs}"])
 
 
 def send(name: str, trainer: Trainer) -> None:

@@ -23,8 +23,6 @@ from snn2chip.nn import LIF, SpikingNetwork, TDBatchNorm, model_file
 from snn2chip.nn.layers import AvgPool2d, Conv2d, Dropout, Flatten, GlobalAvgPool, Linear, MaxPool2d, Residual
 from snn2chip.recipe import Recipe, parse
 
-PERCENTILE = 85.0  # for thresholds at few time steps: with the literature's 99.7 deeper layers are silent
-
 
 @dataclass(frozen=True)
 class Imported:
@@ -83,7 +81,7 @@ def derive(
             "description": f"The layers of '{name}.onnx', spiking.",
             "data": data,
             "model": {"timesteps": timesteps, "layers": layers},
-            "train": {"epochs": 20, "balance_percentile": PERCENTILE},
+            "train": {"epochs": 20},
         },
         source=f"recipe of '{name}'",
     )
