@@ -13,7 +13,7 @@ from helpers import Sets, assert_equal, history_of, state_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn2chip import chip, data
+from snn2chip import chip, data, deploy
 from snn2chip.nn import BNTT, LIF, TDBatchNorm, gpu, model_file
 from snn2chip.nn.neuron import fuse_neurons, lif_backward, lif_forward
 from snn2chip.nn.surrogate import Gradient
@@ -223,6 +223,37 @@ def test_training_in_integers(trained: Path, digits: Sets, tmp_path: Path) -> No
     here, there = (simulate(chain, images=digits[1], device=device) for device in (torch.device("cpu"), GPU))
     assert (here.trace.scores == there.trace.scores).all() and here.trace.counts == there.trace.counts
     assert there.engine == "dense"
+
+
+class Frames(nn.Module):
+    """A module of a user: torch's layers, steps in a loop, and the last scores as a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.lif = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), LIF(0.3, 0.5)
+        self.head = nn.Linear(288, 10)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = torch.stack([self.norm(self.conv(step)) for step in x])
+        self.last = self.head(self.lif(currents).flatten(2)).sum(0)
+        return self.last
+
+
+def test_what_lies_on_the_gpu_is_deployed_as_from_the_cpu(trained: Path) -> None:
+    """Networks of ours and modules of users, with samples and labels that lie there too: the same integers."""
+    torch.manual_seed(0)
+    frames = (torch.rand(24, 4, 1, 8, 8) < 0.4).float()
+    module = Frames().eval()
+    there = copy.deepcopy(module).to(GPU)
+    there(frames.transpose(0, 1).to(GPU))
+    ours = model_file.load(trained / "model.pt").network
+    pixels, labels = torch.randint(0, 17, (24, 1, 8, 8), dtype=torch.uint8), torch.arange(24) % 10
+    for here, moved, samples in ((module, there, frames), (ours, copy.deepcopy(ours).to(GPU), (pixels, labels))):
+        given = samples.to(GPU) if isinstance(samples, Tensor) else tuple(part.to(GPU) for part in samples)
+        first, second = deploy(here, samples, must_fit=False), deploy(moved, given, must_fit=False)
+        assert_equal(second.chain, first.chain)
+        assert next(moved.parameters()).is_cuda  # what was given stays where it is
 
 
 def test_cost_is_counted_alike(trained: Path, digits: Sets) -> None:

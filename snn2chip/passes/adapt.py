@@ -140,12 +140,14 @@ class Handed(nn.Module):
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of a module in eval mode. What it has computed, weight norm's weights or membranes of a batch, torch
-    does not copy while gradients flow through it: it is copied as numbers."""
+    """A copy of a module on the CPU, in eval mode. What it has computed, weight norm's weights or membranes of a batch,
+    torch does not copy while gradients flow through it: it is copied as numbers, as are tensors that a module would
+    leave on a GPU."""
     held = [value for part in module.modules() for value in vars(part).values()]
     held += [value for table in held if isinstance(table, dict) for value in table.values()]
-    computed = [value for value in held if isinstance(value, Tensor) and not value.is_leaf]
-    made = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed}).eval()
+    tensors = [value for value in held if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)]
+    numbers = {id(value): value.detach().cpu().clone() for value in tensors if value.is_cuda or not value.is_leaf}
+    made = copy.deepcopy(module, numbers).eval().cpu()
     for part in filter(parametrize.is_parametrized, list(made.modules())):
         # a weight that a parametrization computes (weight_norm, say) as a number; torch's own remove_parametrizations
         # would change the class, which is the given module's too
