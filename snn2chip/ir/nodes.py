@@ -35,7 +35,7 @@ class Node:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
-                if not np.isfinite(value).all():
+                if value.dtype.kind == "f" and not np.isfinite(value).all():
                     bad = int((~np.isfinite(value)).sum())
                     raise InputError(
                         f"layer '{self.name}': {item.name} holds {bad} NaN or infinite of {value.size} values; "

@@ -190,7 +190,7 @@ void fire(const Sum* sums, int64_t stride, const double* bias, int64_t each_bias
     const int64_t blocks = (all + BLOCK - 1) / BLOCK, each = stride ? steps * all : all;
     double sum = 0, before = 0, after = 0;
     int64_t fired = 0, differ = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(max : sum, before, after) \
+#pragma omp parallel for schedule(guided) num_threads(threads) reduction(max : sum, before, after) \
     reduction(+ : fired, differ)
     for (int64_t at = 0; at < images * blocks; at++) {
         const int64_t image = at / blocks, start = at % blocks * BLOCK, count = std::min(BLOCK, all - start);

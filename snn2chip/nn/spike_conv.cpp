@@ -78,7 +78,7 @@ template <typename Weight>
 void block_weights(const Shape& s, const Weight* weights, const int64_t* strides, int64_t lanes, Weight* out,
                    int threads) {
     const int64_t blocks = over(s.outputs, lanes), words = s.words(), pixel = WORD * lanes;
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(guided) num_threads(threads)
     for (int64_t part = 0; part < blocks * words; part++) {
         const int64_t first = part / words * lanes, channel = part % words * WORD;
         const int64_t valid = std::min(lanes, s.outputs - first), here = std::min(WORD, s.channels - channel);
@@ -418,7 +418,7 @@ template <typename Value>
 int64_t pack_pixels(const Value* values, uint64_t* words, int64_t pixels, int64_t channels, int threads) {
     const int64_t each = over(channels, WORD);
     int64_t spikes = 0, others = 0;
-#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : spikes, others)
+#pragma omp parallel for schedule(guided) num_threads(threads) reduction(+ : spikes, others)
     for (int64_t at = 0; at < pixels * each; at++) {
         const int64_t channel = at % each * WORD, width = std::min(WORD, channels - channel);
         const Value* in = values + at / each * channels + channel;

@@ -123,9 +123,8 @@ def _pool_before_dense(dense: ir.Dense, pools: list[ir.AvgPool], shape: ir.Shape
         k0, k1 = pool.kernel
         out, channels, down, across = weight.shape
         each = (weight / (k0 * k1))[:, :, :, None, :, None]
-        spread = np.broadcast_to(each, (out, channels, down, k0, across, k1)).reshape(out, channels, down * k0, -1)
-        # pixels that fill no window take no part in the average
-        weight = np.pad(spread, ((0, 0), (0, 0), (0, height - down * k0), (0, width - across * k1)))
+        weight = np.zeros((out, channels, height, width))  # pixels that fill no window take no part in the average
+        weight[:, :, : down * k0, : across * k1].reshape(out, channels, down, k0, across, k1)[:] = each  # a view
     weight.setflags(write=False)  # or the node takes a copy
     return replace(dense, weight=weight.reshape(len(weight), -1))
 

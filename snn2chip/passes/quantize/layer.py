@@ -16,7 +16,7 @@ from snn2chip.chip.relay import choose
 from snn2chip.errors import ChipLimitError
 from snn2chip.passes.quantize.candidate import Candidate, Sums, require_weights
 from snn2chip.passes.quantize.report import Strategy
-from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, round_weights
+from snn2chip.passes.quantize.rounding import ROUNDINGS, Rounding, largest_of, round_weights
 from snn2chip.passes.schedule import Level
 
 ACCUMULATOR = "accumulator"  # the neurons of a membrane readout
@@ -102,6 +102,11 @@ class LayerQuantizer:
         shares = [size if n == 1 else size / n for size, n in zip(sizes, self.reads, strict=True)]
         return shares[0] if len(shares) == 1 else np.concatenate(shares)
 
+    @functools.cached_property
+    def tops(self) -> list[float]:
+        """The largest |weight| of each synapse."""
+        return [largest_of(item.weight) for item in self.synapses]
+
     def part(self, outputs: ir.IntArray) -> LayerQuantizer:
         """The same layer of some of its outputs."""
         made = copy.copy(self)
@@ -110,14 +115,16 @@ class LayerQuantizer:
             for item in self.synapses
         ]
         made.bias = None if self.bias is None else self.bias[outputs]
-        made.__dict__.pop("size", None)  # of all outputs
+        for known in ("size", "tops"):
+            made.__dict__.pop(known, None)  # of all outputs
         made.proved = (0.0, 0.0)
         return made
 
     def outermost(self) -> ir.IntArray:
         """The outputs that limit the scale: of the largest sums, weights and biases."""
         least, most = self.sums(self.synapses, 1.0)
-        largest = [np.abs(item.weight).reshape(len(item.weight), -1).max(1) for item in self.synapses]
+        rows = [item.weight.reshape(len(item.weight), -1) for item in self.synapses]
+        largest = [np.maximum(row.max(1), -row.min(1)) for row in rows]
         shift = np.zeros((len(most), 1)) if self.bias is None else self.bias.reshape(len(most), -1)
         keys = [-least, most, *largest, shift.max(1), -shift.min(1), most + shift.max(1), -least - shift.min(1)]
         return np.unique([np.argsort(-key, kind="stable")[:_OUTERMOST] for key in keys])
@@ -159,17 +166,20 @@ class LayerQuantizer:
             scale = threshold / self.neuron.threshold
             threshold -= ties
         floats = [item.weight.astype(np.float64, copy=False) for item in self.synapses]
-        weights, largest, clipped = round_weights(floats, scale, chip, rounding, reads=self.reads)
+        made = functools.partial(round_weights, floats, scale, chip, rounding, reads=self.reads, tops=self.tops)
+        weights, largest, clipped = made()
         even = any(top > n * chip.weight_odd_max for top, n in zip(largest, self.reads, strict=True))
         if not self._relays_fit(threshold, even):
             if even or not self._relays_fit(threshold, True):
                 return None
-            weights, largest, clipped = round_weights(floats, scale, chip, rounding, even=True, reads=self.reads)
+            weights, largest, clipped = made(even=True)
         if not any(largest):
             return None
         bias = None if self.bias is None else np.rint(self.bias * scale).astype(np.int64)
         if bias is not None and np.abs(bias).max(initial=0) > self.bias_max:
             return None
+        for weight in weights:
+            weight.setflags(write=False)  # or the node takes a copy
         synapses = tuple(
             replace(item, weight=weight, bias=bias if number == 0 else None)
             for number, (item, weight) in enumerate(zip(self.synapses, weights, strict=True))
@@ -267,7 +277,7 @@ class LayerQuantizer:
         if strategy == "auto" and set(self.reads) == {1} and (exact_scale := self.exact_scale()):
             plan.insert(0, ("exact", min(exact_scale, limit)))
         if calibrated and strategy in ("auto", "percentile"):
-            tops = np.percentile(self.size[self.size > 0], _PERCENTILES)
+            tops = np.percentile(self.size[self.size > 0], _PERCENTILES, overwrite_input=True)  # a copy already
             plan += [
                 ("percentile", min(full / top, limit))
                 for top in tops

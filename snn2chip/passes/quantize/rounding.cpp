@@ -70,7 +70,7 @@ int64_t snn2chip_round(const double* weights, const double* scales, int each_sca
 #pragma omp parallel num_threads(threads) reduction(max : largest)
     {
         std::vector<double> near(count), errors(count), ranked;
-#pragma omp for schedule(static)
+#pragma omp for schedule(guided)
         for (int64_t output = 0; output < outputs; output++) {
             const double* from = weights + output * count;
             const double scale = scales[each_scale ? output : 0];

@@ -50,6 +50,11 @@ def _moves(errors: ir.FloatArray) -> ir.FloatArray:
     return np.where((rank < np.abs(moves)) & (directed > 0), -np.sign(moves), 0.0)
 
 
+def largest_of(weight: ir.Array) -> float:
+    """The largest |weight|."""
+    return max(float(weight.max(initial=0)), -float(weight.min(initial=0)))
+
+
 def round_weights(
     weights: Sequence[ir.FloatArray],
     scale: float,
@@ -58,18 +63,19 @@ def round_weights(
     *,
     even: bool = False,
     reads: Sequence[int] | None = None,
+    tops: Sequence[float] | None = None,
 ) -> tuple[list[ir.IntArray], list[int], int]:
     """The weights of one neuron layer as integers within the chip's range, the largest |integer| of each, and how many
     had to be clipped to it.
 
     Even ones if `even`, or if some exceed what odd ones may reach. With `reads` copies of what they read, weights may
-    reach that many times the range.
+    reach that many times the range. `tops` are the largest |weight| of each, where they are known.
     """
     reads = [1] * len(weights) if reads is None else reads
     odd = [n * chip.weight_odd_max for n in reads]
-    largest = [max(float(weight.max(initial=0)), -float(weight.min(initial=0))) for weight in weights]
+    tops = [largest_of(weight) for weight in weights] if tops is None else tops
     # by how far the rounding may still lower the largest
-    even |= any(np.rint(top * scale) - _MOVED[rounding] > most for top, most in zip(largest, odd, strict=True))
+    even |= any(np.rint(top * scale) - _MOVED[rounding] > most for top, most in zip(tops, odd, strict=True))
     if not even:
         made = [rounded(weight, scale, rounding) for weight in weights]
         if all(top <= most for (_, top), most in zip(made, odd, strict=True)):
