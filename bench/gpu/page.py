@@ -1,5 +1,5 @@
 """docs/gpu.json and docs/gpu.md of what came back: python bench/gpu/page.py results.json ...; parts that are newer
-replace the page's; "note" in a file is a sentence to go under its training. Without a file, the page anew."""
+replace the page's; "note" in a file goes under its parts. Without a file, the page anew."""
 
 from __future__ import annotations
 
@@ -41,13 +41,10 @@ nothing was chosen by test images.
 def page(parts: dict[str, Row]) -> str:
     """The whole text."""
     lines = [HEAD]
-    if "steps" in parts:
-        lines += [STEPS, _made(parts["steps"]), *_steps(parts["steps"]["rows"]), ""]
-    if "simulation" in parts:
-        lines += [SIMULATION, _made(parts["simulation"]), *_simulation(parts["simulation"]["rows"]), ""]
-    if "training" in parts:
-        lines += [TRAINING, _made(parts["training"]), *_training(parts["training"]["rows"]), ""]
-        lines += [f"{parts['training']['note']}\n"] if "note" in parts["training"] else []
+    for name, (text, rows) in SECTIONS.items():
+        if name in parts:
+            lines += [text, _made(parts[name]), *rows(parts[name]["rows"]), ""]
+            lines += [f"{parts[name]['note']}\n"] if "note" in parts[name] else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -106,12 +103,15 @@ def _training(rows: Sequence[Row]) -> list[str]:
     return table(["network", "epochs", "seconds of steps", "validation", "test, float32"], lines)
 
 
+SECTIONS = {"steps": (STEPS, _steps), "simulation": (SIMULATION, _simulation), "training": (TRAINING, _training)}
+
+
 def main() -> None:
     path = DOCS / "gpu.json"
     parts: dict[str, Row] = json.loads(path.read_text()) if path.exists() else {}
     for name in sys.argv[1:]:
         found = json.loads(Path(name).read_text())
-        for part in ("steps", "simulation", "training"):
+        for part in SECTIONS:
             if found.get(part):
                 parts[part] = {"versions": found["versions"], "rows": found[part]}
                 parts[part] |= {"note": found["note"]} if "note" in found else {}

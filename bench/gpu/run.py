@@ -16,7 +16,7 @@ HERE, START = Path(__file__).resolve().parent, time.monotonic()
 ROOT = HERE.parents[1]
 TESTS = ("tests/test_gpu.py", "tests/test_nn_gpu.py", "tests/test_chip_int8.py", "tests/test_data.py")
 SECONDS = {"tests": 130, "steps": 110, "simulation": 60}  # at most, of all those there are; training has the rest
-PARTS = "tests", "steps", "simulation", "training"
+PARTS = *SECONDS, "training"
 END = 12  # seconds kept for the end
 
 
