@@ -1,4 +1,4 @@
-"""The run that waits for a GPU, rehearsed on a CPU: packed, kept, run, joined."""
+"""The run that waits for a GPU, rehearsed on a CPU: packed, kept, run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1200)
 def test_a_rehearsal(cifar: Path, tmp_path: Path) -> None:
     """Data arrive byte for byte over several calls; every part ends well and leaves its figures; scores equal the
-    CPU's; the last network comes back in pieces and is a model.pt."""
+    CPU's; the networks come back, trained by the shipped recipes."""
     recipe = load("cifar10-vgg-tdbn-t2", ["model.width=0.0625"])
     network, small = model_file.build_network(recipe, (3, 32, 32), 10, 255), tmp_path / "small.pt"
     model_file.save(small, network, recipe, max_value=255, classes=tuple("0123456789"), metrics={})
@@ -60,17 +60,21 @@ def test_a_rehearsal(cifar: Path, tmp_path: Path) -> None:
         assert (kept / path.parent.name / path.name).read_bytes() == path.read_bytes()
     results = json.loads((out / "results.json").read_text())
     assert results["codes"] == {"steps": 0, "simulation": 0, "training": 0}
-    names = {row["name"]: row for row in results["steps"]}
-    assert all(names[name]["seconds"] > 0 for name in names if not name.startswith("SpikingJelly"))
-    assert len(names) == 7
+    steps = {row["name"]: row for row in results["steps"]}
+    assert all(steps[name]["seconds"] > 0 for name in steps if not name.startswith("SpikingJelly"))
+    assert len(steps) == 7
     assert [row["images_whose_scores_differ"] for row in results["simulation"]] == [0, 0]
-    assert [(row["stage"], len(row["history"])) for row in results["training"]] == [
-        (stage, 1) for stage in ("teacher", "T1", "T2", "T4")
-    ]
-    assert 3 < len(list(out.iterdir())) <= 8
-    run(*pack, "--join", out)
-    model = model_file.load(out / "model-T4.pt")
-    assert model.network.timesteps == 4 and model.metrics["stage"]["metrics"]["samples"] == 24
+    names = ["cifar10-resnet-teacher", *(f"cifar10-resnet19-tdbn-t{t}" for t in (1, 2, 4))]
+    assert [(row["stage"], len(row["history"])) for row in results["training"]] == [(name, 1) for name in names]
+    assert sorted(path.name for path in out.iterdir()) == [*(f"{name}.pt" for name in names), "log.txt", "results.json"]
+    for before, name in zip([None, *names], names, strict=False):
+        model = model_file.load(out / f"{name}.pt")
+        found = model.metrics
+        assert model.recipe == load(
+            name, ["model.width=0.0625", "train.batch_size=16", "data.validation=8", "train.epochs=1"]
+        )
+        assert (found["init"], found["samples"]) == (before, 24)
+        assert found["teacher"] == (None if before is None else names[0])
 
 
 def test_the_shipped_page_is_its_figures() -> None:

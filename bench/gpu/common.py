@@ -21,7 +21,6 @@ def options_of(text: str | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--packed", type=Path)
     parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--recipe", default="resnet19", help="whose layers are trained")
     return parser.parse_args()
 
 

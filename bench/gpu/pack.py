@@ -1,4 +1,4 @@
-"""What travels to a GPU machine, see README.md: python bench/gpu/pack.py --data DIR, or --join FOLDER afterwards."""
+"""What travels to a GPU machine, see README.md: python bench/gpu/pack.py --data DIR."""
 
 from __future__ import annotations
 
@@ -60,21 +60,12 @@ def networks(data: Path, target: Path, names: Iterable[str], limit: int | None) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder of CIFAR-10 in its published layout")
-    parser.add_argument("--join", type=Path, help="folder with what came back")
+    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10 in its published layout")
     parser.add_argument("--to", type=Path, default=ROOT / ".gpu", help="a folder that git ignores and does not exist")
     parser.add_argument("--limit", type=int, help="score so many test images only")
     parser.add_argument("--networks", nargs="*", default=NETWORKS, help="names in models/, or files model.pt")
     parser.add_argument("--room", type=int, help="bytes of a call; default what the working tree leaves")
     options = parser.parse_args()
-    if options.join is not None:
-        for first in sorted(options.join.glob("model-T*.0")):
-            whole = first.with_suffix(".pt")
-            whole.write_bytes(b"".join(part.read_bytes() for part in sorted(options.join.glob(f"{first.stem}.[0-9]"))))
-            print(f"wrote {whole}")
-        return
-    if options.data is None:
-        parser.error("give --data or --join")
     last = options.to / "last"
     last.mkdir(parents=True)
     networks(options.data, last, options.networks, options.limit)

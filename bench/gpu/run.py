@@ -59,7 +59,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=590)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS, help="default all")
-    parser.add_argument("--recipe", default="resnet19", help="whose layers are trained")
     parser.add_argument("--small", action="store_true", help="tiny networks and no tests: a rehearsal")
     options = parser.parse_args()
     site = options.kept / "site"
@@ -92,11 +91,7 @@ def main() -> None:
     if "simulation" in options.parts:
         run.part("simulation", shipped, min(limits["simulation"], run.left))
     if "training" in options.parts:
-        run.part(
-            "training",
-            [*parts["training"], *named, "--recipe", options.recipe, "--seconds", f"{run.left - 5:.0f}"],
-            run.left,
-        )
+        run.part("training", [*parts["training"], *named, "--seconds", f"{run.left - 5:.0f}"], run.left)
     found: dict[str, Any] = {"codes": run.codes}
     for path in sorted(options.out.glob("*.part.json")):
         part = json.loads(path.read_text())
