@@ -205,7 +205,7 @@ def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "## Shipped networks",
         "",
-        "With their trained weights on images of their test set, in float32, pages kept; the same code with spikes "
+        "With the trained weights of that day on images of their test set, in float32, pages kept; the same code with spikes "
         "convolved by their events, and densely. An evaluation is a forward pass without gradients.",
         "",
         *harness.table(head, lines, (0, 3)),
@@ -219,7 +219,7 @@ def markdown(
     lines = [
         "# A training step",
         "",
-        "Made by `python bench/training.py`; nothing here is typed by hand.",
+        "Made by `python bench/training.py`, on a CPU ([gpu.md](gpu.md): on a GPU); nothing here is typed by hand.",
         "",
         f"conv64, conv64 stride 2, conv128, conv128 stride 2, dense 10 on {options.timesteps} x {options.batch} images "
         f"of 3 x 32 x 32, float32; medians over {options.rounds} rounds in turns, quartiles in brackets.",

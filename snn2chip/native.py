@@ -28,6 +28,7 @@ from pathlib import Path
 from snn2chip.errors import InputError
 from snn2chip.files import atomic_path, exclusive, not_only_ours, sha256, write_text
 from snn2chip.places import cache_folder
+from snn2chip.text import one_line
 
 PACKAGE = Path(__file__).resolve().parent
 HASH = ".sha256"  # after the library's name
@@ -37,9 +38,12 @@ def compiler() -> list[str]:
     """The C++ compiler as a command: $CXX, or the first of c++, g++, clang++.
 
     Raises:
-        InputError: none found.
+        InputError: none found, or $CXX is no command.
     """
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CXX", ""))
+    except ValueError as error:
+        raise InputError(f"$CXX is no command ({error}): {one_line(os.environ['CXX'])}; mend or unset it") from None
     for name in [chosen[0]] if chosen else ["c++", "g++", "clang++"]:
         found = shutil.which(name)
         if found:

@@ -392,7 +392,9 @@ def test_doctor(cli: Command) -> None:
     for words in (
         f"snn2chip {snn2chip.__version__}", f"torch {str(torch.__version__).partition('+')[0]}",
         f"numpy {np.__version__}", "loihi1, loihi2", "digits-tdbn", "lava ", "light: ", "full: ",
-        "digits: scikit-learn", "cifar10: ",
+        "digits: scikit-learn", "cifar10: not found; give --data DIR, or it is downloaded when used\n",
+        "nmnist: not found; give --data DIR, or it is downloaded when used\n", "letters: not found; give --data DIR\n",
+        "folder: not found; give --data DIR\n",
     ):  # fmt: skip
         assert words in said
 

@@ -270,6 +270,11 @@ def test_a_changed_file_fails_the_ladder() -> None:
         ([{"image": PIXELS[0]}], {"timesteps": 2}, r"a dict of image; give samples, or pairs \(sample, label\)"),
         ([(PIXELS[0], 1, 2)], {"timesteps": 2}, "a tuple of 3 parts; give samples"),
         (torch.empty(2, 2, 8, 8, device="meta"), {"timesteps": 2}, "cannot be read as an array"),
+        (
+            np.ma.masked_greater(PIXELS.numpy(), 200),
+            {"timesteps": 2},
+            "data is a masked array, .* of its values hidden; fill",
+        ),
         (-PIXELS.int() - 1, {"timesteps": 2}, r"exceed the pixels 0\.\.255; give pixels as the network saw them"),
         (PIXELS, {"timesteps": 2, "samples": 0}, "samples 0: expected a whole number from 1 on"),
         (PIXELS, {"timesteps": 2, "samples": -1}, "samples -1: expected a whole number from 1 on"),

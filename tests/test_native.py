@@ -61,6 +61,9 @@ def test_the_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     with pytest.raises(InputError, match=r"\$CXX is 'no-such-compiler'; name one that is there, or unset it"):
         native.compiler()
+    monkeypatch.setenv("CXX", "g++ 'unfinished")
+    with pytest.raises(InputError, match=r"\$CXX is no command \(No closing quotation\): g\+\+ 'unfinished; mend or"):
+        native.compiler()
     monkeypatch.setenv("CXX", "")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match=r"no C\+\+ compiler found \(c\+\+, g\+\+ or clang\+\+\); install g\+\+"):

@@ -4,6 +4,7 @@ Nothing here loads torch before images are read: `doctor` asks only where they a
 """
 
 from snn2chip.data.dataset import NAMES as NAMES
+from snn2chip.data.dataset import PUBLISHED as PUBLISHED
 from snn2chip.data.dataset import ImageSet as ImageSet
 from snn2chip.data.dataset import at_hand as at_hand
 from snn2chip.data.dataset import available as available

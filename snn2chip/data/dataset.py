@@ -27,7 +27,7 @@ from snn2chip.data.files import Arrays, is_file, is_folder
 from snn2chip.data.recordings import BinSettings
 from snn2chip.data.sets.cifar import find_cifar, read_cifar
 from snn2chip.data.sets.digits import read_digits
-from snn2chip.data.sets.events import EVENT_NAMES, OWN_VALIDATION, find_events, read_events
+from snn2chip.data.sets.events import EVENT_NAMES, OWN_VALIDATION, TONIC, find_events, read_events
 from snn2chip.data.sets.fashion import find_fashion, read_fashion
 from snn2chip.data.sets.folder import find_images
 from snn2chip.errors import DataError, InputError
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from snn2chip.data.image_files import ImageFiles
 
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100", "folder", *EVENT_NAMES)
+PUBLISHED = ("fashion-mnist", "cifar10", "cifar100", *TONIC)
+"""Those that can be downloaded."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -140,6 +140,8 @@ def _array(
         raise InputError(f"{what} cannot be read as an array ({first_line(error)}); {remedy}") from None
     if found.dtype.kind not in "fiub":
         raise InputError(f"{what} holds {found.dtype}, not numbers; {remedy}")
+    if isinstance(value, np.ma.MaskedArray) and (hidden := int(np.sum(value.mask))):
+        raise InputError(f"{what} is a masked array, {hidden:,} of its values hidden; fill them")
     return found
 
 

@@ -75,4 +75,5 @@ def examine() -> Iterator[str]:
             verdict = candidate.problem or "can be used"
             yield f"{label}Python {candidate.version or '?'} at {candidate.python} ({candidate.source}): {verdict}"
     for name, where in data.available():
-        yield f"data      {name}: {where or 'not found; give --data DIR, or it is downloaded when used'}"
+        remedy = f"give --data DIR{', or it is downloaded when used' if name in data.PUBLISHED else ''}"
+        yield f"data      {name}: {where or f'not found; {remedy}'}"

@@ -76,7 +76,7 @@ def read_events(name: str, split: str, data: Path | None, download: bool, settin
     home = _find(name, root, split)
     if home is None:
         absent = f"{name} not found in '{root}': no {_LAYOUTS[name]}"
-        if not download or name not in _TONIC:
+        if not download or name not in TONIC:
             raise DataError(f"{absent}; put it there, or name a folder that holds it with --data")
         _download(name, root, split, absent)
         home = _find(name, root, split)
@@ -143,7 +143,7 @@ _LAYOUTS = {
     "ssc": "SSC/ssc_train.h5, ssc_valid.h5 and ssc_test.h5, unpacked",
     "event-folder": "train/CLASS/*.bin",
 }
-_TONIC = {"nmnist": "NMNIST", "dvs-gesture": "DVSGesture", "cifar10-dvs": "CIFAR10DVS", "shd": "SHD", "ssc": "SSC"}
+TONIC = {"nmnist": "NMNIST", "dvs-gesture": "DVSGesture", "cifar10-dvs": "CIFAR10DVS", "shd": "SHD", "ssc": "SSC"}
 
 
 def _download(name: str, root: Path, split: str, absent: str) -> None:
@@ -159,7 +159,7 @@ def _download(name: str, root: Path, split: str, absent: str) -> None:
         options = {"split": "valid" if split == "val" else split}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        getattr(tonic.datasets, _TONIC[name])(save_to=str(root), **options)
+        getattr(tonic.datasets, TONIC[name])(save_to=str(root), **options)
     except Exception as error:  # of urllib, zipfile, tarfile, or a wrong checksum as a RuntimeError
         if out_of_memory(error):
             raise
