@@ -205,8 +205,8 @@ def shipped_table(rows: list[dict[str, Any]]) -> list[str]:
         "",
         "## Shipped networks",
         "",
-        "With the trained weights of that day on images of their test set, in float32, pages kept; the same code with spikes "
-        "convolved by their events, and densely. An evaluation is a forward pass without gradients.",
+        "With the trained weights of that day on images of their test set, in float32, pages kept; the same code with "
+        "spikes convolved by their events, and densely. An evaluation is a forward pass without gradients.",
         "",
         *harness.table(head, lines, (0, 3)),
     ]

@@ -61,10 +61,21 @@ def joint_bounds(synapses: Sequence[ir.Synapse], bounds: Sequence[Bounds]) -> Bo
 
 
 def proof(
-    least: int, most: int, bias: ir.IntArray, neuron: ir.CubaNeuron | ir.ChainLayer, steps: int, limit: int
+    least: int,
+    most: int,
+    bias: ir.IntArray,
+    neuron: ir.CubaNeuron | ir.ChainLayer,
+    steps: int,
+    limit: int,
+    *,
+    repeats: bool = False,
 ) -> tuple[bool, int]:
     """Whether sums of least..most can neither wrap the current nor clip the membrane within `steps`; and the
-    largest |current|, which is the largest |sum| where none of it is kept."""
+    largest |current|, which is the largest |sum| where none of it is kept.
+
+    With `repeats` a neuron's sum is the same at every step, and none of its current is kept: its membrane is below 0
+    only if sum and bias are, and then for good. It never fires, and may be clipped there without changing a spike.
+    """
     times = ir.gathered(1 - neuron.current_decay / DECAY_ONE, steps)
     least, most = math.floor(times * least), math.ceil(times * most)
     bound = max(-least, most)
@@ -74,7 +85,7 @@ def proof(
     bias_low, bias_high = int(bias.min()), int(bias.max())
     down = gathered * max(0, -(least + bias_low))
     up = min(keep * neuron.threshold, keep * gathered * max(0, most + bias_high)) + most + bias_high
-    return bound <= limit and down <= limit and up <= limit, bound
+    return bound <= limit and (repeats or down <= limit) and up <= limit, bound
 
 
 def varying_peaks(

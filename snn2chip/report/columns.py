@@ -97,7 +97,7 @@ EXPORT = Sheet(
         "error": "share of spikes on calibration images that differ from the float network's; of a readout that "
         "accumulates, relative error of its scores",
         "headroom": "how many times the largest sum of a step fits the chip's accumulator",
-        "proved": "whether no input at all can overflow, or none was only seen to",
+        "proved": "whether overflow changes no spike of any input, or none was only seen",
     },
 )
 LAYOUT = Sheet(

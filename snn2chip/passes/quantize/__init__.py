@@ -5,13 +5,13 @@ With threshold mantissa th, a layer's scale is ``s = th / Vth`` and its integers
 not change a spike, so the only loss is the rounding (and, unless (1 - tau) 4096 is whole, that of tau).
 
 Which scale: candidates come from four rules, and on calibration data the layer's spikes are compared with the
-float network's, every candidate fed by the integer layers before it.
+float network's, every candidate fed by the integer layers before it; which are best, see `candidate.Result.loss`.
 
 - ``exact``       the largest at which weights, biases and threshold are integers as they are; where there is one
 - ``max``         the largest weight fills the range (127 with odd weights, or 254 with even ones)
 - ``percentile``  the 99.9th or 99.99th percentile of |W| becomes 254 or 127; weights beyond 254 are
                   clipped, counted in the report
-- ``error``       a grid below the largest scale; the one with the fewest differing spikes
+- ``error``       a grid below the largest scale; the one whose spikes are best
 
 ``auto`` takes the best of all. Without calibration data it is ``exact``, or ``max``. With ``auto`` and ``max``, what
 calibration chose is held against the network without it on the same data, by decisions and then by scores, and must

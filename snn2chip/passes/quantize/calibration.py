@@ -171,7 +171,7 @@ class At:
             return [replace(known[id(item.synapses), id(item.neuron)], candidate=item) for item in items]
 
         if len(places) * steps * len(rows) > _SMALL:
-            rough = sorted(all_of(candidates, -(-len(places) // _PART)), key=lambda item: item.error)
+            rough = sorted(all_of(candidates, -(-len(places) // _PART)), key=lambda item: item.loss)
             before: Counter[object] = Counter()
             candidates = []
             for item in rough:
@@ -193,6 +193,7 @@ def _joined(parts: Sequence[tuple[Result, int]]) -> Result:
         max(item.seen for item in results),
         max(item.peak for item in results),
         sum(item.fired for item in results),
+        float(np.average([item.excess for item in results], weights=weights)),
     )
 
 

@@ -56,6 +56,16 @@ class Result:
     seen: int
     peak: int  # largest |sum| or |membrane| seen, in weight units
     fired: int = 0
+    excess: float = 0.0  # spikes too many, or too few, as a share of what `error` is a share of
+
+    @property
+    def loss(self) -> float:
+        """What candidates are chosen by: twice the spikes that are missing or that are too many, whichever are more.
+
+        Of two trains of spikes that have little to do with each other, as deep in a chaotic network, fewer differ the
+        less the one fires: by `error` alone the layer that fires too rarely would be the best.
+        """
+        return self.error + self.excess
 
     def fits(self, limit: int) -> bool:
         """Whether it is proved not to overflow, or has room to spare."""
@@ -85,7 +95,9 @@ def measure(
             return Result(made, score_error(scores[..., :some], wanted), seen, peak), scores
         spikes = spikes if out is None else out.copy_(spikes)
         differ, count = _unlike(spikes[..., :some], wanted), int(spikes.count_nonzero())
-    return Result(made, differ / wanted.numel(), seen, peak, count), spikes
+    among = count if spikes.shape == wanted.shape else int(spikes[..., :some].count_nonzero())
+    excess = abs(among - int(wanted.count_nonzero()))
+    return Result(made, differ / wanted.numel(), seen, peak, count, excess / wanted.numel()), spikes
 
 
 def _unlike(a: Tensor, b: Tensor) -> int:
@@ -115,13 +127,13 @@ def score_error(scores: Tensor, wanted: Tensor) -> float:
 
 
 def choose_result(results: list[Result], strategy: Strategy, limit: int) -> Result:
-    """The least error; a proved one if it is nearly as good; only unproved ones with room to spare, if there are any,
+    """The least loss; a proved one if it is nearly as good; only unproved ones with room to spare, if there are any,
     and before those whose current overflowed on the data any other."""
     if strategy in ("max", "percentile"):
         of_rule = [result for result in results if result.candidate.rule == strategy]
         results = of_rule or results
     proved = [result for result in results if result.candidate.proved]
     room = [result for result in results if result.fits(limit)] or [r for r in results if r.seen <= limit]
-    best = min(room or results, key=lambda result: result.error)
-    near = [result for result in proved if result.error <= best.error * _PROOF_WORTH + 1e-12]
-    return min(near, key=lambda result: result.error) if near else best
+    best = min(room or results, key=lambda result: result.loss)
+    near = [result for result in proved if result.loss <= best.loss * _PROOF_WORTH + 1e-12]
+    return min(near, key=lambda result: result.loss) if near else best

@@ -64,6 +64,7 @@ class LayerQuantizer:
         chip: Chip,
         level: Level | None,
         with_bias: bool,
+        repeats: bool = False,
     ) -> None:
         self.synapses, self.bounds, self.neuron, self.driver = synapses, bounds, neuron, driver
         self.sums: Sums = lambda integers, _: joint_bounds(integers, bounds)
@@ -71,7 +72,7 @@ class LayerQuantizer:
         self.relay_chip = chip  # of the relays, where the neurons' weights are held to fewer bits
         self.level = level if level is not None and level.relays else None
         self.reads = (1,) * len(synapses) if level is None else level.reads
-        self.with_bias = with_bias
+        self.with_bias, self.repeats = with_bias, repeats
         self.proved = (0.0, 0.0)  # the largest scale proved, of those up to the second
         self.current = DECAY_ONE if neuron is None else int(np.rint((1 - neuron.current_tau) * DECAY_ONE))
         self.bias = ir.total_bias(synapses)
@@ -187,7 +188,8 @@ class LayerQuantizer:
         neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay, self.current)
         least, most = self.sums(synapses, scale)
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
-        proved, bound = proof(int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max)
+        ends, limit = (int(least.min()), int(most.max())), chip.input_max
+        proved, bound = proof(*ends, shifts, neuron, self.steps, limit, repeats=self.repeats)
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
 
     def _relays_fit(self, threshold: int, even: bool) -> bool:
