@@ -252,10 +252,11 @@ def extremes(layer: ir.ChainLayer, shape: ir.Shape, port: Port) -> tuple[ir.IntA
     return most.reshape(-1, *shape), least.reshape(-1, *shape)
 
 
-def overflows(layer: ir.ChainLayer, port: ir.IntArray) -> tuple[bool, int]:
-    """Whether port (N, T, ...) wraps or clips anything, by the same neuron without limits; and the largest |current|,
-    rounded up, which is the largest |sum| where none of it is kept."""
+def without_limits(layer: ir.ChainLayer, port: ir.IntArray) -> tuple[bool, int, ir.Array]:
+    """Whether port (N, T, ...) wraps or clips anything, by the same neuron without limits; the largest |current|,
+    rounded up, which is the largest |sum| where none of it is kept; and that neuron's spikes (N, T, ...)."""
     u, v = np.zeros((2, len(port), *layer.shape), dtype=np.int64)
+    spikes = np.zeros((*port.shape[:2], *layer.shape), dtype=bool)
     wrong, largest = False, 0
     for step in range(port.shape[1]):
         decayed_u, decayed = (
@@ -266,8 +267,9 @@ def overflows(layer: ir.ChainLayer, port: ir.IntArray) -> tuple[bool, int]:
         largest = max(largest, -(-int(np.abs(u).max()) // 64))
         v = decayed + u + 64 * layer.bias
         wrong |= bool((u > 2**23).any() or (u <= -(2**23)).any() or (np.abs(v) > 2**23 - 1).any())
-        v = np.where(v > 64 * layer.threshold, 0, v)
-    return wrong, largest
+        spikes[:, step] = v > 64 * layer.threshold
+        v[spikes[:, step]] = 0
+    return wrong, largest, spikes
 
 
 def adversary(layer: ir.ChainLayer, shape: ir.Shape, port: Port, steps: int, seed: int) -> ir.IntArray:
@@ -334,7 +336,7 @@ def test_what_is_proved_never_overflows(
     keeps = layer.current_decay != 4096 and steps > 1
     assert bound == max(most, -least) or (keeps and bound > max(most, -least))
     port = adversary(layer, shape, (low, high), steps, seed)
-    wrong, largest = overflows(layer, port)
+    wrong, largest, _ = without_limits(layer, port)
     assert largest <= bound
     assert not (proved and wrong)
     if layer.kind == "dense" or layer.padding == (0, 0):
@@ -385,13 +387,7 @@ def test_a_repeated_sum_may_clip_the_membrane_and_no_spike(
     if not proof(*sums_bound(layer, low, high), layer.bias, layer, steps, LIMIT, repeats=True)[0]:
         return
     port = adversary(layer, shape, (low, high), steps, seed)[:, :1].repeat(steps, 1)
-    sums = reference.weighted_sums(layer, port.reshape(-1, *shape)).reshape(len(port), steps, *layer.shape)
-    v = np.zeros((len(port), *layer.shape), dtype=np.int64)
-    wanted = np.zeros((len(port), steps, *layer.shape), dtype=bool)
-    for step in range(steps):
-        v = np.sign(v) * (np.abs(v) * (4096 - layer.voltage_decay) // 4096) + 64 * (sums[:, step] + layer.bias)
-        wanted[:, step] = v > 64 * layer.threshold
-        v[wanted[:, step]] = 0
+    _, _, wanted = without_limits(layer, port)
     chain = ir.Chain(shape, shape, "direct", 1, 0, 1, (0,), steps, "membrane", ("a",), (layer,))
     assert (reference.run(chain, port).spikes["1"] == wanted).all()
 
@@ -406,7 +402,7 @@ def test_proofs_are_neither_always_nor_never() -> None:
         layer, shape, low, high, steps = made
         proved, bound = proof_of(layer, low, high, steps)
         seen["proved" if proved else "unproved"] += 1
-        seen["overflow"] += overflows(layer, adversary(layer, shape, (low, high), steps, 0))[0]
+        seen["overflow"] += without_limits(layer, adversary(layer, shape, (low, high), steps, 0))[0]
         seen["near"] += proved and bound > LIMIT // 4
 
     visit()
@@ -424,7 +420,7 @@ def test_the_proof_is_tight_for_dense_layers(seed: int, size: int, aim: float, s
     low = -high
     layer = ir.ChainLayer("1", "dense", weight, np.zeros(2, dtype=np.int64), (2,), 131071, 4096)
     proved, bound = proof_of(layer, low, high, steps)
-    wrong, largest = overflows(layer, adversary(layer, (size,), (low, high), steps, 0))
+    wrong, largest, _ = without_limits(layer, adversary(layer, (size,), (low, high), steps, 0))
     assert largest == bound
     assert wrong == (not proved)
 
@@ -443,15 +439,15 @@ def test_quantized_networks_hold_what_their_report_says(seed: int, coding: str, 
         assert row.headroom == LIMIT / max(1, row.bound) >= 1
         shape = (layer.weight.shape[1],) if layer.kind == "dense" else shape
         port = adversary(layer, shape, (low, high), min(steps, 4), seed)[:500]
-        wrong, largest = overflows(layer, port)
+        wrong, largest, _ = without_limits(layer, port)
         assert not wrong and largest <= row.bound
         if layer.kind == "dense":
             least = adversary(layer, shape, (low, high), 1, seed)
-            assert overflows(layer, least)[1] == row.bound
+            assert without_limits(layer, least)[1] == row.bound
             # an accumulator that gathers the worst for all of T neither clips nor fires
             for case in (0, len(layer.weight)):
                 whole = np.repeat(least[case : case + len(layer.weight)], steps, axis=1)
-                assert not overflows(layer, whole)[0]
+                assert not without_limits(layer, whole)[0]
                 assert not reference.run(replace(chain, layers=(layer,), input_shape=shape), whole).counts[layer.name]
         shape, low, high = layer.shape, np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
 

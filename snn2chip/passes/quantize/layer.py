@@ -188,8 +188,9 @@ class LayerQuantizer:
         neuron = ir.CubaNeuron(self.name, (self.driver,), threshold, self.decay, self.current)
         least, most = self.sums(synapses, scale)
         shifts = np.zeros(1, dtype=np.int64) if bias is None else bias
-        ends, limit = (int(least.min()), int(most.max())), chip.input_max
-        proved, bound = proof(*ends, shifts, neuron, self.steps, limit, repeats=self.repeats)
+        proved, bound = proof(
+            int(least.min()), int(most.max()), shifts, neuron, self.steps, chip.input_max, repeats=self.repeats
+        )
         return Candidate(rule, rounding, synapses, neuron, scale, clipped, proved, bound)
 
     def _relays_fit(self, threshold: int, even: bool) -> bool:

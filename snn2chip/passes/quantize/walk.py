@@ -51,7 +51,6 @@ class Walk:
         chip = self.chip.at_input if any(isinstance(item, ir.Input) for item in sources) else self.chip
         if isinstance(node, ir.LIF) and node.steps is not None:
             return StepQuantizer(synapses, bounds, node, node.inputs[0], shape, self.chip, level)
-        still = network.input.coding == "direct" and all(isinstance(item, ir.Input) for item in sources)
         made = LayerQuantizer(
             synapses,
             bounds,
@@ -62,7 +61,10 @@ class Walk:
             chip.with_weight_bits(self.bits.get(synapses[0].name)),
             level,
             plan.with_bias if plan else True,
-            still and isinstance(node, ir.LIF) and not node.current_tau,
+            repeats=network.input.coding == "direct"
+            and all(isinstance(item, ir.Input) for item in sources)
+            and isinstance(node, ir.LIF)
+            and not node.current_tau,
         )
         made.relay_chip = self.chip
         return made
